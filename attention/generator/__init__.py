@@ -1,0 +1,17 @@
+"""The picture generator."""
+
+from attention.generator.stylegan2 import (
+    Blend,
+    Generator,
+    LayerSpec,
+    Synthesis,
+    conv_layers,
+    edited_layers,
+    mix,
+    published_channels,
+    rgb_fed_by,
+    synthesis_layers,
+)
+
+__all__ = ["Blend", "Generator", "LayerSpec", "Synthesis", "conv_layers", "edited_layers", "mix", "published_channels",
+           "rgb_fed_by", "synthesis_layers"]

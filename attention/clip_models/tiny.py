@@ -1,0 +1,149 @@
+"""The drawn faces' small CLIP: open_clip's own classes with a small configuration, and its word tokenizer."""
+
+import json
+import os
+import re
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from attention.clip_models.base import preprocess
+from attention.errors import UserError
+
+FORMAT = "where2edit tiny clip 1"          # written into the file, so that another file is recognised as such
+REBUILD = "build it with: python -m attention.drawn.build"
+PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 3
+
+
+class WordTokenizer:
+    """Whole words to ids: lower case, no punctuation, one id a word of a closed vocabulary.
+
+    Ids: 0 padding, 1 start, 2 unknown, 3... the words, last the end. The end must be the highest because open_clip
+    takes the text's feature at the position of the highest id.
+    """
+
+    def __init__(self, words: Iterable[str], context_length: int = 24):
+        self.words = tuple(dict.fromkeys(word for entry in words for word in _split(entry)))
+        self.context_length = context_length
+        self._ids = {word: index for index, word in enumerate(self.words, start=FIRST_WORD)}
+        self.end = FIRST_WORD + len(self.words)
+        self.vocab_size = self.end + 1
+
+    def __call__(self, texts: list[str]) -> Tensor:
+        """B texts -> (B, context_length) int64. A text that is too long is cut, its last token is the end."""
+        tokens = torch.full((len(texts), self.context_length), PADDING)
+        for row, text in zip(tokens, texts, strict=True):
+            ids = [START, *(self._ids.get(word, UNKNOWN) for word in _split(text))][:self.context_length - 1]
+            row[:len(ids) + 1] = torch.tensor([*ids, self.end])
+        return tokens
+
+    def unknown(self, text: str) -> list[str]:
+        """The words of `text` that the vocabulary lacks, each once, in the order of the text."""
+        return [word for word in dict.fromkeys(_split(text)) if word not in self._ids]
+
+
+class TinyCLIP(nn.Module):
+    """A small CLIP that keeps the TextImageModel protocol once frozen; a new one is trainable (drawn/build.py).
+
+    The image side is CLIP's ResNet with one block a stage, the text side CLIP's transformer.
+
+    Args:
+        words: the vocabulary (words or whole phrases); anything else is read as <unk>.
+        dim: width of the embeddings.
+        image_size: input side, a multiple of 32.
+        width: channels of the first stage; 32 * width must be a multiple of 64.
+        text_width, text_heads, text_layers: of the text transformer.
+        context_length: longest text in words, start and end included.
+    """
+
+    def __init__(self, words: Iterable[str], *, dim: int = 128, image_size: int = 64, width: int = 24,
+                 text_width: int = 128, text_heads: int = 4, text_layers: int = 2, context_length: int = 24):
+        super().__init__()
+        self.config = dict(dim=dim, image_size=image_size, width=width, text_width=text_width, text_heads=text_heads,
+                           text_layers=text_layers, context_length=context_length)
+        self.tokenizer = WordTokenizer(words, context_length)
+        self.dim, self.image_size, self.frozen = dim, image_size, False
+        self._warned: set[str] = set()
+        # Channels-last convolutions take a fifth less time on a CPU at these widths.
+        self.model = CLIP(
+            dim,
+            CLIPVisionCfg(layers=(1, 1, 1, 1), width=width, image_size=image_size),
+            CLIPTextCfg(context_length=context_length, vocab_size=self.tokenizer.vocab_size,
+                        width=text_width, heads=text_heads, layers=text_layers),
+        ).to(memory_format=torch.channels_last)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """(B, 3, R, R) in [-1, 1] -> (B, dim) float32, not normalised, differentiable in `images`."""
+        pixels = preprocess(images, self.image_size).contiguous(memory_format=torch.channels_last)
+        return self.model.encode_image(pixels).float()
+
+    def encode_text(self, texts: list[str]) -> Tensor:
+        """B texts -> (B, dim) float32, not normalised. Warns once about every word that the vocabulary lacks."""
+        unknown = [word for word in self.tokenizer.unknown(" ".join(texts)) if word not in self._warned]
+        if unknown:
+            self._warned.update(unknown)
+            warnings.warn(f"the drawn faces' CLIP does not know {', '.join(map(repr, unknown))} and will ignore what "
+                          "is meant; it was trained on the words in tokenizer.words", stacklevel=2)
+        return self.model.encode_text(self.tokenizer(texts).to(self.model.logit_scale.device)).float()
+
+    def freeze(self) -> "TinyCLIP":
+        """Fix the weights and the normalisation's statistics for good; returns itself."""
+        self.frozen = True
+        return self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> "TinyCLIP":
+        return super().train(mode and not self.frozen)      # part of a module in training, a frozen CLIP never is
+
+    def save(self, path: str | Path, dtype: torch.dtype = torch.float32) -> None:
+        """Write weights, configuration and vocabulary as one safetensors file, all of it or nothing.
+
+        `dtype` torch.float16 halves the file; embeddings then change in the fourth digit.
+        """
+        path = Path(path)
+        weights = {name: value.to(dtype) if value.is_floating_point() else value
+                   for name, value in self.model.state_dict().items()}
+        metadata = {"format": FORMAT, "config": json.dumps(self.config), "words": json.dumps(self.tokenizer.words)}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            save_file({name: value.contiguous() for name, value in weights.items()}, temporary, metadata)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "TinyCLIP":
+        """Read a file that `save` wrote: float32, frozen, in evaluation mode.
+
+        Raises:
+            UserError: the file is missing, cut short, of another kind, or its tensors contradict its configuration.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise UserError(f"{path} is not a file; it should be the small CLIP of the drawn faces: {REBUILD}")
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                weights = {name: file.get_tensor(name) for name in file.keys()}     # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is not a complete safetensors file ({error}); {REBUILD}") from error
+        if metadata.get("format") != FORMAT:
+            raise UserError(f"{path} is marked {metadata.get('format')!r}, not {FORMAT!r}: it is another file of the "
+                            f"project or of another version; {REBUILD}")
+        try:
+            clip = cls(json.loads(metadata["words"]), **json.loads(metadata["config"]))
+            clip.model.load_state_dict(weights)
+        except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+            raise UserError(f"{path} contradicts its own configuration ({' '.join(str(error).split())[:200]}); "
+                            f"{REBUILD}") from error
+        return clip.freeze()
+
+
+def _split(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower().replace("'", "").replace("’", ""))

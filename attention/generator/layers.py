@@ -1,0 +1,184 @@
+"""The layers of a StyleGAN2 generator, with the parameter names and shapes of its published checkpoints.
+
+Modulation is applied to the activations, not to the weights: conv(x, w * s) = conv(x * s, w), and demodulation
+is one factor per output channel, so a batch is one ordinary convolution instead of one group per image.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention.ops import fused_leaky_relu, upfirdn2d
+
+EPSILON = 1e-8          # under the square roots of pixel norm and demodulation, as published
+GAIN = 2**0.5           # of a leaky ReLU, so that activations keep their variance
+
+
+def fir_kernel(gain: float = 1.0) -> Tensor:
+    """The (4, 4) low-pass filter outer([1, 3, 3, 1]) / 64 times a gain; 4 makes up for a doubling of both axes."""
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    return torch.outer(taps, taps) / 64 * gain
+
+
+class PixelNorm(nn.Module):
+    """Scales every vector to a mean square of one: x / sqrt(mean(x^2) + 1e-8) over dim 1."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.rsqrt(x.square().mean(dim=1, keepdim=True) + EPSILON)
+
+
+class EqualLinear(nn.Module):
+    """A linear layer with equalised learning rate: y = x (weight * lr_mul / sqrt(in))^T + bias * lr_mul.
+
+    Args:
+        in_dim, out_dim: widths.
+        bias: False for none.
+        bias_init: value of the bias that the layer computes with; styles start at 1.
+        lr_mul: slows learning by this factor without changing the initial output.
+        activation: follow with a fused leaky ReLU.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, bias: bool = True, bias_init: float = 0.0,
+                 lr_mul: float = 1.0, activation: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(out_dim, in_dim) / lr_mul)
+        self.bias = nn.Parameter(torch.full((out_dim,), float(bias_init) / lr_mul)) if bias else None
+        self.lr_mul, self.activation = lr_mul, activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight * (self.lr_mul / math.sqrt(self.weight.shape[1]))
+        bias = self.bias if self.bias is None or self.lr_mul == 1 else self.bias * self.lr_mul
+        if self.activation:
+            return fused_leaky_relu(F.linear(x, weight), bias)                   # (..., out)
+        return F.linear(x, weight, bias)                                         # (..., out)
+
+
+def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool = True,
+                     up_kernel: Tensor | None = None, gain: float = 1.0, shift: Tensor | None = None) -> Tensor:
+    """Convolve with weights scaled by a style, image by image.
+
+    Args:
+        x: (B, Cin, H, W).
+        weight: (Cout, Cin, k, k), k odd, already equalised.
+        style: (B, Cin) factor of every input channel; a batch of 1 serves all images.
+        demodulate: give the scaled weights of every output channel unit norm (computed in float32).
+        up_kernel: (4, 4) filter; if given, the convolution doubles the map and then blurs it with this filter.
+        gain, shift: with demodulation only; the result is y * gain + shift, in the pass over y that demodulates.
+            `shift` broadcasts to y.
+    Returns:
+        (B, Cout, H, W), or twice that size with `up_kernel`, in the dtype that the convolution ran in.
+    Source: Karras et al. 2020, section 2.2.
+    """
+    scaled = x * style.to(x.dtype)[:, :, None, None]                             # (B, Cin, H, W)
+    if up_kernel is None:
+        y = F.conv2d(scaled, weight, padding=weight.shape[-1] // 2)              # (B, Cout, H, W)
+    else:
+        y = F.conv_transpose2d(scaled, weight.transpose(0, 1), stride=2)         # (B, Cout, 2H + 1, 2W + 1)
+        y = upfirdn2d(y, up_kernel, pad=(1, 1))                                  # (B, Cout, 2H, 2W)
+    if not demodulate:
+        return y
+    with torch.autocast(x.device.type, enabled=False):
+        style, energy = _at_least_float32(style), _at_least_float32(weight).square().sum(dim=(2, 3))
+        factor = torch.rsqrt(style.square() @ energy.t() + EPSILON)              # (B, Cout)
+    factor = (factor * gain).to(y.dtype)[:, :, None, None]
+    return y * factor if shift is None else torch.addcmul(shift.to(y.dtype), y, factor)
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()
+
+
+class Fir(nn.Module):
+    """Holder of a (4, 4) filter, which is part of the checkpoint."""
+
+    def __init__(self, gain: float):
+        super().__init__()
+        self.register_buffer("kernel", fir_kernel(gain))
+
+
+class ModulatedConv2d(nn.Module):
+    """A modulated convolution and the affine layer that turns w into its style.
+
+    `forward` takes the style; `modulation(w)` computes it. See `modulated_conv2d`.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, style_dim: int,
+                 demodulate: bool = True, upsample: bool = False):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(1, out_channels, in_channels, kernel_size, kernel_size))
+        self.modulation = EqualLinear(style_dim, in_channels, bias_init=1)
+        self.blur = Fir(gain=4) if upsample else None
+        self.scale = 1 / math.sqrt(in_channels * kernel_size**2)
+        self.demodulate = demodulate
+
+    def forward(self, x: Tensor, style: Tensor, gain: float = 1.0, shift: Tensor | None = None) -> Tensor:
+        up_kernel = None if self.blur is None else self.blur.kernel
+        return modulated_conv2d(x, self.weight[0] * self.scale, style, self.demodulate, up_kernel, gain, shift)
+
+
+class NoiseStrength(nn.Module):
+    """Holder of the factor of the noise maps of one layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+
+class ActivationBias(nn.Module):
+    """Holder of the bias before a leaky ReLU."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+
+class ConstantInput(nn.Module):
+    """The learned (1, C, 4, 4) start of every picture."""
+
+    def __init__(self, channels: int, size: int = 4):
+        super().__init__()
+        self.input = nn.Parameter(torch.randn(1, channels, size, size))
+
+    def forward(self, batch: int) -> Tensor:
+        # Channels last, which every later layer keeps: on a CPU a training step then takes a fifth less time.
+        x = self.input.expand(batch, -1, -1, -1)
+        return x.contiguous(memory_format=torch.channels_last)                   # (B, C, 4, 4)
+
+
+class StyledConv(nn.Module):
+    """leaky_relu(conv(x, style) + strength * noise + bias) * sqrt(2), the conv 3x3; `upsample` doubles the map."""
+
+    def __init__(self, in_channels: int, out_channels: int, style_dim: int, upsample: bool = False):
+        super().__init__()
+        self.conv = ModulatedConv2d(in_channels, out_channels, 3, style_dim, upsample=upsample)
+        self.noise = NoiseStrength()
+        self.activate = ActivationBias(out_channels)
+
+    def forward(self, x: Tensor, style: Tensor, noise: Tensor | None = None) -> Tensor:
+        """x (B, Cin, H, W), style (B, Cin), noise (1 or B, 1, H', W') or None for fresh noise -> (B, Cout, H', W')."""
+        if noise is None:
+            side = x.shape[-1] * (1 if self.conv.blur is None else 2)
+            noise = torch.randn(len(x), 1, side, side, device=x.device, dtype=x.dtype)
+        # Noise, bias and gain join the pass that demodulates: on large maps a pass costs as much as the convolution.
+        shift = self.noise.weight * noise + self.activate.bias[:, None, None]    # (1 or B, Cout, H', W')
+        shift = (shift * GAIN).contiguous(memory_format=torch.channels_last)     # like x: a mixed walk is far slower
+        return fused_leaky_relu(self.conv(x, style, GAIN, shift), scale=1)       # (B, Cout, H', W')
+
+
+class ToRGB(nn.Module):
+    """Adds the colours of one resolution to the enlarged picture of the one below."""
+
+    def __init__(self, in_channels: int, style_dim: int, upsample: bool = True):
+        super().__init__()
+        self.conv = ModulatedConv2d(in_channels, 3, 1, style_dim, demodulate=False)
+        self.upsample = Fir(gain=4) if upsample else None
+        self.bias = nn.Parameter(torch.zeros(1, 3, 1, 1))
+
+    def forward(self, x: Tensor, style: Tensor, skip: Tensor | None = None) -> Tensor:
+        """x (B, Cin, H, W), style (B, Cin), skip (B, 3, H/2, W/2) -> (B, 3, H, W)."""
+        rgb = self.conv(x, style) + self.bias                                    # (B, 3, H, W), dtype of the bias
+        if skip is None:
+            return rgb
+        return rgb + upfirdn2d(skip, self.upsample.kernel, up=2, pad=(2, 1))     # (B, 3, H, W)

@@ -1,0 +1,293 @@
+"""StyleGAN2 as three plain functions: z -> mapping -> w -> styles -> synthesis -> picture and features.
+
+Everything that needs to know about layers reads one derived table, `synthesis_layers`; sizes come from the weights.
+"""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention.errors import UserError
+from attention.generator.layers import ConstantInput, EqualLinear, PixelNorm, StyledConv, ToRGB
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One style layer. Its style has `in_channels` numbers."""
+
+    index: int              # position in synthesis order, from 0
+    kind: str               # "conv", or "rgb" for the layers that add to the picture
+    resolution: int         # side of its output
+    in_channels: int
+    out_channels: int
+    w_index: int            # its row of w+
+
+
+def published_channels(resolution: int, channel_multiplier: int = 2) -> dict[int, int]:
+    """Channels at every resolution by the published rule: at most 512, then halved as the side doubles."""
+    return {side: 512 if side <= 32 else 16384 // side * channel_multiplier for side in _sides(resolution)}
+
+
+def synthesis_layers(resolution: int, channels: Mapping[int, int]) -> list[LayerSpec]:
+    """The style layers in synthesis order: conv and rgb at 4 px, then conv (doubles the map), conv, rgb at each side.
+
+    Args:
+        resolution: side of the picture, a power of two from 8.
+        channels: width of the maps at every side from 4 to `resolution`.
+    Raises:
+        ValueError: the resolution is not a power of two, or a side has no channels.
+    Source: method.md section 1; there are 26 layers at 1024 px.
+    """
+    sides = _sides(resolution)
+    if missing := [side for side in sides if side not in channels]:
+        raise ValueError(f"channels has no entry for the sides {missing} of a {resolution} px generator")
+    plan = [("conv", 4, channels[4], channels[4], 0), ("rgb", 4, channels[4], 3, 1)]
+    for block, (below, side) in enumerate(pairwise(sides)):
+        width = channels[side]
+        plan += [("conv", side, channels[below], width, 2 * block + 1), ("conv", side, width, width, 2 * block + 2),
+                 ("rgb", side, width, 3, 2 * block + 3)]                         # rgb shares its row with the next conv
+    return [LayerSpec(index, *entry) for index, entry in enumerate(plan)]
+
+
+def _sides(resolution: int) -> list[int]:
+    if resolution < 8 or resolution & (resolution - 1):
+        raise ValueError(f"the resolution is {resolution}, but it must be a power of two from 8, such as 128 or 1024")
+    return [2**power for power in range(2, resolution.bit_length())]
+
+
+def conv_layers(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
+    """The layers that hold activations: those that a blend may use and that attention reads."""
+    return [layer for layer in layers if layer.kind == "conv"]
+
+
+def rgb_fed_by(layers: Sequence[LayerSpec], index: int) -> LayerSpec:
+    """The rgb layer at the end of the block that conv layer `index` (0-based) belongs to.
+
+    Raises:
+        UserError: `index` is not a conv layer; the message lists those that are.
+    """
+    if not 0 <= index < len(layers) or layers[index].kind != "conv":
+        found = "is an rgb layer (it holds no activations)" if 0 <= index < len(layers) else "does not exist"
+        numbers = ", ".join(str(layer.index + 1) for layer in conv_layers(layers))
+        raise UserError(f"layer {index + 1} (counted from 1) {found}; choose one of the conv layers {numbers}")
+    return next(layer for layer in layers[index:] if layer.kind == "rgb")
+
+
+def edited_layers(layers: Sequence[LayerSpec], blend: int) -> list[LayerSpec]:
+    """The layers whose styles an edit changes: all up to conv layer `blend` (0-based), and the rgb if it comes next.
+
+    A conv layer between the two would run after the blend, so an edit of its style would leak out of the mask.
+    At 1024 px, 14 of the 26 layers for the published layer 13, which is index 12.
+    """
+    next_is_rgb = rgb_fed_by(layers, blend).index == blend + 1
+    return list(layers[: blend + 1 + next_is_rgb])
+
+
+def mix(w1: Tensor, w2: Tensor, index: int, n_latent: int) -> Tensor:
+    """Style mixing: w+ (B, n_latent, D) with w1 (B, D) in the rows before `index` and w2 (B, D) from there on."""
+    return torch.cat([w1[:, None].expand(-1, index, -1), w2[:, None].expand(-1, n_latent - index, -1)], dim=1)
+
+
+class Synthesis(NamedTuple):
+    """What synthesis makes: the picture, and every layer's output in order (an rgb entry is the picture so far)."""
+
+    image: Tensor | None            # (B, 3, R, R), about [-1, 1]; None if stopped before the last layer
+    features: list[Tensor]          # entry l is (B, C_l, h, h), or (B, 3, h, h) for an rgb layer
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Keeps a source outside a mask: mask * edited + (1 - mask) * source, at one layer and in the picture it feeds.
+
+    Args:
+        layer: 0-based index of a conv layer.
+        mask: (B or 1, 1, h, w) in [0, 1]; resized to each map, nearest.
+        source_features: the source's `Synthesis.features`, batch B or 1.
+    """
+
+    layer: int
+    mask: Tensor
+    source_features: Sequence[Tensor]
+
+    def apply(self, index: int, x: Tensor) -> Tensor:
+        """Blend x (B, C, h, w), the output of layer `index`, with the source's output of that layer."""
+        mask = F.interpolate(self.mask, size=x.shape[-2:], mode="nearest").to(x.dtype)
+        # lerp is exact at both ends, so a mask of zeros gives the source and a mask of ones the edit, to the last bit.
+        return torch.lerp(self.source_features[index].to(x.dtype), x, mask)
+
+
+class NoiseMaps(nn.Module):
+    """The fixed noise of every conv layer: buffers noise_0, noise_1, ..., each (1, 1, h, h)."""
+
+    def __init__(self, layers: Sequence[LayerSpec]):
+        super().__init__()
+        for number, layer in enumerate(conv_layers(layers)):
+            self.register_buffer(f"noise_{number}", torch.randn(1, 1, layer.resolution, layer.resolution))
+
+
+class Generator(nn.Module):
+    """A StyleGAN2 generator whose state dict has the published names and shapes.
+
+    Args:
+        resolution: side of the picture, a power of two from 8.
+        style_dim: width of z and w.
+        mapping_layers: depth of the mapping network.
+        channels: width of the maps at every side from 4; the published rule if None.
+        mapping_lr_mul: learning rate factor of the mapping network; not stored in checkpoints.
+    Source: Karras et al. 2020, config F.
+    """
+
+    def __init__(self, resolution: int, style_dim: int = 512, mapping_layers: int = 8,
+                 channels: Mapping[int, int] | None = None, mapping_lr_mul: float = 0.01):
+        super().__init__()
+        self.resolution, self.style_dim = resolution, style_dim
+        self.layers = synthesis_layers(resolution, channels or published_channels(resolution))
+        self.n_latent = self.layers[-1].w_index + 1
+        self.style = nn.Sequential(PixelNorm(), *(
+            EqualLinear(style_dim, style_dim, lr_mul=mapping_lr_mul, activation=True) for _ in range(mapping_layers)
+        ))
+        first, first_rgb, *rest = self.layers
+        self.input = ConstantInput(first.in_channels)
+        self.conv1 = StyledConv(first.in_channels, first.out_channels, style_dim)
+        self.to_rgb1 = ToRGB(first_rgb.in_channels, style_dim, upsample=False)
+        self.convs = nn.ModuleList(
+            StyledConv(layer.in_channels, layer.out_channels, style_dim, upsample=number % 2 == 0)
+            for number, layer in enumerate(conv_layers(rest))
+        )
+        self.to_rgbs = nn.ModuleList(ToRGB(layer.in_channels, style_dim) for layer in rest if layer.kind == "rgb")
+        self.noises = NoiseMaps(self.layers)
+        self.register_buffer("mean_w", None, persistent=False)                   # (style_dim,), see set_mean_w
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor], mapping_lr_mul: float = 0.01) -> "Generator":
+        """Build the generator that a state dict describes and load it, every name and shape checked.
+
+        Args:
+            state: tensors under their published names. `noises.*` may be missing: a seeded noise takes their place.
+        Raises:
+            UserError: names are missing or unknown, or shapes contradict each other; the message lists them.
+        """
+        with torch.device("meta"):
+            generator = cls(mapping_lr_mul=mapping_lr_mul, **_sizes(state))
+        expected = generator.state_dict()
+        optional = {name for name in expected if name.startswith("noises.") and name not in state}
+        problems = [f"missing {name}" for name in expected if name not in state and name not in optional]
+        problems += [f"unexpected {name}" for name in state if name not in expected]
+        problems += [f"{name} is {tuple(state[name].shape)} instead of {tuple(tensor.shape)}"
+                     for name, tensor in expected.items() if name in state and state[name].shape != tensor.shape]
+        if problems:
+            more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+            raise UserError(f"these weights are not a StyleGAN2 generator of {generator.resolution} px: "
+                            f"{', '.join(problems[:8])}{more}")
+        if optional:
+            warnings.warn(f"the weights lack {len(optional)} noise maps (noises.*); seeded noise takes their place, so "
+                          f"pictures differ slightly from those of the original program", stacklevel=2)
+        noise_seed = torch.Generator().manual_seed(0)
+        made = {name: torch.randn(expected[name].shape, generator=noise_seed) for name in sorted(optional)}
+        generator.to_empty(device="cpu")
+        generator.load_state_dict({**state, **made})
+        return generator
+
+    @property
+    def channels(self) -> dict[int, int]:
+        """Width of the maps at every side."""
+        return {layer.resolution: layer.out_channels for layer in conv_layers(self.layers)}
+
+    @torch.no_grad()
+    def set_mean_w(self, samples: int = 4096, seed: int = 0) -> None:
+        """Set `mean_w` (style_dim,), the centre of truncation, to the mean w of seeded random z."""
+        z = torch.randn(samples, self.style_dim, generator=torch.Generator().manual_seed(seed))
+        self.mean_w = self.mapping(z.to(self.input.input.device)).mean(dim=0)
+
+    def mapping(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        """z (B, style_dim) -> w (B, style_dim), pulled toward `mean_w` (computed if absent) when truncation is not 1.
+
+        In the precision of the weights whatever autocast says: w is the space that edits live in, and it is cheap.
+        """
+        with torch.autocast(z.device.type, enabled=False):
+            w = self.style(z.to(self.input.input.dtype))                         # (B, style_dim)
+        if truncation == 1:
+            return w
+        if self.mean_w is None:
+            self.set_mean_w()
+        return self.mean_w + truncation * (w - self.mean_w)                      # (B, style_dim)
+
+    def styles(self, w: Tensor) -> list[Tensor]:
+        """w (B, style_dim) or w+ (B, n_latent, style_dim) -> one style (B, in_channels) per layer."""
+        if w.shape[1:] not in ((self.style_dim,), (self.n_latent, self.style_dim)):
+            raise ValueError(f"w is {tuple(w.shape)}, but this generator takes (B, {self.style_dim}) or "
+                             f"(B, {self.n_latent}, {self.style_dim})")
+        w = w.to(self.input.input.dtype)
+        with torch.autocast(w.device.type, enabled=False):
+            return [module.conv.modulation(w if w.ndim == 2 else w[:, layer.w_index])
+                    for layer, module in zip(self.layers, self._in_order(), strict=True)]
+
+    def synthesis(self, styles: Sequence[Tensor], noise: str | Sequence[Tensor] = "const", blend: Blend | None = None,
+                  until: int | None = None) -> Synthesis:
+        """Run the synthesis network, once through all layers.
+
+        Args:
+            styles: one (B, in_channels) per layer; entries of batch 1 serve all pictures, later than `until` unused.
+            noise: "const" for the stored maps, "random" for fresh ones, or one (1 or B, 1, h, h) per conv layer.
+            blend: keep a source outside a mask, see `Blend`.
+            until: stop after the layer of this 0-based index; the image is then None (the last index stops nothing).
+        Returns:
+            Synthesis(image, features); with a blend, features are the blended ones.
+        Raises:
+            UserError: the blend's layer is not a conv layer.
+            ValueError: wrong number of styles or noise maps, or an unknown word for noise.
+        """
+        last = len(self.layers) - 1 if until is None else until
+        if not 0 <= last < len(self.layers):
+            raise ValueError(f"until is {until}, but this generator has the layers 0 to {len(self.layers) - 1}")
+        if not last < len(styles) <= len(self.layers):
+            raise ValueError(f"got {len(styles)} styles for the {last + 1} layers to run")
+        blended = () if blend is None else (blend.layer, rgb_fed_by(self.layers, blend.layer).index)
+        noises = self._noise_maps(noise)
+        batch = max(len(style) for style in styles[: last + 1])
+        x, skip, features = self.input(batch), None, []                          # (B, C, 4, 4)
+        for layer, module, style in zip(self.layers[: last + 1], self._in_order(), styles, strict=False):
+            out = module(x, style, next(noises) if layer.kind == "conv" else skip)   # (B, C_l or 3, h, h)
+            if layer.index in blended:
+                out = blend.apply(layer.index, out)
+            x, skip = (out, skip) if layer.kind == "conv" else (x, out)
+            features.append(out)
+        return Synthesis(skip if last == len(self.layers) - 1 else None, features)
+
+    def _in_order(self) -> list[nn.Module]:
+        """The modules in the order of `layers`."""
+        blocks = zip(self.convs[0::2], self.convs[1::2], self.to_rgbs, strict=True)
+        return [self.conv1, self.to_rgb1, *(module for block in blocks for module in block)]
+
+    def _noise_maps(self, noise: str | Sequence[Tensor]) -> Iterator[Tensor | None]:
+        """One noise map per conv layer; None stands for fresh noise."""
+        count = len(conv_layers(self.layers))
+        if isinstance(noise, str):
+            if noise not in ("const", "random"):
+                raise ValueError(f'noise is "{noise}", but it must be "const", "random" or a list of maps')
+            return iter([getattr(self.noises, f"noise_{i}") if noise == "const" else None for i in range(count)])
+        if len(noise) != count:
+            raise ValueError(f"got {len(noise)} noise maps for {count} conv layers")
+        return iter(noise)
+
+
+def _sizes(state: Mapping[str, Tensor]) -> dict:
+    """The constructor arguments of the generator that a state dict describes."""
+    depth = sum(name.startswith("style.") and name.endswith(".weight") for name in state)
+    blocks = sum(name.startswith("to_rgbs.") and name.endswith(".conv.weight") for name in state)
+    needed = ["input.input", "conv1.conv.modulation.weight", *(f"convs.{2 * i}.conv.weight" for i in range(blocks))]
+    if blocks == 0 or (missing := [name for name in needed if name not in state]):
+        hint = " (published files keep the generator under the key g_ema)" if "g_ema" in state else ""
+        absent = "to_rgbs.0.conv.weight" if blocks == 0 else ", ".join(missing)
+        raise UserError(f"these weights are not a StyleGAN2 generator: {absent} is missing{hint}; "
+                        f"they hold {', '.join(list(state)[:4])}, ...")
+    channels = {4: state["input.input"].shape[1]}
+    channels |= {8 * 2**block: state[f"convs.{2 * block}.conv.weight"].shape[1] for block in range(blocks)}
+    return dict(resolution=4 * 2**blocks, style_dim=state["conv1.conv.modulation.weight"].shape[1],
+                mapping_layers=depth, channels=channels)

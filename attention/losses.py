@@ -1,0 +1,97 @@
+"""The five training losses, one alternative, and their schedules: pure functions of tensors, each returning a scalar.
+
+Whoever trains adds them up as `sum(weight * ramp * loss)`; nothing here knows a weight, a model or a process group.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attention.errors import UserError
+from attention.regions import pool_by_region, region_means
+
+TEMPERATURE = 0.01              # of the contrastive loss, published
+ALLOWED_REGION_MEAN = 0.7       # published; the gate opens at 0.8, so every open region costs something
+ALLOWED_AREA = 0.25             # ours: share of the picture that attention_area leaves alone
+
+# Times are shares of the run, t = step / steps in [0, 1).
+ATTENTION_FROZEN_UNTIL = 0.15   # published 1.15, that is for ever; this is the value its ramps were made for
+PERCEPTUAL_RAMP = (0.05, 0.15)
+REGION_RAMP = (0.15, 0.25)      # of region_consistency and attention_budget
+WARM_UP = 0.05
+COOL_DOWN = 0.25
+
+
+def clip_contrastive(generated: Tensor, target: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+    """InfoNCE in one direction: edited image i should be nearer to target i than to every other target.
+
+    Args:
+        generated, target: (N, D) CLIP embeddings of any length, over all prompts of all processes.
+    Raises:
+        UserError: fewer than two rows, where the loss is zero whatever the image.
+    """
+    if len(generated) < 2:
+        raise UserError(f"the contrastive loss compares prompts with each other, but this step has {len(generated)} in "
+                        "all processes together; it needs at least 2: raise --batch or start more processes")
+    with torch.autocast(generated.device.type, enabled=False):      # 1 / temperature makes half precision visible
+        generated, target = F.normalize(generated.float(), dim=1), F.normalize(target.float(), dim=1)
+        logits = generated @ target.T / temperature                                         # (N, N)
+        return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def region_consistency(attention: Tensor, labels: Tensor, num_regions: int) -> Tensor:
+    """Mean squared distance of the attention (B, 1, h, w) from its region means.
+
+    The means are detached as published; it saves work and changes nothing, for deviations from a mean sum to zero.
+    """
+    return (attention - pool_by_region(attention, labels, num_regions).detach()).square().mean()
+
+
+def attention_budget(attention: Tensor, labels: Tensor, num_regions: int,
+                     allowed: float = ALLOWED_REGION_MEAN) -> Tensor:
+    """How far region means exceed `allowed`: summed over the regions, averaged over the batch.
+
+    Counts regions whatever their size, see `attention_area`. An empty region has mean 0 and costs nothing.
+    """
+    means, _ = region_means(attention, labels, num_regions)                                 # (B, K)
+    return F.relu(means - allowed).sum(1).mean()
+
+
+def attention_area(attention: Tensor, allowed: float = ALLOWED_AREA) -> Tensor:
+    """How far the share of the picture under attention (B, 1, h, w) exceeds `allowed`, averaged over the batch.
+
+    Ours, in place of `attention_budget` where regions differ much in size: a large part then costs its area rather
+    than as much as a speck does, and neither many small regions nor one large one are free.
+    """
+    return F.relu(attention.float().mean(dim=(1, 2, 3)) - allowed).mean()
+
+
+def perceptual(edited: Tensor, source: Tensor) -> Tensor:
+    """Mean squared distance of deep features (B, C, h, w), published: VGG-16 relu2_2. One source may serve B edits."""
+    return (edited.float() - source.float()).square().mean()
+
+
+def style_delta(edited: Sequence[Tensor], styles: Sequence[Tensor]) -> Tensor:
+    """L2 norm of each change of style (B, C), averaged over the batch and then over the layers.
+
+    Args:
+        edited, styles: the edited layers only; layers past the blend would dilute the mean.
+    """
+    changes = [torch.linalg.vector_norm(after.float() - before.float(), dim=1).mean()
+               for after, before in zip(edited, styles, strict=True)]
+    return torch.stack(changes).mean()
+
+
+def learning_rate(t: float, initial: float) -> float:
+    """Linear warm-up from 0 over the first 5 %, half a cosine down to 0 over the last 25 % of the run."""
+    warm, cool = min(1.0, t / WARM_UP), min(1.0, (1 - t) / COOL_DOWN)
+    return initial * warm * (0.5 - 0.5 * math.cos(math.pi * cool))
+
+
+def ramp(t: float, period: tuple[float, float]) -> float:
+    """0 before the period, 1 after it, linear between: PERCEPTUAL_RAMP or REGION_RAMP."""
+    start, end = period
+    return min(1.0, max(0.0, (t - start) / (end - start)))

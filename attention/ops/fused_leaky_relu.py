@@ -1,0 +1,46 @@
+"""Bias, leaky ReLU and gain in one call: y = leaky_relu(x + bias, slope) * scale."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _bias_shape(x: Tensor) -> list[int]:
+    """Where the bias sits: dim 1, except for (B, N, C) sequences, whose channels come last."""
+    shape = [1] * x.ndim
+    shape[-1 if x.ndim == 3 else 1] = -1
+    return shape
+
+
+def fused_leaky_relu(
+    x: Tensor, bias: Tensor | None = None, negative_slope: float = 0.2, scale: float = 2**0.5
+) -> Tensor:
+    """Add a bias, apply a leaky ReLU and multiply by a gain that keeps the variance.
+
+    Args:
+        x: (B, C), (B, N, C) or (B, C, ...), any float dtype.
+        bias: (C,), converted to the dtype of x; None for no bias.
+        negative_slope: factor of the negative side.
+        scale: gain of the result, positive.
+    Returns:
+        Same shape and dtype as x; differentiable twice.
+    Raises:
+        ValueError: `scale` is not positive.
+    Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN".
+    """
+    if scale <= 0:
+        raise ValueError(f"scale is {scale}, but it must be positive: the gain is applied before the leaky ReLU")
+    # A positive gain commutes with the leaky ReLU, and then bias and gain are one pass over memory instead of two.
+    if bias is None:
+        return F.leaky_relu(x if scale == 1 else x * scale, negative_slope)
+    bias = (bias * scale).to(x.dtype).view(_bias_shape(x))
+    return F.leaky_relu(torch.add(bias, x, alpha=scale), negative_slope)
+
+
+def fused_leaky_relu_reference(
+    x: Tensor, bias: Tensor | None = None, negative_slope: float = 0.2, scale: float = 2**0.5
+) -> Tensor:
+    """The definition, term by term; every other form of `fused_leaky_relu` is tested against it."""
+    if bias is not None:
+        x = x + bias.to(x.dtype).view(_bias_shape(x))
+    return F.leaky_relu(x, negative_slope) * scale

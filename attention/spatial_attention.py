@@ -1,0 +1,130 @@
+"""The text-conditioned attention: where an edit happens, and the gate that turns it into a mask."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from attention.errors import UserError
+from attention.generator.layers import EqualLinear
+from attention.generator.stylegan2 import LayerSpec
+from attention.ops import fused_leaky_relu
+
+FEATURES = 32           # channels each feature map is reduced to, published
+INITIAL_LOGIT = 5.0     # an untrained attention says "everywhere": sigmoid(5) = 0.993
+THRESHOLD = 0.8         # of the gate in training
+COVERAGE_RANGE = 0.25   # full coverage lowers the threshold from 1 by this much
+BLUR_SIZE, BLUR_SIGMA = 5, 1.1      # pixels of the attention map
+
+
+class TextConv(nn.Module):
+    """A 1x1 convolution modulated by a text, demodulated, then bias and leaky ReLU (StyleGAN2 without noise)."""
+
+    def __init__(self, in_channels: int, out_channels: int, text_dim: int):
+        super().__init__()
+        self.style = EqualLinear(text_dim, in_channels, bias_init=1)
+        self.weight = nn.Parameter(torch.randn(out_channels, in_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+
+    def forward(self, x: Tensor, text: Tensor) -> Tensor:
+        """x (B, C, h, w) or (1, C, h, w), text (B, D) -> (B, out, h, w); one map for many texts is never copied."""
+        weight = self.weight * self.style(text)[:, None, :] * self.weight.shape[1] ** -0.5  # (B, out, C)
+        weight = weight * torch.rsqrt(weight.square().sum(2, keepdim=True) + 1e-8)
+        pixels = x.flatten(2)                                                               # (B, C, hw)
+        # With one map, the texts' kernels stack into a single product (B * out, C) @ (C, hw).
+        y = weight @ (pixels[0] if len(x) == 1 else pixels)                                 # (B, out, hw)
+        return fused_leaky_relu(y.unflatten(2, x.shape[2:]), self.bias)
+
+
+class SpatialAttention(nn.Module):
+    """Reads every conv layer's features through a text and says for each pixel whether the text is about it.
+
+    Args:
+        layers: all layers of the generator; those of kind "conv" are read.
+        constant_channels: width of the generator's learned constant input, which is read too.
+        text_dim: width of the text embedding.
+        map_size: side h of the attention, that of the blend layer.
+        features: channels each map is reduced to.
+    """
+
+    def __init__(self, layers: Sequence[LayerSpec], constant_channels: int, text_dim: int, map_size: int,
+                 features: int = FEATURES):
+        super().__init__()
+        self.map_size = map_size
+        self.indices = tuple(layer.index for layer in layers if layer.kind == "conv")
+        widths = [constant_channels] + [layer.out_channels for layer in layers if layer.kind == "conv"]
+        self.heads = nn.ModuleList(TextConv(width, features, text_dim) for width in widths)
+        self.last = TextConv(features * len(widths), 1, text_dim)
+        self.initial = nn.Parameter(torch.full((1,), INITIAL_LOGIT))
+
+    def forward(self, constant: Tensor, features: Sequence[Tensor], text: Tensor) -> Tensor:
+        """Attend, in float32 whatever the autocast state.
+
+        Args:
+            constant: (1, C, 4, 4) learned constant input.
+            features: by layer index, (B, C_l, h_l, w_l) or (1, ...); one source may be asked about B texts.
+            text: (B, D).
+        Returns:
+            (B, 1, h, h) logits; the attention is their sigmoid.
+        """
+        with torch.autocast(text.device.type, enabled=False):
+            text = text.float()
+            maps = [constant] + [features[index] for index in self.indices]
+            seen = [self._read(head, feature, text) for head, feature in zip(self.heads, maps, strict=True)]
+            return self.last(torch.cat(seen, dim=1), text) + self.initial                   # (B, 1, h, h)
+
+    def _read(self, head: TextConv, feature: Tensor, text: Tensor) -> Tensor:
+        # A nearest resize commutes with a 1x1 convolution: large maps shrink before it, small ones grow after it.
+        small = _nearest(feature, min(self.map_size, feature.shape[-1])).float()            # (B|1, C, <= h, <= h)
+        return _nearest(head(small, text), self.map_size)                                   # (B, 32, h, h)
+
+    def released_names(self) -> dict[str, str]:
+        """Our parameter names -> those of the authors' checkpoint (without its `module.` prefix).
+
+        Convolution weights are (1, out, in, 1, 1) there and (out, in) here: reshape.
+        """
+        names = {"initial": "initial_bias"}
+        heads = [f"heads.{i}" for i in range(len(self.heads))] + ["last"]
+        for ours, theirs in zip(heads, ["first", *self.indices, "last"], strict=True):
+            names |= {f"{ours}.style.weight": f"attention_textca_{theirs}.weight",
+                      f"{ours}.style.bias": f"attention_textca_{theirs}.bias",
+                      f"{ours}.weight": f"attention_{theirs}.conv.weight",
+                      f"{ours}.bias": f"attention_{theirs}.activate.bias"}
+        return names
+
+
+def threshold_for(coverage: float) -> float:
+    """The gate's threshold for a user's coverage in [0, 1]: from 1, nothing passes, down to 0.75.
+
+    Raises:
+        UserError: coverage outside [0, 1].
+    """
+    if not 0 <= coverage <= 1:
+        raise UserError(f"coverage is {coverage}, but must be between 0 (edit almost nowhere) and 1 (edit widely)")
+    return 1 - COVERAGE_RANGE * coverage
+
+
+def threshold_attention(attention: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> Tensor:
+    """Set attention (B, 1, h, w) below the threshold to 0; straight-through, the gradient is 1 there too."""
+    kept = attention * (attention >= threshold)
+    return attention + (kept - attention).detach() if straight_through else kept
+
+
+def blur_mask(mask: Tensor) -> Tensor:
+    """5x5 Gaussian blur (sigma 1.1, reflected edges) of masks (B, 1, h, w), h and w at least 3: soft seams."""
+    offset = torch.arange(BLUR_SIZE, device=mask.device, dtype=mask.dtype) - BLUR_SIZE // 2
+    kernel = torch.exp(-0.5 * (offset / BLUR_SIGMA) ** 2)
+    kernel = kernel / kernel.sum()
+    padded = F.pad(mask, [BLUR_SIZE // 2] * 4, mode="reflect")
+    with torch.autocast(mask.device.type, enabled=False):
+        return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+
+
+def gate(attention: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> Tensor:
+    """Attention (B, 1, h, w) in [0, 1] to a mask: threshold, then blur. Training needs straight_through=True."""
+    return blur_mask(threshold_attention(attention, threshold, straight_through))
+
+
+def _nearest(x: Tensor, size: int) -> Tensor:
+    return x if x.shape[-1] == size else F.interpolate(x, size=(size, size), mode="nearest")

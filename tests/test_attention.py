@@ -1,0 +1,202 @@
+"""Spatial attention and its gate: parity with the released ones, and what an edit may rely on."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import assert_close_to_max
+
+from attention.errors import UserError
+from attention.generator import synthesis_layers
+from attention.losses import attention_budget, region_consistency
+from attention.regions import pool_by_region
+from attention.spatial_attention import (
+    SpatialAttention,
+    TextConv,
+    blur_mask,
+    gate,
+    threshold_attention,
+    threshold_for,
+)
+
+GOLDEN_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
+CHANNELS = {4: 12, 8: 10, 16: 8, 32: 6}
+LAYERS = synthesis_layers(32, CHANNELS)
+TEXT_DIM = 14
+
+
+def random_inputs(batch=1, texts=1):
+    features = [torch.randn(batch, layer.out_channels, layer.resolution, layer.resolution) for layer in LAYERS]
+    return torch.randn(1, 12, 4, 4), features, torch.randn(texts, TEXT_DIM)
+
+
+def small_attention(map_size=16):
+    torch.manual_seed(0)
+    return SpatialAttention(LAYERS, 12, TEXT_DIM, map_size)
+
+
+class Released:
+    """Our attention with a golden file's weights and inputs, run up to the mask."""
+
+    def __init__(self, data):
+        self.data = data = {name: torch.as_tensor(value) for name, value in data.items()}
+        channels = {side: data[f"feature_{index:02}"].shape[1] for side, index in ((4, 0), (8, 2), (16, 5), (32, 8))}
+        layers = synthesis_layers(int(data["config/size"]), channels)
+        self.module = SpatialAttention(layers, data["const_input"].shape[1], int(data["config/clip_dim"]),
+                                       int(data["config/blend_size"]))
+        shapes = {name: value.shape for name, value in self.module.state_dict().items()}
+        self.names = self.module.released_names()
+        self.module.load_state_dict({ours: data[f"sd/{theirs}"].reshape(shapes[ours])
+                                     for ours, theirs in self.names.items()})
+        features = {layer.index: data[f"feature_{layer.index:02}"] for layer in layers if layer.kind == "conv"}
+        self.attention = self.module(data["const_input"], features, data.get("attention_text", data["text"])).sigmoid()
+        self.num_regions = int(data["config/clusters"])
+        self.labels = data["choice"] - self.num_regions * torch.arange(len(self.attention))[:, None, None]
+        self.pooled = pool_by_region(self.attention, self.labels, self.num_regions)
+
+    def compare_gradients(self, kind):
+        gradients = {theirs: self.module.get_parameter(ours).grad for ours, theirs in self.names.items()}
+        compared = [key for key in self.data if key.removeprefix(f"grad_{kind}/") in gradients]
+        assert len(compared) == 10
+        for key in compared:
+            gradient = gradients[key.removeprefix(f"grad_{kind}/")]
+            assert_close_to_max(gradient, self.data[key].reshape(gradient.shape), 1e-4)
+
+
+@pytest.fixture(params=GOLDEN_FILES)
+def released(request, golden):
+    return Released(golden(request.param))
+
+
+def test_attention_is_the_released_one(released):
+    assert_close_to_max(released.attention[:, 0], released.data["each_attention_map"], 2e-5)
+
+
+def test_mask_is_the_released_one_in_training_and_in_the_demo(released):
+    mask = gate(released.pooled, straight_through=True)
+    assert_close_to_max(mask, released.data["final_attention_map"], 2e-5)
+    mask = gate(released.pooled, threshold=float(released.data["demo/attention_threshold"]))
+    assert_close_to_max(mask, released.data["demo/final_attention_map"], 2e-5)
+
+
+def test_gradients_through_the_losses_are_the_released_ones(released):
+    (attention_budget(released.attention, released.labels, released.num_regions)
+     + region_consistency(released.attention, released.labels, released.num_regions)).backward()
+    released.compare_gradients("S1")
+
+
+def test_gradients_through_the_gate_are_the_released_ones(released):
+    (gate(released.pooled, straight_through=True) * released.data["weight_final"]).sum().backward()
+    released.compare_gradients("S2")
+
+
+def test_every_released_attention_tensor_but_the_noise_has_one_place(released):
+    theirs = [key[3:] for key in released.data if key.startswith(("sd/attention_", "sd/initial_bias"))]
+    assert set(released.names) == set(released.module.state_dict())
+    assert sorted(released.names.values()) == sorted(key for key in theirs if not key.endswith("noise.weight"))
+
+
+# --- the module
+
+def test_text_convolution_is_the_formula():
+    """One text, one pixel at a time: modulate, scale to unit norm, dot product, bias, leaky ReLU, gain."""
+    conv, x, text = TextConv(5, 3, TEXT_DIM), torch.randn(2, 5, 2, 4), torch.randn(2, TEXT_DIM)
+    torch.nn.init.normal_(conv.bias)
+    expected = torch.empty(2, 3, 2, 4)
+    for b in range(2):
+        kernel = conv.weight * conv.style(text[b:b + 1]) / 5**0.5
+        kernel = kernel / (kernel.square().sum(1, keepdim=True) + 1e-8).sqrt()
+        for y in range(2):
+            for column in range(4):
+                expected[b, :, y, column] = F.leaky_relu(kernel @ x[b, :, y, column] + conv.bias, 0.2) * 2**0.5
+    torch.testing.assert_close(conv(x, text), expected)
+
+
+@pytest.mark.parametrize("map_size", (4, 16, 32))
+def test_resizing_early_equals_resizing_late(map_size):
+    attention = small_attention(map_size)
+    constant, features, text = random_inputs(texts=2)
+    maps = [constant] + [feature for layer, feature in zip(LAYERS, features, strict=True) if layer.kind == "conv"]
+    late = [F.interpolate(head(x, text), size=map_size, mode="nearest")
+            for head, x in zip(attention.heads, maps, strict=True)]
+    expected = attention.last(torch.cat(late, dim=1), text) + attention.initial
+    torch.testing.assert_close(attention(constant, features, text), expected)
+
+
+def test_one_source_with_many_texts_is_that_source_repeated():
+    constant, features, text = random_inputs(texts=3)
+    repeated = small_attention()(constant, [feature.expand(3, -1, -1, -1) for feature in features], text)
+    torch.testing.assert_close(small_attention()(constant, features, text), repeated)
+
+
+def test_untrained_attention_says_everywhere():
+    attention = small_attention()(*random_inputs(texts=4)).sigmoid()
+    assert attention.shape == (4, 1, 16, 16) and attention.min() > 0.95
+
+
+def test_attention_draws_no_noise():
+    attention, inputs = small_attention(), random_inputs()
+    assert torch.equal(attention(*inputs), attention(*inputs))
+
+
+def test_attention_depends_on_the_text():
+    constant, features, text = random_inputs(texts=2)
+    one, other = small_attention()(constant, features, text)
+    assert (one - other).abs().max() > 0.1
+
+
+def test_attention_runs_in_float32_under_autocast():
+    attention, inputs = small_attention(), random_inputs(texts=2)
+    expected = attention(*inputs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(attention(*inputs), expected)
+
+
+def test_rgb_layers_are_never_read():
+    constant, features, text = random_inputs()
+    without = {layer.index: features[layer.index] for layer in LAYERS if layer.kind == "conv"}
+    assert torch.equal(small_attention()(constant, features, text), small_attention()(constant, without, text))
+
+
+def test_every_weight_of_the_attention_learns():
+    attention = small_attention()
+    attention(*random_inputs(texts=2)).square().sum().backward()
+    assert all(parameter.grad.any() for parameter in attention.parameters())
+
+
+# --- the gate
+
+def test_attention_below_the_threshold_becomes_zero_and_the_rest_stays():
+    attention, expected = torch.tensor([0.79, 0.8, 0.81, 1.0]), torch.tensor([0, 0.8, 0.81, 1.0])
+    for straight_through in (False, True):
+        assert torch.equal(threshold_attention(attention, 0.8, straight_through), expected)
+
+
+@pytest.mark.parametrize("straight_through, gradient", [(True, [1, 1]), (False, [0, 1])])
+def test_only_straight_through_lets_gradient_pass_below_the_threshold(straight_through, gradient):
+    attention = torch.tensor([[[[0.1, 0.9]]]], requires_grad=True)
+    threshold_attention(attention, 0.8, straight_through).sum().backward()
+    assert attention.grad.flatten().tolist() == gradient
+
+
+def test_blur_is_a_gaussian_of_sigma_1_1():
+    spike = torch.zeros(1, 1, 9, 9)
+    spike[..., 4, 4] = 1
+    blurred = blur_mask(spike)[0, 0]
+    offsets = torch.arange(-2, 3).float()
+    weights = torch.exp(-(offsets[:, None] ** 2 + offsets**2) / (2 * 1.1**2))
+    torch.testing.assert_close(blurred[2:7, 2:7], weights / weights.sum())
+    torch.testing.assert_close(blurred.sum(), torch.tensor(1.0))
+
+
+def test_a_mask_that_is_constant_stays_so_up_to_its_edges():
+    torch.testing.assert_close(blur_mask(torch.ones(2, 1, 6, 4)), torch.ones(2, 1, 6, 4))
+
+
+def test_coverage_moves_the_threshold_from_1_to_three_quarters():
+    assert [threshold_for(coverage) for coverage in (0, 0.8, 1)] == pytest.approx([1, 0.8, 0.75])
+
+
+@pytest.mark.parametrize("coverage", (-0.1, 1.1, float("nan")))
+def test_coverage_outside_its_range_is_refused(coverage):
+    with pytest.raises(UserError, match="coverage"):
+        threshold_for(coverage)

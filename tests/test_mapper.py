@@ -1,0 +1,150 @@
+"""The mapper: parity with the released one, and the contract that every entry of MAPPERS keeps."""
+
+import pytest
+import torch
+from conftest import assert_close_to_max
+
+from attention.generator import edited_layers, synthesis_layers
+from attention.mapper import MAPPERS, StyleMapper
+
+GOLDEN_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
+LAYERS = synthesis_layers(32, {4: 12, 8: 10, 16: 8, 32: 6})
+EDITED = edited_layers(LAYERS, 6)
+TEXT_DIM = 14
+
+
+def random_styles(batch):
+    return [torch.randn(batch, layer.in_channels) for layer in LAYERS]
+
+
+def released_mapper(data):
+    """Our mapper with a golden file's weights, and its inputs -> mapper, styles, text."""
+    data = {name: torch.as_tensor(value) for name, value in data.items()}
+    channels = {side: data[f"feature_{index:02}"].shape[1] for side, index in ((4, 0), (8, 2), (16, 5), (32, 8))}
+    layers = synthesis_layers(int(data["config/size"]), channels)
+    edited = edited_layers(layers, int(data["config/attention_layer"]) - 1)
+    mapper = StyleMapper(edited, int(data["config/clip_dim"]), hidden=int(data["config/text_hidden"]))
+    mapper.load_state_dict({ours: data[f"sd/{theirs}"] for ours, theirs in mapper.released_names().items()})
+    return mapper, [data[f"style_{layer.index:02}"].flatten(1) for layer in layers], data["text"]
+
+
+@pytest.mark.parametrize("name", GOLDEN_FILES)
+def test_new_styles_are_the_released_ones(name, golden):
+    data = golden(name)
+    mapper, styles, text = released_mapper(data)
+    for prefix, strength in (("", None), ("demo/", float(data["demo/strength_alpha"]))):
+        edited = mapper(styles, text, strength)
+        for index in range(int(data["config/mapper_layer"])):
+            expected = torch.as_tensor(data[f"{prefix}new_style_{index:02}"]).flatten(1)
+            assert_close_to_max(edited[index], expected, 2e-5)
+
+
+@pytest.mark.parametrize("name", GOLDEN_FILES)
+def test_gradients_are_the_released_ones(name, golden):
+    data = golden(name)
+    mapper, styles, text = released_mapper(data)
+    edited = mapper(styles, text)
+    sum((edited[index] * torch.as_tensor(data[f"weight_style_{index:02}"]).flatten(1)).sum()
+        for index in range(int(data["config/mapper_layer"]))).backward()
+    gradients = {theirs: mapper.get_parameter(ours).grad for ours, theirs in mapper.released_names().items()}
+    compared = [key for key in data if key.removeprefix("grad_S2/") in gradients]
+    assert len(compared) == 8
+    for key in compared:
+        assert_close_to_max(gradients[key.removeprefix("grad_S2/")], torch.as_tensor(data[key]), 1e-4)
+
+
+@pytest.mark.parametrize("name", GOLDEN_FILES)
+def test_every_released_mapper_tensor_has_one_place(name, golden):
+    data = golden(name)
+    mapper, _, _ = released_mapper(data)
+    names = mapper.released_names()
+    assert set(names) == set(mapper.state_dict())
+    assert sorted(names.values()) == sorted(key[3:] for key in data if key.startswith("sd/mapper_"))
+
+
+# --- the contract
+
+@pytest.mark.parametrize("name", MAPPERS)
+def test_zero_strength_changes_nothing(name):
+    styles = random_styles(2)
+    edited = MAPPERS[name](EDITED, TEXT_DIM)(styles, torch.randn(2, TEXT_DIM), strength=0.0)
+    for before, after in zip(styles, edited, strict=True):
+        assert torch.equal(before, after)
+
+
+@pytest.mark.parametrize("name", MAPPERS)
+def test_layers_past_the_blend_are_the_same_tensors(name):
+    styles = random_styles(2)
+    edited = MAPPERS[name](EDITED, TEXT_DIM)(styles, torch.randn(2, TEXT_DIM))
+    same = [before is after for before, after in zip(styles, edited, strict=True)]
+    assert same == [False] * len(EDITED) + [True] * (len(LAYERS) - len(EDITED))
+
+
+@pytest.mark.parametrize("name", MAPPERS)
+def test_one_face_with_many_texts_is_that_face_repeated(name):
+    mapper, styles, text = MAPPERS[name](EDITED, TEXT_DIM), random_styles(1), torch.randn(3, TEXT_DIM)
+    repeated = mapper([style.expand(3, -1) for style in styles], text)
+    for once, thrice in zip(mapper(styles, text)[:len(EDITED)], repeated, strict=False):
+        torch.testing.assert_close(once, thrice)
+
+
+@pytest.mark.parametrize("name", MAPPERS)
+def test_many_faces_with_one_text_are_that_text_repeated(name):
+    mapper, styles, text = MAPPERS[name](EDITED, TEXT_DIM), random_styles(3), torch.randn(1, TEXT_DIM)
+    for one, three in zip(mapper(styles, text), mapper(styles, text.expand(3, -1)), strict=True):
+        torch.testing.assert_close(one, three)
+
+
+@pytest.mark.parametrize("name", MAPPERS)
+def test_every_weight_of_a_mapper_learns(name):
+    mapper = MAPPERS[name](EDITED, TEXT_DIM)
+    sum(style.square().sum() for style in mapper(random_styles(2), torch.randn(2, TEXT_DIM))).backward()
+    assert all(parameter.grad.any() for parameter in mapper.parameters())
+
+
+# --- strength and bounds
+
+def test_the_change_is_proportional_to_strength():
+    mapper, styles, text = StyleMapper(EDITED, TEXT_DIM), random_styles(2), torch.randn(2, TEXT_DIM)
+    weak, strong = mapper(styles, text, strength=0.1), mapper(styles, text, strength=0.3)
+    for style, a, b in zip(styles, weak, strong, strict=True):
+        torch.testing.assert_close(3 * (a - style), b - style, rtol=1e-4, atol=1e-5)
+
+
+def bounded_mapper(spread, max_change=2.0):
+    """A bounded and an unbounded mapper with the same weights."""
+    bounded, free = StyleMapper(EDITED, TEXT_DIM, spread=spread, max_change=max_change), StyleMapper(EDITED, TEXT_DIM)
+    free.load_state_dict({key: value for key, value in bounded.state_dict().items() if not key.startswith("limit_")})
+    return bounded, free
+
+
+def test_no_style_moves_further_than_its_spread_allows():
+    spread = [0.01 + torch.rand(layer.in_channels) for layer in EDITED]
+    bounded, free = bounded_mapper(spread)
+    styles, text = [100 * style for style in random_styles(2)], torch.randn(2, TEXT_DIM)
+    for i, deviation in enumerate(spread):
+        moved, wanted = bounded.change(i, styles[i], text), free.change(i, styles[i], text)
+        assert (moved.abs() <= 2.0 * deviation * (1 + 1e-6)).all()
+        assert (wanted.abs() > 2.0 * deviation).any() and (moved * wanted >= 0).all()
+
+
+def test_small_changes_are_not_bounded():
+    bounded, free = bounded_mapper([torch.full((layer.in_channels,), 1e4) for layer in EDITED])
+    styles, text = random_styles(2), torch.randn(2, TEXT_DIM)
+    for a, b in zip(bounded(styles, text), free(styles, text), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_a_style_that_never_varies_stays_and_gives_finite_gradients():
+    mapper = StyleMapper(EDITED, TEXT_DIM, spread=[torch.zeros(layer.in_channels) for layer in EDITED])
+    styles = random_styles(2)
+    edited = mapper(styles, torch.randn(2, TEXT_DIM))
+    sum(style.square().sum() for style in edited).backward()
+    for before, after in zip(styles, edited, strict=True):
+        torch.testing.assert_close(before, after)
+    assert all(parameter.grad.isfinite().all() for parameter in mapper.parameters())
+
+
+def test_spread_of_the_wrong_shape_is_refused():
+    with pytest.raises(ValueError, match="one vector for each style"):
+        StyleMapper(EDITED, TEXT_DIM, spread=[torch.ones(x.in_channels) for x in EDITED[:-1]])

@@ -1,0 +1,282 @@
+"""Regions: features with positions, k-means, assignment, files, and means over regions."""
+
+import os
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_close_to_max
+from safetensors.torch import save_file
+
+from attention import regions
+from attention.errors import UserError
+from attention.regions import (
+    RegionClusters,
+    fit_kmeans,
+    pool_by_region,
+    region_features,
+    region_means,
+    region_overlay,
+    region_points,
+)
+
+MAPPER_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
+CLUSTERS = dict(layer=12, domain="drawn", seed=7, generator_hash="abc", position_weight=2.5, enlarge=2)
+
+
+def planted_blobs(count=400, width=6, num_regions=4):
+    """Points in tight, well separated clusters -> points, true labels, true centres."""
+    random = torch.Generator().manual_seed(0)
+    centers = torch.randn(num_regions, width, generator=random) * 10
+    truth = torch.arange(count) % num_regions
+    return centers[truth] + 0.1 * torch.randn(count, width, generator=random), truth, centers
+
+
+def same_partition(a, b):
+    """Equal up to a renaming of the regions: as many pairs (a, b) as there are labels on either side."""
+    pairs = len(set(zip(a.tolist(), b.tolist(), strict=True)))
+    return pairs == len(a.unique()) == len(b.unique())
+
+
+# --- features and positions
+
+@pytest.mark.parametrize("name", MAPPER_FILES)
+def test_features_with_positions_are_the_released_ones(name, golden):
+    data = golden(name)
+    feature = torch.as_tensor(data[f"feature_{int(data['config/cluster_layer']) - 1:02}"])
+    expected = torch.as_tensor(data["concat_feature_first_rows"])
+    assert_close_to_max(region_points(feature)[:len(expected)], expected, 2e-5)
+
+
+@pytest.mark.parametrize("name", ("kmeans_a", "kmeans_b"))
+def test_points_to_cluster_are_the_released_ones(name, golden):
+    data = golden(name)
+    assert_close_to_max(region_points(torch.as_tensor(data["feature"]), enlarge=2), torch.as_tensor(data["X"]), 2e-5)
+
+
+def test_position_weight_scales_positions_and_nothing_else():
+    feature = torch.randn(2, 32, 3, 5)
+    plain, weighted = region_features(feature), region_features(feature, position_weight=3.0)
+    assert plain.shape == (2, 32 + 2 * 2, 3, 5)
+    torch.testing.assert_close(weighted[:, :32], plain[:, :32])
+    torch.testing.assert_close(weighted[:, 32:], 3 * plain[:, 32:])
+
+
+def test_x_planes_run_along_rows_and_y_planes_along_columns():
+    planes = region_features(torch.zeros(1, 16, 3, 5))[0, 16:]
+    torch.testing.assert_close(planes[0], torch.linspace(-1, 1, 5).expand(3, 5))
+    torch.testing.assert_close(planes[1], torch.linspace(-1, 1, 3)[:, None].expand(3, 5))
+
+
+# --- k-means
+
+@pytest.mark.parametrize("name", ("kmeans_a", "kmeans_b"))
+def test_kmeans_is_as_tight_as_the_released_fit(name, golden):
+    data = golden(name)
+    points = torch.as_tensor(data["X"])
+    centroids = fit_kmeans(points, int(data["config/clusters"]), seed=42)
+    inertia = torch.cdist(points.double(), centroids.double()).amin(1).square().sum()
+    assert float(inertia) <= float(data["auto/inertia"]) * (1 + 1e-5)
+
+
+def test_kmeans_recovers_planted_blobs():
+    points, truth, centers = planted_blobs()
+    centroids = fit_kmeans(points, num_regions=4, seed=0)
+    assert same_partition(torch.cdist(points, centroids).argmin(1), truth)
+    assert torch.cdist(centers, centroids).amin(1).max() < 0.05
+
+
+def test_kmeans_on_a_subset_is_seeded_and_still_recovers_the_blobs():
+    points, truth, _ = planted_blobs()
+    first, again = (fit_kmeans(points, num_regions=4, seed=3, max_points=60) for _ in range(2))
+    torch.testing.assert_close(first, again, rtol=0, atol=0)
+    assert same_partition(torch.cdist(points, first).argmin(1), truth)
+    assert not torch.equal(first, fit_kmeans(points, num_regions=4, seed=3))     # the subset was really used
+
+
+@pytest.mark.parametrize("num_regions", (0, 6))
+def test_kmeans_refuses_impossible_numbers_of_regions(num_regions):
+    with pytest.raises(UserError, match=f"{num_regions} regions of 5 points"):
+        fit_kmeans(torch.randn(5, 3), num_regions, seed=0)
+
+
+# --- assignment
+
+@pytest.mark.parametrize("name", MAPPER_FILES)
+def test_labels_are_the_released_choices(name, golden):
+    data = golden(name)
+    layer = int(data["config/cluster_layer"]) - 1
+    clusters = RegionClusters(torch.as_tensor(data["sd/initial_state"]), layer, "golden")
+    feature = torch.as_tensor(data[f"feature_{layer:02}"])
+    for size, key in ((None, "choice_native"), (int(data["config/blend_size"]), "choice")):
+        # The released ids run on over the batch.
+        offset = clusters.num_regions * torch.arange(len(feature))[:, None, None]
+        assert torch.equal(clusters.assign(feature, size) + offset, torch.as_tensor(data[key]))
+
+
+def test_fitted_regions_assign_planted_blobs_in_a_feature_map():
+    feature = torch.zeros(2, 16, 8, 8)
+    truth = torch.zeros(2, 8, 8, dtype=torch.int64)
+    truth[0, 2:5, 3:7], truth[1, :3], truth[1, 6:, 6:] = 1, 2, 1
+    feature += 20 * torch.nn.functional.one_hot(truth, 16).movedim(-1, 1)
+    clusters = RegionClusters(fit_kmeans(region_points(feature), num_regions=3, seed=0), 0, "test")
+    assert same_partition(clusters.assign(feature).flatten(), truth.flatten())
+
+
+def test_assignment_is_the_nearest_centroid_even_under_autocast():
+    feature, clusters = torch.randn(2, 32, 6, 5), RegionClusters(torch.randn(9, 36), 0, "test")
+    nearest = torch.cdist(region_points(feature).double(), clusters.centroids.double()).argmin(1).view(2, 6, 5)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(clusters.assign(feature), nearest)
+
+
+def test_positions_weigh_in_assignment_as_in_the_file():
+    """On the left, position says region 0 and looks say region 1: who wins is a matter of weight."""
+    centroids, feature = torch.zeros(2, 18), torch.zeros(1, 16, 2, 2)
+    centroids[:, 16], centroids[:, 0], feature[:, 0, :, 0] = torch.tensor([-4.0, 4.0]), torch.tensor([0.0, 2.0]), 10.0
+    for weight, row in ((1.0, [1, 1]), (4.0, [0, 1])):
+        assert RegionClusters(centroids, 0, "test", position_weight=weight).assign(feature)[0, 0].tolist() == row
+
+
+# --- files
+
+def test_saved_regions_come_back_whole(tmp_path):
+    path = tmp_path / "new" / "regions.safetensors"
+    saved = RegionClusters(torch.randn(3, 18), **CLUSTERS)
+    saved.save(path)
+    loaded = RegionClusters.load(path)
+    assert torch.equal(loaded.centroids, saved.centroids)
+    assert {name: getattr(loaded, name) for name in CLUSTERS} == CLUSTERS
+    assert os.listdir(path.parent) == [path.name]
+
+
+def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "regions.safetensors"
+    old = RegionClusters(torch.randn(3, 18), **CLUSTERS)
+    old.save(path)
+
+    def break_off(tensors, filename, metadata):
+        filename.write_bytes(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(regions, "save_file", break_off)
+    with pytest.raises(OSError, match="disk full"):
+        RegionClusters(torch.randn(4, 18), **CLUSTERS).save(path)
+    assert torch.equal(RegionClusters.load(path).centroids, old.centroids)
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def _truncated(path):
+    RegionClusters(torch.randn(3, 18), **CLUSTERS).save(path)
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def _without_a_field(path):
+    metadata = RegionClusters(torch.randn(3, 18), **CLUSTERS).metadata
+    del metadata["layer"]
+    save_file({"centroids": torch.randn(3, 18)}, path, metadata=metadata)
+
+
+@pytest.mark.parametrize("spoil, said", [
+    (lambda path: None, "no regions there"),
+    (lambda path: path.write_bytes(b""), "not a whole safetensors file"),
+    (_truncated, "not a whole safetensors file"),
+    (lambda path: save_file({"conv1.weight": torch.zeros(1)}, path), "conv1.weight"),
+    (lambda path: save_file({"centroids": torch.zeros(1)}, path, {"kind": "where2edit editor"}), "where2edit editor"),
+    (_without_a_field, "layer"),
+])
+def test_unusable_files_are_refused_with_their_name_and_the_command(tmp_path, spoil, said):
+    path = tmp_path / "mine.safetensors"
+    spoil(path)
+    with pytest.raises(UserError) as error:
+        RegionClusters.load(path)
+    for part in (str(path), said, "python -m attention.clustering_feature"):
+        assert part in str(error.value)
+
+
+@pytest.mark.parametrize("wanted, parts", [
+    (dict(layer=8), ("layer", "13", "needs 9", "--attention_layer 9")),
+    (dict(num_regions=20), ("number of regions", "3", "needs 20", "--num_regions 20")),
+    (dict(generator_hash="def"), ("generator hash", "abc", "needs def")),
+    (dict(channels=32), ("width", "18", "needs 36")),
+])
+def test_regions_for_something_else_are_refused_with_both_values(tmp_path, wanted, parts):
+    path = tmp_path / "mine.safetensors"
+    RegionClusters(torch.randn(3, 18), **CLUSTERS).save(path)
+    clusters = RegionClusters.load(path)
+    clusters.check(layer=12, generator_hash="abc", channels=16, num_regions=3)
+    with pytest.raises(UserError) as error:
+        clusters.check(**wanted)
+    for part in (str(path), "--domain drawn", *parts):
+        assert part in str(error.value)
+
+
+def test_assigning_a_map_of_another_width_is_refused():
+    with pytest.raises(UserError, match="width"):
+        RegionClusters(torch.randn(3, 18), 0, "test").assign(torch.randn(1, 32, 4, 4))
+
+
+# --- means over regions
+
+@pytest.mark.parametrize("name", MAPPER_FILES)
+def test_region_means_are_the_released_ones(name, golden):
+    data = golden(name)
+    attention = torch.as_tensor(data["each_attention_map"])[:, None]
+    num_regions, batch = int(data["config/clusters"]), len(attention)
+    labels = torch.as_tensor(data["choice"]) - num_regions * torch.arange(batch)[:, None, None]
+    means, counts = region_means(attention, labels, num_regions)
+    released = torch.as_tensor(data["cluster_means"]).view(batch, num_regions)
+    assert torch.equal(counts == 0, released == -1)                              # they write -1 for an empty region
+    assert_close_to_max(means, released.clamp(min=0), 2e-5)
+    pooled = pool_by_region(attention, labels, num_regions)
+    assert_close_to_max(pooled[:, 0], torch.as_tensor(data["same_attention_map"]), 2e-5)
+
+
+def test_pooling_is_a_loop_over_regions_forward_and_backward():
+    values = torch.rand(3, 1, 5, 7, requires_grad=True)
+    labels, weight = torch.randint(0, 6, (3, 5, 7)), torch.randn(3, 1, 5, 7)
+    expected = torch.zeros_like(values)
+    for image in range(3):
+        for region in labels[image].unique():
+            inside = labels[image] == region
+            expected[image, 0, inside] = values[image, 0, inside].mean()
+    pooled = pool_by_region(values, labels, 6)
+    torch.testing.assert_close(pooled, expected)
+    torch.testing.assert_close(*(torch.autograd.grad((y * weight).sum(), values)[0] for y in (pooled, expected)))
+
+
+def test_an_empty_region_has_mean_zero_and_no_nan_gradient():
+    values = torch.rand(1, 1, 4, 4, requires_grad=True)
+    means, counts = region_means(values, torch.full((1, 4, 4), 2), 4)
+    means.sum().backward()
+    assert means[0, [0, 1, 3]].tolist() == [0, 0, 0] and counts.tolist() == [[0, 0, 16, 0]]
+    torch.testing.assert_close(values.grad, torch.full_like(values, 1 / 16))
+
+
+def test_one_map_of_labels_serves_a_batch():
+    values, labels = torch.rand(3, 1, 4, 4), torch.randint(0, 5, (1, 4, 4))
+    torch.testing.assert_close(pool_by_region(values, labels, 5), pool_by_region(values, labels.expand(3, 4, 4), 5))
+
+
+def test_half_precision_attention_is_pooled_in_float32():
+    values, labels = torch.full((1, 1, 64, 64), 0.7).bfloat16(), torch.zeros(1, 64, 64, dtype=torch.int64)
+    torch.testing.assert_close(pool_by_region(values, labels, 1), values.float())
+
+
+def test_maps_of_different_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"\(4, 4\).*\(8, 8\)"):
+        pool_by_region(torch.rand(1, 1, 4, 4), torch.zeros(1, 8, 8, dtype=torch.int64), 2)
+
+
+# --- the picture for people
+
+def test_overlay_shows_the_pictures_above_one_colour_per_region():
+    labels = torch.tensor([[[0, 1], [2, 1]], [[1, 1], [0, 2]]])
+    images = torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1).expand(2, 3, 4, 4)
+    picture = region_overlay(images, labels, opacity=1.0)
+    assert picture.shape == (8, 8, 3) and picture.dtype == np.uint8
+    assert (picture[:4, :4] == 0).all() and (picture[:4, 4:] == 255).all()
+    seen = {}
+    for y, x in np.ndindex(4, 8):
+        seen.setdefault(int(labels[x // 4, y // 2, x % 4 // 2]), set()).add(tuple(picture[4 + y, x].tolist()))
+    assert [len(colors) for colors in seen.values()] == [1, 1, 1] and len(set.union(*seen.values())) == 3

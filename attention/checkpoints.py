@@ -5,6 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+
+from attention.errors import UserError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -22,3 +25,58 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
 def atomic_torch_save(state: dict, path: Path) -> None:
     """torch.save that leaves the previous file whole if it is interrupted."""
     write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def read_torch_file(path: Path) -> dict:
+    """A dictionary of tensors that torch.save wrote; nothing in the file is executed.
+
+    Raises:
+        UserError: the file is missing, cut short, holds code, or is no dictionary.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} is missing")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:          # zipfile, pickle and torch each raise their own kinds
+        raise UserError(f"{path} is not a whole torch file of plain tensors ({str(error).splitlines()[0][:120]}); "
+                        "download or make it again") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, but a dictionary of tensors was expected")
+    return content
+
+
+def run_folder(path: Path) -> Path:
+    """Make the folder of a run and check that it can be written.
+
+    Raises:
+        UserError: it is a file, or may not be written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".{os.getpid()}.partial"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"--run {path} cannot be written ({error.strerror}); choose another folder") from error
+    return path
+
+
+def read_safetensors(path: Path, kind: str, remake: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file whose metadata says that it is of this kind.
+
+    Raises:
+        UserError: the file is missing, cut short or of another kind; the message ends with the command `remake`.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path} is missing; make it with: {remake}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}      # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}); make it again with: {remake}") from error
+    if metadata.get("kind") != kind:
+        raise UserError(f"{path} is marked {metadata.get('kind')!r}, but {kind!r} was expected; "
+                        f"make it again with: {remake}")
+    return tensors, metadata

@@ -145,3 +145,78 @@ def _unknown_flag(word: str, flags: list[str]) -> str:
         return f"{word!r} belongs to no flag; every value follows its flag, as in {flags[0]} VALUE (see --help)"
     close = difflib.get_close_matches(word, flags, 1)
     return f"{word} is not a flag here; " + (f"did you mean {close[0]}?" if close else "see --help for the flags")
+
+
+def option(default: Any, help: str, **rule: Any) -> Any:        # noqa: A002 (the word that argparse uses)
+    """A field with its flag's help and bounds."""
+    return dataclasses.field(default=default, metadata={"help": help, **rule})
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterConfig:
+    """Options of clustering_feature.py; None means: the recipe's, else the domain's, else GENERAL's."""
+
+    domain: str = option("drawn", "drawn or ffhq")
+    run: Path = option(Path("runs/drawn"), "folder to write to")
+    ckpt: Path | None = option(None, "another generator's weights than the domain's")
+    attention_layer: int | None = option(None, "conv layer to cluster, counted from 1", min=1)
+    cluster_num: int | None = option(None, "number of regions K", min=1)
+    step: int = option(20, "batches of faces", min=1)
+    batch_size: int = option(5, "faces a batch", min=1)
+    enlarge: int = option(1, "enlarge feature maps before fitting (the published program: 2)", min=1)
+    position_weight: float | None = option(None, "weight of the position planes", min=0)
+    seed: int = option(42, "of faces and k-means", min=0)
+    device: str = option("cpu", "cpu, cuda or cuda:N")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """Options of run_attention.py; None means: the recipe's, else the domain's, else GENERAL's."""
+
+    domain: str = option("drawn", "drawn or ffhq")
+    run: Path = option(Path("runs/drawn"), "folder of the run")
+    recipe: str = option("paper", "paper (all terms, attention learns from 15 %) or released (as published)",
+                         choices=("paper", "released"))
+    ckpt: Path | None = option(None, "another generator's weights than the domain's")
+    cluster_path: Path | None = option(None, "regions.safetensors; default RUN/regions.safetensors")
+    attention_layer: int | None = option(None, "conv layer to blend at, counted from 1", min=1)
+    cluster_num: int | None = option(None, "number of regions; must be the file's", min=1)
+    step: int | None = option(None, "training steps", min=1)
+    batch_size: int | None = option(None, "prompts a step", min=2)
+    lr: float | None = option(None, "Adam's learning rate at its height", min=0)
+    target: str | None = option(None, "what drives mapper and CLIP loss", choices=("text", "image", "mixed"))
+    attention_start: float | None = option(None, "share of the run after which attention learns; above 1: never", min=0)
+    where_share: float | None = option(None, "share of steps that name the place in other words", min=0, max=1)
+    temperature: float | None = option(None, "of the contrastive loss", min=1e-4)
+    relative: bool | None = option(None, "score edits by the rise over their source's own similarity")
+    lambda_ess: float | None = option(None, "weight of region consistency", min=0)
+    lambda_sec: float | None = option(None, "weight of the attention budget (counts regions)", min=0)
+    lambda_area: float | None = option(None, "weight of the attention's area", min=0)
+    lambda_id: float | None = option(None, "weight of the perceptual loss", min=0)
+    lambda_delta: float | None = option(None, "weight of the style change", min=0)
+    max_change: float | None = option(None, "bound on a style's change at strength 1, in standard deviations", min=0)
+    precision: str | None = option(None, "of synthesis in training", choices=("fp32", "bf16"))
+    save_intermediate_image_every: int | None = option(None, "steps between sample sheets and checkpoints", min=1)
+    resume: bool = option(False, "go on from the run folder's last checkpoint")
+    seed: int = option(0, "of weights, faces and prompts", min=0)
+    device: str = option("cpu", "cpu, cuda or cuda:N")
+
+
+GENERAL = dict(attention_layer=13, cluster_num=20, position_weight=1.0, step=10_000, batch_size=8, lr=0.01,
+               target="text", attention_start=0.15, where_share=0.3, temperature=0.01, relative=False, lambda_ess=0.03,
+               lambda_sec=0.01, lambda_area=0.0, lambda_id=0.1, lambda_delta=0.03, max_change=30.0, precision="fp32",
+               save_intermediate_image_every=500)
+# The published program as it was left: image embeddings as targets, the attention frozen throughout (trap 1, 5).
+RECIPES = {"paper": {}, "released": dict(target="image", attention_start=1.15)}
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+    """Options of evaluate.py."""
+
+    run: Path = option(Path("runs/drawn"), "run folder with editor.safetensors")
+    faces: int = option(64, "unseen faces", min=1)
+    strength: float = option(0.1, "of the edits", min=0, max=1)
+    coverage: float = option(0.8, "of the edits, 0 to 1", min=0, max=1)
+    seed: int = option(4242, "of the faces", min=0)
+    device: str = option("cpu", "cpu, cuda or cuda:N")

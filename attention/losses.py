@@ -25,11 +25,14 @@ WARM_UP = 0.05
 COOL_DOWN = 0.25
 
 
-def clip_contrastive(generated: Tensor, target: Tensor, temperature: float = TEMPERATURE) -> Tensor:
+def clip_contrastive(generated: Tensor, target: Tensor, temperature: float = TEMPERATURE,
+                     source: Tensor | None = None) -> Tensor:
     """InfoNCE in one direction: edited image i should be nearer to target i than to every other target.
 
     Args:
         generated, target: (N, D) CLIP embeddings of any length, over all prompts of all processes.
+        source: (1 or N, D) embedding of the unedited picture. If given, a target counts by how much nearer the edit
+            is to it than the source was (ours): without it, an edit is pushed away from what its source already was.
     Raises:
         UserError: fewer than two rows, where the loss is zero whatever the image.
     """
@@ -38,6 +41,8 @@ def clip_contrastive(generated: Tensor, target: Tensor, temperature: float = TEM
                         "all processes together; it needs at least 2: raise --batch or start more processes")
     with torch.autocast(generated.device.type, enabled=False):      # 1 / temperature makes half precision visible
         generated, target = F.normalize(generated.float(), dim=1), F.normalize(target.float(), dim=1)
+        if source is not None:
+            generated = generated - F.normalize(source.float(), dim=1)
         logits = generated @ target.T / temperature                                         # (N, N)
         return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 

@@ -181,14 +181,23 @@ class RegionClusters(nn.Module):
         if metadata.get("kind") != FILE_KIND or centroids is None or centroids.ndim != 2:
             raise UserError(f"{path}: holds {metadata.get('kind', 'tensors')!r} ({', '.join(names[:3])}, ...), not "
                             f"{FILE_KIND!r}. Fit regions: {fit_command()}")
+        clusters = cls.from_metadata(centroids, metadata, path)
+        clusters.path = path
+        return clusters
+
+    @classmethod
+    def from_metadata(cls, centroids: Tensor, metadata: dict[str, str], path: str | Path) -> "RegionClusters":
+        """Regions from their centroids and the strings of `metadata`; `path` is the file to name in messages.
+
+        Raises:
+            UserError: a field is missing or garbled.
+        """
         try:
-            clusters = cls(centroids, int(metadata["layer"]), metadata["domain"], int(metadata["seed"]),
-                           metadata["generator_hash"], float(metadata["position_weight"]), int(metadata["enlarge"]))
+            return cls(centroids, int(metadata["layer"]), metadata["domain"], int(metadata["seed"]),
+                       metadata["generator_hash"], float(metadata["position_weight"]), int(metadata["enlarge"]))
         except (KeyError, ValueError) as error:
             raise UserError(f"{path}: its metadata lack or garble a field ({error}). "
                             f"Fit the regions again: {fit_command()}") from error
-        clusters.path = path
-        return clusters
 
 
 def fit_command(domain: str | None = None, layer: int | None = None, num_regions: int | None = None) -> str:

@@ -1,0 +1,28 @@
+# Sourced by train_scripts.sh and tests/run.sh: the repository root, a virtual environment with everything in
+# requirements.txt, and memory settings. A second run only compares two files.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [[ -z "${VIRTUAL_ENV:-}" ]]; then
+    if [[ ! -x .venv/bin/python ]]; then
+        echo "making a virtual environment in $PWD/.venv" >&2
+        python3 -m venv .venv
+    fi
+    VIRTUAL_ENV="$PWD/.venv"
+fi
+if [[ ! -x "$VIRTUAL_ENV/bin/python" ]]; then
+    echo "VIRTUAL_ENV is $VIRTUAL_ENV, which holds no bin/python; unset it, and a new one is made in $PWD/.venv" >&2
+    exit 2
+fi
+export VIRTUAL_ENV PATH="$VIRTUAL_ENV/bin:$PATH"
+
+stamp="$VIRTUAL_ENV/where2edit-requirements.txt"               # a copy of what was last installed here
+if ! cmp -s requirements.txt "$stamp"; then
+    echo "installing requirements.txt into $VIRTUAL_ENV (minutes the first time)" >&2
+    python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
+    cp requirements.txt "$stamp"
+fi
+
+# glibc gives large blocks back to the system after every use and asks for them again; the page faults take about half
+# of a training step's time on a CPU. Keep the memory instead.
+export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456

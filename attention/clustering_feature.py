@@ -1,0 +1,78 @@
+"""Find the regions of a domain's faces: k-means over the blend layer's features.
+
+    python -m attention.clustering_feature --domain drawn --run runs/drawn
+    python -m attention.clustering_feature --domain ffhq --run runs/ffhq --attention_layer 13 --cluster_num 20
+
+Writes RUN/regions.safetensors, RUN/regions.png (regions laid over sample faces) and, on drawn faces, RUN/regions.json
+(how well the regions match the parts).
+"""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from attention.checkpoints import run_folder, write_atomically
+from attention.config import GENERAL, ClusterConfig, parse_config, resolve
+from attention.domains import Domain, domain_entry, load_domain
+from attention.drawn.truth import regions_against_parts
+from attention.errors import exit_with_message
+from attention.generator import rgb_fed_by
+from attention.regions import RegionClusters, fit_kmeans, region_overlay, region_points
+
+OVERLAY_FACES = 8
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Parse, sample, fit, save; returns the path of the regions."""
+    config = parse_config(ClusterConfig, argv, __doc__)
+    config = resolve(config, domain_entry(config.domain).settings, GENERAL)
+    domain = load_domain(config.domain, config.ckpt, config.device)
+    folder = run_folder(config.run)
+    layer = config.attention_layer - 1
+    rgb_fed_by(domain.generator.layers, layer)                          # refuses a layer that is not a conv layer
+
+    points = sample_points(domain, config, layer)
+    centroids = fit_kmeans(points, config.cluster_num, config.seed)
+    regions = RegionClusters(centroids, layer, domain.name, config.seed, domain.generator_hash, config.position_weight,
+                             config.enlarge).to(domain.device)
+    regions.save(folder / "regions.safetensors")
+
+    styles = domain.generator.styles(domain.sample_w(OVERLAY_FACES, config.seed + 1))
+    with torch.no_grad():
+        image, features = domain.generator.synthesis(styles)
+    overlay = region_overlay(image, regions.assign(features[layer]))
+    write_atomically(folder / "regions.png", lambda path: Image.fromarray(overlay).save(path, format="PNG"))
+    if domain.name == "drawn":
+        report = regions_against_parts(domain, regions)
+        write_atomically(folder / "regions.json", lambda path: path.write_text(json.dumps(report, indent=1)))
+        parts = ", ".join(f"{part} {value:.2f}" for part, value in report["best_union_iou"].items())
+        print(f"adjusted mutual information {report['adjusted_mutual_information']:.3f}; best union IoU: {parts}")
+    print(f"{config.cluster_num} regions of layer {config.attention_layer} in {folder / 'regions.safetensors'}")
+    return folder / "regions.safetensors"
+
+
+@torch.no_grad()
+def sample_points(domain: Domain, config: ClusterConfig, layer: int) -> torch.Tensor:
+    """(N, D) features of the sampled faces; from each batch an equal random share, so that memory stays small."""
+    from_batch = max(1, 100_000 // config.step)
+    chosen, random = [], np.random.default_rng(config.seed)
+    w = domain.sample_w(config.step * config.batch_size, config.seed)
+    for part in tqdm(w.split(config.batch_size), desc="features"):
+        features = domain.generator.synthesis(domain.generator.styles(part), until=layer).features
+        points = region_points(features[layer], config.position_weight, config.enlarge)
+        rows = np.sort(random.permutation(len(points))[:from_batch])
+        chosen.append(points[torch.from_numpy(rows)].cpu())
+    return torch.cat(chosen)
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

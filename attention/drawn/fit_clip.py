@@ -1,0 +1,147 @@
+"""Train the drawn faces' small CLIP on drawings and phrases.
+
+Several phrases are true of one face, so the loss is not InfoNCE but a sigmoid loss over all face-phrase pairs whose
+truth is known (SigLIP's form). A small CLIP is easily fooled: it sees noise, blur, shifted colours, and faces with
+parts pasted in from other faces, so that it must look at the part that a phrase is about.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from attention.clip_models import TinyCLIP
+from attention.drawn.concepts import CONCEPTS, PART_NAMES, truth_table
+from attention.drawn.faces import PARTS, FaceParams, draw_faces
+
+WORDS_BESIDE = ("and", "a", "the", "with", "of", "face", "person", "wearing", "very")
+# Parts that may be pasted from another face, with the concepts whose truth goes along.
+PASTED = {"hair": ("hair_colour",), "eyes": ("eye_colour",), "lips": ("lipstick",)}
+
+
+@dataclass(frozen=True)
+class ClipFit:
+    """How the shipped CLIP is made."""
+
+    faces: int = 16_000
+    batch_size: int = 96
+    steps: int = 1400
+    rate: float = 2e-3
+    phrases: int = 64       # a step compares every face with this many phrases
+    seed: int = 0
+
+
+def vocabulary() -> list[str]:
+    """All phrases and words that captions and *where* texts use."""
+    phrases = [text for concept in CONCEPTS for text in (concept.phrase, *concept.synonyms)]
+    return phrases + [text for names in PART_NAMES.values() for text in names] + list(WORDS_BESIDE)
+
+
+def sample_phrases(random: np.random.Generator, truths: np.ndarray, count: int) -> tuple[list[str], np.ndarray]:
+    """`count` phrases, a third of them two concepts joined by "and", and their truth (N, count) for the faces."""
+    texts, columns = [], []
+    for i in range(count):
+        first = i % len(CONCEPTS)
+        text, truth = _worded(random, first), truths[:, first]
+        if random.random() < 1 / 3:
+            second = int(random.integers(len(CONCEPTS)))
+            if CONCEPTS[second].field != CONCEPTS[first].field:
+                text, truth = f"{text} and {_worded(random, second)}", truth * truths[:, second]
+        texts.append(text)
+        columns.append(truth)
+    return texts, np.stack(columns, axis=1)
+
+
+def _worded(random: np.random.Generator, index: int) -> str:
+    concept = CONCEPTS[index]
+    return str(random.choice([concept.phrase, concept.phrase, *concept.synonyms]))
+
+
+def augment(images: Tensor, random: torch.Generator) -> Tensor:
+    """Noise, blur, shifted colours and small shifts, (B, 3, H, W) in [-1, 1]; differentiable, one draw a batch entry."""
+    batch = len(images)
+
+    def draw(low: float, high: float, *shape: int) -> Tensor:
+        return torch.empty(batch, *shape, device=images.device).uniform_(low, high, generator=random)
+
+    shift = torch.eye(2, 3, device=images.device).repeat(batch, 1, 1)
+    shift[:, :, 2] = draw(-0.05, 0.05, 2)
+    grid = F.affine_grid(shift, list(images.shape), align_corners=False)
+    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    soft = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
+    softer = F.avg_pool2d(soft, 3, stride=1, padding=1, count_include_pad=False)
+    images = torch.lerp(images, softer, draw(0, 1, 1, 1, 1))
+    images = images * draw(0.88, 1.12, 1, 1, 1) + draw(-0.08, 0.08, 3, 1, 1)
+    noise = torch.randn(images.shape, generator=random, device=images.device)
+    return images + draw(0, 0.12, 1, 1, 1) * noise
+
+
+def _paste_parts(random: np.random.Generator, images: np.ndarray, labels: np.ndarray, truths: np.ndarray) -> None:
+    """In place: a third of the faces get the colour statistics of a part from another face, and its truth."""
+    fields = np.array([concept.field for concept in CONCEPTS])
+    for part, moved in PASTED.items():
+        index = PARTS.index(part)
+        chosen = np.flatnonzero(random.random(len(images)) < 0.2)
+        for target, source in zip(chosen, random.permutation(len(images))[:len(chosen)], strict=True):
+            both = (labels[target] == index) & (labels[source] == index)
+            # Only where the part of the target is nearly covered does the phrase's truth move with the pixels.
+            if both.sum() > 0.9 * (labels[target] == index).sum():
+                images[target][both] = images[source][both]
+                columns = np.isin(fields, moved)
+                truths[target, columns] = truths[source, columns]
+
+
+def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
+    """Train a TinyCLIP on drawings; returns it frozen."""
+    torch.manual_seed(fit.seed)
+    clip = TinyCLIP(vocabulary())
+    params = FaceParams.sample(fit.faces, seed=fit.seed + 10)
+    drawing = draw_faces(params)
+    images, labels = drawing.images[:, ::1], drawing.labels
+    truths = truth_table(params)
+    scale, bias = torch.nn.Parameter(torch.tensor(2.3)), torch.nn.Parameter(torch.tensor(-2.0))
+    optimiser = torch.optim.AdamW([*clip.parameters(), scale, bias], lr=fit.rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, fit.rate, total_steps=fit.steps)
+    noise = torch.Generator().manual_seed(fit.seed)
+    bar = tqdm(range(fit.steps), desc="clip")
+    for step in bar:
+        random = np.random.default_rng([fit.seed, step])
+        rows = random.integers(fit.faces, size=fit.batch_size)
+        pixels, truth = images[rows].copy(), truths[rows].copy()
+        _paste_parts(random, pixels, labels[rows], truth)
+        texts, wanted = sample_phrases(random, truth, fit.phrases)
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
+        batch = augment(F.avg_pool2d(batch, 2), noise)                           # at CLIP's own size
+        seen, said = F.normalize(clip.encode_image(batch), dim=1), F.normalize(clip.encode_text(texts), dim=1)
+        loss = _pair_loss(scale.exp() * seen @ said.T + bias, torch.from_numpy(wanted).float())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 10 == 0:
+            bar.set_postfix(loss=f"{float(loss):.3f}")
+    return clip.freeze()
+
+
+def _pair_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Sigmoid loss over the pairs whose truth is known, true and false ones weighing the same."""
+    loss = 0.0
+    for value, sign in ((1, -1), (0, 1)):
+        chosen = logits[truth == value]
+        loss = loss + F.softplus(sign * chosen).mean()
+    return loss
+
+
+@torch.no_grad()
+def area_under_curve(clip: TinyCLIP, images: Tensor, truths: np.ndarray) -> dict[str, float]:
+    """Phrase -> probability that a face of which it is true scores higher than one of which it is false."""
+    seen = F.normalize(torch.cat([clip.encode_image(part) for part in images.split(64)]), dim=1)
+    said = F.normalize(clip.encode_text([concept.phrase for concept in CONCEPTS]), dim=1)
+    scores, result = (seen @ said.T).numpy(), {}
+    for column, concept in enumerate(CONCEPTS):
+        true, false = scores[truths[:, column] == 1, column], scores[truths[:, column] == 0, column]
+        result[concept.phrase] = float((true[:, None] > false[None]).mean())
+    return result

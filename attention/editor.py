@@ -1,0 +1,110 @@
+"""The method, once: training, evaluation, demo and tests all edit through RegionEditor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attention.generator import Blend, Generator, edited_layers
+from attention.mapper import MAPPERS
+from attention.regions import RegionClusters, pool_by_region
+from attention.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention
+
+
+@dataclass(frozen=True)
+class Source:
+    """Unedited pictures: styles and features by layer, image (B, 3, R, R) in [-1, 1], labels (B, h, w) of regions."""
+
+    styles: list[Tensor]
+    features: list[Tensor]
+    image: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Edited pictures and how they came about; maps are (B, 1, h, w) in [0, 1], h the side of the blend layer."""
+
+    image: Tensor           # (B, 3, R, R), about [-1, 1]
+    raw: Tensor             # attention before regions
+    attention: Tensor       # its mean over every region
+    gated: Tensor           # the same, 0 below the threshold
+    mask: Tensor            # blurred: what blends
+    styles: list[Tensor]    # by layer
+
+
+class RegionEditor(nn.Module):
+    """Edits what a text says, where a text says (paper; method.md section 1).
+
+    Args:
+        generator: frozen.
+        regions: fitted at the blend layer.
+        layer: 0-based index of the conv layer to blend at.
+        text_dim: width of the CLIP embeddings.
+        mapper: a key of MAPPERS.
+        spread, max_change, strength: see StyleMapper.
+    """
+
+    def __init__(self, generator: Generator, regions: RegionClusters, layer: int, text_dim: int, mapper: str = "style",
+                 spread: Sequence[Tensor] | None = None, max_change: float = 30.0, strength: float = 0.1):
+        super().__init__()
+        self.layer, self.regions = layer, regions
+        self.edited = edited_layers(generator.layers, layer)
+        side = generator.layers[layer].resolution
+        self.mapper = MAPPERS[mapper](self.edited, text_dim, strength=strength, spread=spread, max_change=max_change)
+        self.attention = SpatialAttention(generator.layers, generator.channels[4], text_dim, side)
+        # Frozen and saved elsewhere: kept out of this module's parameters and state dict.
+        self._generator = (generator,)
+
+    @property
+    def generator(self) -> Generator:
+        return self._generator[0]
+
+    @torch.no_grad()
+    def source(self, w: Tensor) -> Source:
+        """w (B, style_dim) or w+ (B, n_latent, style_dim) -> the unedited pictures."""
+        styles = self.generator.styles(w)
+        image, features = self.generator.synthesis(styles)
+        return Source(styles, features, image.float(), self.regions.assign(features[self.layer]))
+
+    def attend(self, source: Source, where: Tensor) -> tuple[Tensor, Tensor]:
+        """Where texts (B, D) -> raw attention and its region means, each (B, 1, h, w) in [0, 1]."""
+        raw = self.attention(self.generator.input.input, source.features, where).sigmoid()
+        labels = source.labels.expand(len(raw), -1, -1)
+        return raw, pool_by_region(raw, labels, self.regions.num_regions)
+
+    def forward(self, source: Source, what: Tensor, where: Tensor, strength: float | None = None,
+                threshold: float = THRESHOLD, straight_through: bool = False) -> Edit:
+        """Edit a source; one face may be edited with B texts, or B faces with B texts.
+
+        Args:
+            source: B or 1 pictures.
+            what: (B, D) CLIP embedding of the change.
+            where: (B, D) CLIP embedding of the place.
+            strength: of the change; None takes the mapper's own.
+            threshold: of the gate, see threshold_for.
+            straight_through: keep the gradient below the threshold, for training.
+        """
+        styles = self.mapper(source.styles, what, strength)
+        raw, attention = self.attend(source, where)
+        gated = threshold_attention(attention, threshold, straight_through)
+        return self._blend(source, styles, raw, attention, gated, blur_mask(gated))
+
+    def forward_with_mask(self, source: Source, what: Tensor, mask: Tensor, strength: float | None = None) -> Edit:
+        """Edit inside a given mask (B, 1, h, w) in [0, 1], as it is: no attention, no gate, no blur."""
+        return self._blend(source, self.mapper(source.styles, what, strength), mask, mask, mask, mask)
+
+    def _blend(self, source: Source, styles: list[Tensor], raw: Tensor, attention: Tensor, gated: Tensor,
+               mask: Tensor) -> Edit:
+        image, _ = self.generator.synthesis(styles, blend=Blend(self.layer, mask, source.features))
+        return Edit(image.float(), raw, attention, gated, mask, styles)
+
+
+@torch.no_grad()
+def style_spread(generator: Generator, w: Tensor, layers: int) -> list[Tensor]:
+    """(C_l,) standard deviation over faces w (N, style_dim) of each of the first `layers` styles."""
+    return [style.std(dim=0) for style in generator.styles(w)[:layers]]

@@ -1,0 +1,41 @@
+"""Pictures that people look at: sheets of sources, edits and masks."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+TITLE = 14      # pixels above every column
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) uint8."""
+    return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
+def edit_sheet(source: Tensor, prompts: Sequence[str], edits: Sequence[Tensor], masks: Sequence[Tensor]) -> Image.Image:
+    """One row a face: the source, then for every prompt the edit with its mask beside it.
+
+    Args:
+        source: (N, 3, R, R) in [-1, 1].
+        prompts: P titles.
+        edits: P times (N, 3, R, R).
+        masks: P times (N, 1, h, h) in [0, 1].
+    """
+    side = source.shape[-1]
+    columns, titles = [to_pixels(source)], ["source"]
+    for prompt, edit, mask in zip(prompts, edits, masks, strict=True):
+        grown = F.interpolate(mask.float(), size=(side, side), mode="nearest")
+        columns += [to_pixels(edit), to_pixels(grown.expand(-1, 3, -1, -1) * 2 - 1)[:, ::2, ::2]]
+        titles += [prompt, ""]
+    widths = [column.shape[2] for column in columns]
+    sheet = Image.new("RGB", (sum(widths), TITLE + side * len(source)), "white")
+    draw, x = ImageDraw.Draw(sheet), 0
+    for column, title, width in zip(columns, titles, widths, strict=True):
+        draw.text((x + 2, 1), title, fill="black")
+        for row, picture in enumerate(column):
+            sheet.paste(Image.fromarray(picture), (x, TITLE + row * side))
+        x += width
+    return sheet

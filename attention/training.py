@@ -1,0 +1,220 @@
+"""Training: one loop, one step, the same functions on every domain."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from attention import losses
+from attention.checkpoints import atomic_torch_save, read_safetensors, read_torch_file, write_atomically
+from attention.config import TrainConfig
+from attention.domains import Domain, load_domain
+from attention.editor import Edit, RegionEditor, Source, style_spread
+from attention.errors import UserError
+from attention.generator import edited_layers
+from attention.regions import RegionClusters
+from attention.sheets import edit_sheet
+
+SPREAD_FACES, SHEET_FACES, SHEET_PROMPTS = 512, 4, 16
+LOG_EVERY = 10
+
+
+def build_editor(config: TrainConfig, domain: Domain, regions: RegionClusters) -> RegionEditor:
+    """An untrained editor of a run's configuration, its weights seeded; --max_change 0 leaves styles unbounded."""
+    layer = config.attention_layer - 1
+    regions.check(layer=layer, generator_hash=domain.generator_hash,
+                  channels=domain.generator.layers[layer].out_channels, num_regions=config.cluster_num)
+    count = len(edited_layers(domain.generator.layers, layer))
+    spread = style_spread(domain.generator, domain.sample_w(SPREAD_FACES, config.seed), count)
+    torch.manual_seed(config.seed)
+    editor = RegionEditor(domain.generator, regions, layer, domain.clip.dim, max_change=config.max_change,
+                          spread=spread if config.max_change else None)
+    return editor.to(domain.device)
+
+
+def train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[Tensor], Tensor]) -> Path:
+    """Train mapper and attention and write a run folder.
+
+    Args:
+        config: resolved options.
+        domain: loaded world.
+        perceptual_features: (B, 3, R, R) image in [-1, 1] -> features that the perceptual loss compares.
+    Returns:
+        The run folder: config.json, regions.safetensors, editor.safetensors, state.pt, metrics.jsonl, samples/.
+    """
+    folder = config.run
+    regions = RegionClusters.load(config.cluster_path or folder / "regions.safetensors").to(domain.device)
+    editor = build_editor(config, domain, regions)
+    optimiser = torch.optim.Adam([{"params": editor.mapper.parameters()}, {"params": editor.attention.parameters()}],
+                                 lr=config.lr)
+    start = _resume(config, editor, optimiser) if config.resume else 0
+    _write_json(folder / "config.json", _plain(config))
+    regions.save(folder / "regions.safetensors")
+    log = (folder / "metrics.jsonl").open("a" if start else "w")
+    bar = tqdm(range(start, config.step), desc="training", initial=start, total=config.step)
+    done = start
+    try:
+        for step in bar:
+            values = train_step(config, domain, editor, optimiser, step, perceptual_features)
+            done = step + 1
+            if step % LOG_EVERY == 0 or done == config.step:
+                log.write(json.dumps({"step": step, **values}) + "\n")
+                log.flush()
+                bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()})
+            if done % config.save_intermediate_image_every == 0:
+                _save(config, domain, editor, optimiser, done)
+    finally:
+        # Also on Ctrl-C: the step that was under way has not touched the weights, or has finished doing so.
+        log.close()
+        if done > start:
+            _save(config, domain, editor, optimiser, done)
+    return folder
+
+
+def train_step(config: TrainConfig, domain: Domain, editor: RegionEditor, optimiser: torch.optim.Optimizer, step: int,
+               perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """One step: one source, B prompts, B edits. All its randomness comes from the seed and the step's number."""
+    t = step / config.step
+    random = np.random.default_rng([config.seed, step])
+    noise = torch.Generator(device=domain.device).manual_seed(int(random.integers(2**31)))
+    for group in optimiser.param_groups:
+        group["lr"] = losses.learning_rate(t, config.lr)
+    attention_learns = t >= config.attention_start
+    editor.attention.requires_grad_(attention_learns)
+
+    target, where = conditions(config, domain, random)                   # (B, D) each
+    with torch.autocast(domain.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        source = editor.source(domain.sample_w(1, int(random.integers(2**31))))
+        edit = editor(source, target, where, straight_through=True)
+    terms = loss_terms(config, domain, editor, source, edit, target, noise, perceptual_features)
+    ramps = {"perceptual": losses.ramp(t, losses.PERCEPTUAL_RAMP), "style_delta": 1.0, "clip_contrastive": 1.0}
+    total = sum(ramps.get(name, losses.ramp(t, losses.REGION_RAMP)) * weight * term
+                for name, (weight, term) in terms.items())
+    optimiser.zero_grad(set_to_none=True)
+    total.backward()
+    optimiser.step()
+    return {"total": float(total.detach()), **{name: float(term.detach()) for name, (_, term) in terms.items()},
+            "mask_area": float((edit.gated > 0).float().mean())}
+
+
+def loss_terms(config: TrainConfig, domain: Domain, editor: RegionEditor, source: Source, edit: Edit, target: Tensor,
+               noise: torch.Generator, perceptual_features: Callable[[Tensor], Tensor]) -> dict:
+    """Name -> (weight, value) of every loss term whose weight is not 0 (method.md section 2)."""
+    labels = source.labels.expand(len(edit.image), -1, -1)
+    regions, count = editor.regions.num_regions, len(editor.edited)
+    terms = {
+        "clip_contrastive": (1.0, lambda: _contrastive(config, domain, source, edit, target, noise)),
+        "region_consistency": (config.lambda_ess, lambda: losses.region_consistency(edit.raw, labels, regions)),
+        "attention_budget": (config.lambda_sec, lambda: losses.attention_budget(edit.raw, labels, regions)),
+        "attention_area": (config.lambda_area, lambda: losses.attention_area(edit.attention, allowed=0.0)),
+        "perceptual": (config.lambda_id, lambda: losses.perceptual(perceptual_features(edit.image),
+                                                                   perceptual_features(source.image))),
+        "style_delta": (config.lambda_delta, lambda: losses.style_delta(edit.styles[:count], source.styles[:count])),
+    }
+    return {name: (weight, value()) for name, (weight, value) in terms.items() if weight > 0}
+
+
+def _contrastive(config: TrainConfig, domain: Domain, source: Source, edit: Edit, target: Tensor,
+                 noise: torch.Generator) -> Tensor:
+    pictures = edit.image
+    if domain.entry.views is not None:
+        # The source is seen through the same kind of view as its edits, so that views do not count as edits.
+        pictures = domain.entry.views(torch.cat([edit.image, source.image]), noise)
+    seen = domain.clip.encode_image(pictures)
+    generated = seen[:len(edit.image)]
+    before = domain.clip.encode_image(source.image) if config.relative else None
+    return losses.clip_contrastive(generated, target, config.temperature, before)
+
+
+def conditions(config: TrainConfig, domain: Domain, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+    """What and where of a step, CLIP embeddings (B, D) each: texts, pictures of other faces, or a mix of both."""
+    prompts, entry = domain.entry.prompts, domain.entry
+    chosen = [prompts[i] for i in random.choice(len(prompts), config.batch_size, replace=config.batch_size > len(prompts))]
+    places = [str(random.choice(entry.where_texts(prompt))) if random.random() < config.where_share else prompt
+              for prompt in chosen]
+    with torch.no_grad():
+        target, where = domain.clip.encode_text(chosen), domain.clip.encode_text(places)
+        if config.target != "text":
+            w = domain.sample_w(config.batch_size, int(random.integers(2**31)))
+            pictures = domain.clip.encode_image(domain.generator.synthesis(domain.generator.styles(w)).image)
+            by_picture = torch.from_numpy(random.random(config.batch_size) < (1.0 if config.target == "image" else 0.5))
+            target = torch.where(by_picture.to(domain.device)[:, None], pictures, target)
+    return target, where
+
+
+def sample_sheet(domain: Domain, editor: RegionEditor, seed: int):
+    """Picture of a few unseen faces under the domain's first prompts: source, then edit and mask for every prompt."""
+    prompts = domain.entry.prompts[::max(1, len(domain.entry.prompts) // SHEET_PROMPTS)][:SHEET_PROMPTS]
+    with torch.no_grad():
+        source = editor.source(domain.sample_w(SHEET_FACES, seed))
+        text = domain.clip.encode_text(list(prompts))
+        edits = [editor(source, row.expand(SHEET_FACES, -1), row.expand(SHEET_FACES, -1)) for row in text]
+    return edit_sheet(source.image, prompts, [edit.image for edit in edits], [edit.mask for edit in edits])
+
+
+def save_editor(editor: RegionEditor, config: TrainConfig, domain: Domain, path: Path) -> None:
+    """Write mapper and attention with all that is needed to rebuild them, as safetensors."""
+    metadata = {"kind": "where2edit editor", "config": json.dumps(_plain(config)),
+                "generator_hash": domain.generator_hash, "regions": json.dumps(editor.regions.metadata)}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in editor.state_dict().items()}
+    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def load_editor(folder: Path, device: str = "cpu") -> tuple[RegionEditor, Domain, TrainConfig]:
+    """Rebuild the editor of a run folder, frozen, with its domain and configuration.
+
+    Raises:
+        UserError: the folder has no whole editor, or its generator is not the one that the editor was trained on.
+    """
+    path = Path(folder) / "editor.safetensors"
+    tensors, metadata = read_safetensors(path, "where2edit editor", "python -m attention.run_attention")
+    given = json.loads(metadata["config"])
+    given = {name: Path(value) if name in ("run", "ckpt", "cluster_path") and value else value
+             for name, value in given.items()}
+    config = TrainConfig(**given)
+    domain = load_domain(config.domain, config.ckpt, device)
+    if metadata["generator_hash"] != domain.generator_hash:
+        raise UserError(f"{path} was trained on the generator {metadata['generator_hash']}, but {config.domain} has "
+                        f"{domain.generator_hash}; train it again: python -m attention.run_attention")
+    regions = RegionClusters.from_metadata(tensors["regions.centroids"], json.loads(metadata["regions"]), path)
+    editor = build_editor(config, domain, regions.to(domain.device))
+    editor.load_state_dict(tensors)
+    return editor.requires_grad_(False).eval(), domain, config
+
+
+def _save(config: TrainConfig, domain: Domain, editor: RegionEditor, optimiser: torch.optim.Optimizer, step: int) -> None:
+    save_editor(editor, config, domain, config.run / "editor.safetensors")
+    atomic_torch_save({"editor": editor.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
+                       "config": _plain(config)}, config.run / "state.pt")
+    sheet = sample_sheet(domain, editor, config.seed + 1_000_003)
+    write_atomically(config.run / "samples" / f"{step:06d}.png", lambda path: sheet.save(path, format="PNG"))
+
+
+def _resume(config: TrainConfig, editor: RegionEditor, optimiser: torch.optim.Optimizer) -> int:
+    path = config.run / "state.pt"
+    state = read_torch_file(path)
+    if missing := {"editor", "optimiser", "step", "config"} - set(state):
+        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: it is not a training state; start without --resume")
+    ignored = {"run", "resume", "device", "cluster_path", "save_intermediate_image_every"}
+    wanted, found = _plain(config), state["config"]
+    differs = [f"--{name} {found.get(name)} there, {value} here" for name, value in wanted.items()
+               if name not in ignored and found.get(name) != value]
+    if differs:
+        raise UserError(f"{path} was made with other options: {'; '.join(differs)}; use the same, or another --run")
+    editor.load_state_dict(state["editor"])
+    optimiser.load_state_dict(state["optimiser"])
+    return state["step"]
+
+
+def _plain(config) -> dict:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
+
+
+def _write_json(path: Path, content: dict) -> None:
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1)))

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# The test suite and the style check; makes its own virtual environment if none is active.
+#     bash tests/run.sh                      everything
+#     bash tests/run.sh tests/test_ops.py    arguments go to pytest (paths from the repository root)
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/../.ci/environment.sh"
+
+style=0
+ruff check || style=$?
+python -m pytest "$@"                      # last, so that its closing line is the last line; a failure ends here
+exit "$style"

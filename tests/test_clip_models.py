@@ -1,0 +1,232 @@
+"""CLIP: the fixed map to its input, parity with OpenAI's model and tokenizer, the small CLIP and its files."""
+
+import warnings
+
+import open_clip
+import pytest
+import torch
+from conftest import assert_close_to_max
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from safetensors.torch import save_file
+
+from attention.clip_models import CLIP_MODELS
+from attention.clip_models.base import TextImageModel, preprocess
+from attention.clip_models.released import OpenClip, load_clip
+from attention.clip_models.tiny import TinyCLIP, WordTokenizer
+from attention.errors import UserError
+
+WORDS = ("blonde hair", "blue eyes", "big nose")
+SMALL = dict(dim=16, image_size=32, width=8, text_width=16, text_heads=2, text_layers=1, context_length=8)
+
+
+def tiny() -> TinyCLIP:
+    torch.manual_seed(0)
+    return TinyCLIP(WORDS, **SMALL)
+
+
+@pytest.fixture(scope="module")
+def openai(golden):
+    """OpenAI's CLIP at the golden file's sizes, from open_clip's own classes, and the arrays."""
+    data = golden("clip_tiny")
+    size = {name.removeprefix("config/"): int(value) for name, value in data.items() if name.startswith("config/")}
+    model = CLIP(size["embed_dim"],
+                 CLIPVisionCfg(layers=size["vision_layers"], width=size["vision_width"], head_width=64,
+                               patch_size=size["vision_patch_size"], image_size=size["image_resolution"]),
+                 CLIPTextCfg(context_length=size["context_length"], vocab_size=size["vocab_size"],
+                             width=size["transformer_width"], heads=size["transformer_heads"],
+                             layers=size["transformer_layers"]), quick_gelu=True)
+    model.load_state_dict({name.removeprefix("sd/"): value.float() for name, value in data.items()
+                           if name.startswith("sd/")})
+    return OpenClip(model, tokenize=lambda texts, context_length: data["tokens"][:len(texts)].long()), data
+
+
+# --- the map to CLIP's input
+
+@pytest.mark.parametrize("side", (32, 64, 256))
+def test_preprocess_is_the_released_map_forward_and_backward(side, golden):
+    data = golden("clip_pre")
+    x = data[f"s{side}/x"].requires_grad_()
+    y = preprocess(x, 224)
+    y.backward(data[f"s{side}/grad_y"])
+    assert_close_to_max(y, data[f"s{side}/y"], 2e-5)
+    assert_close_to_max(x.grad, data[f"s{side}/grad_x"], 1e-4)
+
+
+@pytest.mark.parametrize("size, side", [(128, 64), (48, 64), (100, 32), (7, 5)])
+def test_preprocess_keeps_a_flat_picture_and_the_mean_of_any(size, side):
+    flat, image = torch.full((1, 3, size, size), 0.3), torch.randn(2, 3, size, size)
+    torch.testing.assert_close(preprocess(flat, side), torch.full((1, 3, side, side), 0.3))
+    torch.testing.assert_close(preprocess(image, side).mean((2, 3)), image.mean((2, 3)), atol=1e-5, rtol=0)
+
+
+def test_preprocess_leaves_pictures_of_the_right_size_alone():
+    image = torch.randn(1, 3, 32, 32)
+    assert torch.equal(preprocess(image, 32), image)
+
+
+def test_preprocess_is_not_rounded_under_autocast():
+    image = torch.randn(1, 3, 64, 64)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rounded = preprocess(image, 32)
+    assert torch.equal(rounded, preprocess(image, 32))
+
+
+def test_preprocess_first_used_in_inference_mode_can_be_trained_through_later():
+    with torch.inference_mode():
+        preprocess(torch.randn(1, 3, 37, 37), 19)
+    image = torch.randn(1, 3, 37, 37, requires_grad=True)
+    preprocess(image, 19).sum().backward()
+    assert image.grad is not None
+
+
+def test_preprocess_refuses_pictures_that_are_not_square():
+    with pytest.raises(ValueError, match=r"64x32.*crop"):
+        preprocess(torch.zeros(1, 3, 64, 32), 32)
+
+
+# --- OpenAI's CLIP
+
+def test_image_features_and_their_gradient_are_openais(openai):
+    clip, data = openai
+    image = data["image"].clone().requires_grad_()
+    features = clip.encode_image(image)
+    (features * data["image_features_weight"]).sum().backward()
+    assert_close_to_max(features, data["image_features"], 2e-5)
+    assert_close_to_max(image.grad, data["grad_image"], 1e-4)
+
+
+def test_text_features_are_openais(openai):
+    clip, data = openai
+    assert_close_to_max(clip.encode_text(["", "", ""]), data["text_features"], 2e-5)
+
+
+def test_logits_are_openais(openai):
+    clip, data = openai
+    image, text = (torch.nn.functional.normalize(features, dim=1)
+                   for features in (clip.encode_image(data["image"]), clip.encode_text(["", ""])))
+    assert_close_to_max(clip.model.logit_scale.exp() * image @ text.T, data["logits_per_image"], 2e-5)
+
+
+def test_tokens_are_openais(golden):
+    data = golden("tokens")
+    texts = [text.decode("utf-8") for text in data["texts"].tolist()]
+    assert torch.equal(open_clip.tokenize(texts), data["tokens"].long())
+
+
+def test_a_released_file_gives_the_model_that_it_holds(openai, tmp_path):
+    """Only pictures: OpenAI's files imply heads 64 wide, but the golden text side has two in a width of 64."""
+    clip, data = openai
+    torch.save({name.removeprefix("sd/"): value.half() for name, value in data.items() if name.startswith("sd/")},
+               tmp_path / "clip.pt")
+    loaded = load_clip(tmp_path / "clip.pt")
+    assert (loaded.dim, loaded.image_size) == (clip.dim, clip.image_size)
+    assert_close_to_max(loaded.encode_image(data["image"]), data["image_features"], 2e-5)
+
+
+@pytest.mark.parametrize("name, words", [("none.pt", "not a file"), ("runs/x", "not a file"),
+                                         ("ViT-Z-99", "nor a CLIP")])
+def test_a_missing_released_clip_is_named(name, words):
+    with pytest.raises(UserError, match=words) as error:
+        load_clip(name)
+    assert name in str(error.value)
+
+
+@pytest.mark.parametrize("content, words", [(b"", "cut short"), (b"PK\x03\x04 cut", "cut short")])
+def test_a_damaged_released_clip_is_refused(content, words, tmp_path):
+    (tmp_path / "ViT-B-32.pt").write_bytes(content)
+    with pytest.raises(UserError, match=words):
+        load_clip(tmp_path / "ViT-B-32.pt")
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    torch.save({"conv.weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(UserError, match="does not hold OpenAI CLIP weights"):
+        load_clip(tmp_path / "other.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
+def test_an_unknown_program_is_not_run(tmp_path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "ViT-B-32.pt"))
+    with pytest.raises(UserError, match=r"program.*trust=True"):
+        load_clip(tmp_path / "ViT-B-32.pt")
+
+
+# --- one contract for all
+
+@pytest.mark.parametrize("kind", CLIP_MODELS)
+def test_every_clip_keeps_the_protocol(kind, request, tmp_path):
+    if kind == "tiny":
+        tiny().save(tmp_path / "clip.safetensors")
+        clip = CLIP_MODELS[kind](tmp_path / "clip.safetensors")
+    else:
+        clip = request.getfixturevalue("openai")[0]
+    assert isinstance(clip, TextImageModel)
+    images = torch.randn(2, 3, 64, 64, requires_grad=True)
+    embeddings = clip.encode_image(images)
+    embeddings.sum().backward()
+    assert images.grad.abs().sum() > 0
+    assert embeddings.shape == clip.encode_text(["blue eyes", "hair"]).shape == (2, clip.dim)
+    assert embeddings.dtype == torch.float32
+    assert not any(weight.requires_grad for weight in clip.parameters())
+    assert not any(module.training for module in clip.train().modules())
+
+
+# --- the small CLIP
+
+def test_words_are_numbered_between_start_and_end():
+    tokenizer = WordTokenizer(WORDS, context_length=6)          # blonde 3, hair 4, blue 5, eyes 6, big 7, nose 8
+    assert tokenizer(["Blue, HAIR!"]).tolist() == [[1, 5, 4, 9, 0, 0]]
+    assert tokenizer(["green hair"]).tolist() == [[1, 2, 4, 9, 0, 0]]
+
+
+def test_a_text_that_is_too_long_still_ends_with_the_end():
+    tokenizer = WordTokenizer(WORDS, context_length=4)
+    assert tokenizer(["big blue nose hair"]).tolist() == [[1, 7, 5, 9]]
+
+
+def test_unknown_words_are_named_once_each():
+    assert WordTokenizer(WORDS).unknown("green hair, Green purple eyes") == ["green", "purple"]
+
+
+def test_an_unknown_word_is_warned_of_once():
+    clip = tiny()
+    with pytest.warns(UserWarning, match="'green'"):
+        clip.encode_text(["green eyes"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        clip.encode_text(["green hair"])
+
+
+def test_a_saved_clip_comes_back_frozen_and_equal(tmp_path):
+    clip = tiny().freeze()
+    clip.save(tmp_path / "clip.safetensors")
+    loaded, image = TinyCLIP.load(tmp_path / "clip.safetensors"), torch.randn(1, 3, 32, 32)
+    assert loaded.frozen and loaded.tokenizer.words == clip.tokenizer.words
+    assert torch.equal(loaded.encode_image(image), clip.encode_image(image))
+    assert torch.equal(loaded.encode_text(["big nose"]), clip.encode_text(["big nose"]))
+
+
+def test_a_failed_save_leaves_nothing_behind(tmp_path):
+    (tmp_path / "clip.safetensors").mkdir()
+    with pytest.raises(OSError):
+        tiny().save(tmp_path / "clip.safetensors")
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.safetensors"]
+
+
+def test_a_missing_small_clip_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"clip\.safetensors is not a file.*attention\.drawn\.build"):
+        TinyCLIP.load(tmp_path / "clip.safetensors")
+
+
+def test_a_small_clip_that_was_cut_short_is_refused(tmp_path):
+    path = tmp_path / "clip.safetensors"
+    tiny().save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(UserError, match="not a complete safetensors file"):
+        TinyCLIP.load(path)
+
+
+def test_another_safetensors_file_is_refused(tmp_path):
+    save_file({"x": torch.zeros(1)}, tmp_path / "clip.safetensors")
+    with pytest.raises(UserError, match="marked None"):
+        TinyCLIP.load(tmp_path / "clip.safetensors")

@@ -1,0 +1,208 @@
+"""Promises of the drawn faces: exact masks, true captions, a smooth rule from z, and a reader that can be trusted."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from attention.drawn.concepts import BY_PHRASE, CONCEPTS, EDIT_PROMPTS, OPTIONS, PART_NAMES, captions, truth_table
+from attention.drawn.faces import PARTS, SIZE, FaceParams, draw_faces, landmarks
+from attention.drawn.fit_generator import to_image
+from attention.drawn.reader import AttributeReader, ReaderFit, accuracy, augment, fit_reader, seen_in
+from attention.errors import UserError
+
+SHIPPED_READER = Path(__file__).parents[1] / "pretrained_models/drawn/reader.safetensors"
+# The labels that a change of a part may touch: the part, and what hangs from it or is painted in its colour.
+TOUCHES = {"skin": ("skin", "nose", "ears", "neck", "lips", "mouth", "eyes"), "lips": ("lips", "mouth"),
+           "mouth": ("lips", "mouth"), "ears": ("ears", "earrings")}
+# Pixels beyond the mask within which a change must stay: one for anti-aliasing, more where the paint fades out softly.
+SOFT_EDGE = {"cheeks": 2, "jaw": 3}
+# A mask holds what covers over half a pixel. Slivers thinner than that (mouth corners, hair behind an earring) may add
+# this share of the change, and reach this far.
+SLIVERS, SLIVER_REACH = 0.02, 8
+PRESENCES = ("beard", "rosy_cheeks", "earrings", "glasses")
+LOCAL = [concept for concept in CONCEPTS if concept.field not in ("face_width", "face_height")]
+
+
+@pytest.fixture(scope="module")
+def faces() -> FaceParams:
+    """24 faces whose attributes are wholly there or absent: a half transparent part lets others shine through."""
+    params = FaceParams.sample(24, seed=5)
+    return replace(params, **{name: np.round(getattr(params, name)) for name in PRESENCES})
+
+
+@pytest.fixture(scope="module")
+def drawing(faces):
+    return draw_faces(faces)
+
+
+def grow(mask: np.ndarray, pixels: int) -> np.ndarray:
+    grown = F.max_pool2d(torch.from_numpy(mask).float(), 2 * pixels + 1, stride=1, padding=pixels)
+    return grown.numpy() > 0
+
+
+def allowed(drawing, part: str) -> np.ndarray:
+    return np.logical_or.reduce([drawing.mask(name) for name in TOUCHES.get(part, (part,))])
+
+
+# --- the renderer
+
+def test_same_seed_gives_same_faces():
+    one, same, other = (draw_faces(FaceParams.sample(6, seed)) for seed in (1, 1, 2))
+    assert np.array_equal(one.images, same.images) and np.array_equal(one.labels, same.labels)
+    assert not np.array_equal(one.images, other.images)
+
+
+def test_a_face_does_not_depend_on_its_neighbours(faces, drawing):
+    alone = draw_faces(faces.take(slice(7, 8)), chunk=1)
+    assert np.array_equal(alone.images[0], drawing.images[7]) and np.array_equal(alone.labels[0], drawing.labels[7])
+
+
+def test_labels_and_areas_fit_the_picture(drawing):
+    assert drawing.images.shape == (24, SIZE, SIZE, 3) and drawing.images.dtype == np.uint8
+    assert drawing.labels.shape == (24, SIZE, SIZE) and drawing.labels.max() < len(PARTS)
+    always = ("background", "skin", "nose", "eyes", "brows", "lips", "hair", "neck", "cloth", "cheeks", "jaw")
+    assert all(drawing.mask(part).any(axis=(1, 2)).all() for part in always)
+
+
+@pytest.mark.parametrize("part", ["glasses", "earrings"])
+def test_a_thing_worn_is_labelled_only_where_it_is_worn(part, faces, drawing):
+    worn = drawing.mask(part).any(axis=(1, 2))
+    assert np.array_equal(worn, getattr(faces, part) == 1)
+
+
+@pytest.mark.parametrize("concept", LOCAL, ids=lambda concept: concept.phrase)
+def test_a_concept_changes_only_its_part(concept, faces, drawing):
+    after = draw_faces(concept.apply(faces))
+    change = np.abs(after.images.astype(int) - drawing.images).sum(axis=3)
+    part = allowed(drawing, concept.part) | allowed(after, concept.part)
+    outside = change * ~grow(part, SOFT_EDGE.get(concept.part, 1))
+    assert 0 < change.sum() and outside.sum() <= SLIVERS * change.sum()
+    assert not change[~grow(part, SLIVER_REACH)].any()
+
+
+def test_face_shape_leaves_the_background_far_from_the_head_alone(faces, drawing):
+    after = draw_faces(BY_PHRASE["a wide face"].apply(faces))
+    changed = (after.images != drawing.images).any(axis=3)
+    ground = drawing.mask("background") & after.mask("background")
+    assert not (changed & ~grow(~ground, 1)).any()
+
+
+def test_landmarks_lie_in_their_parts(faces):
+    bare = replace(faces, glasses=np.zeros(24, np.float32), eye_opening=np.full(24, 0.8, np.float32),
+                   mouth_open=np.full(24, 0.8, np.float32))
+    points, labels = landmarks(bare), draw_faces(bare).labels
+    for name, part in (("left_eye", "eyes"), ("right_eye", "eyes"), ("nose", "nose")):
+        columns, rows = ((points[name] + 1) / 2 * SIZE).astype(int).T
+        assert (labels[np.arange(24), rows, columns] == PARTS.index(part)).all(), name
+    lips = grow(labels == PARTS.index("lips"), 3)           # a corner is where the lips end
+    for name in ("left_mouth", "right_mouth"):
+        columns, rows = ((points[name] + 1) / 2 * SIZE).astype(int).T
+        assert np.abs(points[name]).max() < 1 and lips[np.arange(24), rows].any(axis=1).all(), name
+
+
+def test_from_z_is_deterministic_and_smooth():
+    z = np.random.default_rng(3).standard_normal((64, 64))
+    step = 1e-3 * np.random.default_rng(4).standard_normal(z.shape)
+    before, again, near = (FaceParams.from_z(value).as_matrix() for value in (z, z.copy(), z + step))
+    assert np.array_equal(before, again)
+    assert 0 < np.abs(near - before).max() < 0.02           # the steepest slope is 6 / 4 a category and a z of norm 8
+    assert before.min() >= 0 and before.max() <= 1
+    np.testing.assert_allclose(FaceParams.from_z(3 * z).as_matrix(), before, atol=1e-5)     # the length does not count
+
+
+# --- concepts and captions
+
+@pytest.mark.parametrize("concept", CONCEPTS, ids=lambda concept: concept.phrase)
+def test_apply_makes_true_and_changes_one_field(concept, faces):
+    after = concept.apply(faces)
+    assert (concept.truth(after) == 1).all() and seen_in(concept, after).all()
+    assert all(np.array_equal(getattr(after, name), getattr(faces, name))
+               for name in FaceParams.widths() if name != concept.field)
+
+
+def test_truth_and_seen_in_agree_on_plain_cases(faces):
+    for concept in CONCEPTS:
+        truth, seen = concept.truth(faces), seen_in(concept, faces)
+        assert seen[truth == 1].all() and not seen[truth == 0].any()
+
+
+def test_captions_say_only_true_things(faces):
+    meaning = {words: i for i, concept in enumerate(CONCEPTS) for words in (concept.phrase, *concept.synonyms)}
+    truths = truth_table(faces)
+    for truth, lines in zip(truths, captions(faces, seed=1), strict=True):
+        assert len(lines) == 10
+        for line in lines:
+            assert line.endswith(".")
+            said = line[:-1].replace(", and ", ", ").split(", ")
+            assert all(truth[meaning[words]] == 1 for words in said), line
+    assert captions(faces, seed=1) == captions(faces, seed=1)
+
+
+def test_every_concept_has_a_part_that_can_be_named(drawing):
+    assert len(EDIT_PROMPTS) >= 24
+    for concept in CONCEPTS:
+        assert concept.part in PART_NAMES and drawing.mask(concept.part).shape == drawing.labels.shape
+        assert concept.option is None or concept.option in OPTIONS[concept.field]
+
+
+# --- the attribute reader
+
+@pytest.fixture
+def tiny_reader() -> AttributeReader:
+    torch.manual_seed(0)
+    return AttributeReader(widths=(4, 4, 4, 4), squeeze=2, hidden=8).eval()
+
+
+def test_reader_gives_faces_of_any_size(tiny_reader):
+    for side in (64, 128, 192):
+        params = tiny_reader.read(torch.zeros(3, 3, side, side))
+        assert truth_table(params).shape == (3, len(CONCEPTS))
+        np.testing.assert_allclose(params.hair_colour.sum(axis=1), 1, atol=1e-5)
+        assert tiny_reader.holds(CONCEPTS[0], torch.zeros(3, 3, side, side)).shape == (3,)
+
+
+def test_reader_file_gives_the_same_reader(tiny_reader, tmp_path):
+    path, images = tmp_path / "reader.safetensors", torch.rand(2, 3, SIZE, SIZE) * 2 - 1
+    tiny_reader.accuracies = {"drawings": {"glasses": 0.5}}
+    tiny_reader.save(path)
+    loaded = AttributeReader.load(path)
+    assert loaded.accuracies == tiny_reader.accuracies and not loaded.training
+    assert np.array_equal(loaded.read(images).as_matrix(), tiny_reader.read(images).as_matrix())
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+
+
+def test_reader_refuses_missing_cut_and_foreign_files(tiny_reader, tmp_path):
+    whole, cut, foreign = (tmp_path / name for name in ("whole", "cut", "foreign"))
+    tiny_reader.save(whole)
+    cut.write_bytes(whole.read_bytes()[:-50])
+    save_file({"weight": torch.zeros(1)}, foreign)
+    for path in (tmp_path / "missing", cut, foreign):
+        with pytest.raises(UserError, match=path.name):
+            AttributeReader.load(path)
+
+
+def test_augmented_pictures_keep_range_and_shift():
+    images = to_image(draw_faces(FaceParams.sample(4, seed=8)).images)
+    made, shift = augment(images, torch.Generator().manual_seed(0))
+    assert made.shape == images.shape and made.abs().max() <= 1 and shift.abs().max() <= 3
+    for picture, source, (dx, dy) in zip(made, images, shift.int().tolist(), strict=True):
+        inner = torch.roll(source, (dy, dx), dims=(1, 2))[:, 8:-8, 8:-8]
+        assert (picture[:, 8:-8, 8:-8] - inner).abs().mean() < 0.15
+
+
+def test_fit_runs_and_is_reproducible():
+    fit = ReaderFit(faces=16, steps=2, batch=4)
+    one, same = (fit_reader(fit).state_dict() for _ in range(2))
+    assert all(torch.equal(one[name], same[name]) for name in one)
+
+
+@pytest.mark.skipif(not SHIPPED_READER.exists(), reason="no shipped reader: python -m attention.drawn.build")
+def test_shipped_reader_reads_unseen_drawings():
+    params = FaceParams.sample(64, seed=321)
+    scores = accuracy(AttributeReader.load(SHIPPED_READER), to_image(draw_faces(params).images), params)
+    assert np.mean(list(scores.values())) > 0.9

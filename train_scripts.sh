@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The main job: regions, training, evaluation; makes its own virtual environment if none is active.
+#     bash train_scripts.sh                       drawn faces, on a CPU, nothing to download -> runs/drawn
+#     bash train_scripts.sh drawn --seed 1        arguments after the first go to attention.run_attention
+#     bash train_scripts.sh ffhq                  real faces, one GPU, published settings    -> runs/ffhq
+set -euo pipefail
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+
+domain="${1:-drawn}"
+shift || true                                     # with no argument there is nothing to shift
+
+need() {                                          # need FILE ADDRESS: name the file if it is not there
+    [[ -s "$here/pretrained_models/$1" ]] && return
+    echo "pretrained_models/$1 is missing: get it from $2 (more in pretrained_models/README.md)" >&2
+    complete=no
+}
+
+settings=()                                       # of both steps; drawn faces take theirs from attention/domains.py
+case "$domain" in
+    drawn) ;;
+    ffhq)
+        complete=yes
+        need stylegan2-ffhq-config-f.pt "https://drive.google.com/file/d/1EM87UquaoQmk17Q8d5kYIAHqu0dkYqdT"
+        need ViT-B-32.pt "https://openaipublic.azureedge.net/clip/models/40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt"
+        [[ $complete == yes ]] || exit 2
+        # The published layer and number of regions. The rest of the published settings are the general defaults
+        # (attention/config.py), and the size of 1024 px is read from the weights. The published run gave 8 GPUs one
+        # prompt each; here one GPU has a batch of 8.
+        settings=(--attention_layer 13 --cluster_num 20 --device cuda)
+        ;;
+    *)
+        echo "train_scripts.sh knows drawn (the default) and ffhq, not '$domain'" >&2
+        exit 2
+        ;;
+esac
+
+source "$here/.ci/environment.sh"                 # from here on, paths count from the repository root
+run="runs/$domain"
+# ${settings[@]+...}: bash before 4.4 takes an empty array for an unset one.
+settings=(--domain "$domain" --run "$run" ${settings[@]+"${settings[@]}"})
+python -m attention.clustering_feature "${settings[@]}"
+python -m attention.run_attention "${settings[@]}" --cluster_path "$run/regions.safetensors" "$@"
+if [[ $domain == drawn ]]; then                   # the measures need faces whose true parts are known
+    python -m attention.evaluate --run "$run"
+fi

@@ -22,6 +22,7 @@ case "$domain" in
         complete=yes
         need stylegan2-ffhq-config-f.pt "https://drive.google.com/file/d/1EM87UquaoQmk17Q8d5kYIAHqu0dkYqdT"
         need ViT-B-32.pt "https://openaipublic.azureedge.net/clip/models/40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt"
+        need vgg16-397923af.pth "https://download.pytorch.org/models/vgg16-397923af.pth"
         [[ $complete == yes ]] || exit 2
         # The published layer and number of regions. The rest of the published settings are the general defaults
         # (attention/config.py), and the size of 1024 px is read from the weights. The published run gave 8 GPUs one

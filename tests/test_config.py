@@ -115,6 +115,11 @@ def test_values_of_layers_keep_the_bounds_too():
         resolve(parse(), {"attention_layer": 0})
 
 
-def test_nan_is_outside_all_bounds():
-    with pytest.raises(UserError, match="--lr is nan"):
-        check_config(Example(Path("a"), lr=float("nan")))
+@pytest.mark.parametrize("bound", ("min", "max"))
+def test_nan_is_outside_every_bound(bound):
+    @dataclass
+    class Bounded:
+        weight: float = field(default=float("nan"), metadata={bound: 0})
+
+    with pytest.raises(UserError, match="--weight is nan"):
+        check_config(Bounded())

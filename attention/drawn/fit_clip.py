@@ -27,9 +27,10 @@ class ClipFit:
     """How the shipped CLIP is made."""
 
     faces: int = 16_000
-    batch_size: int = 96
-    steps: int = 1400
-    rate: float = 2e-3
+    batch_size: int = 64
+    steps: int = 1200
+    rate: float = 3e-3
+    readout_weight: float = 20.0        # of the attributes' linear read-out, which teaches small parts much sooner
     phrases: int = 64       # a step compares every face with this many phrases
     seed: int = 0
 
@@ -79,12 +80,13 @@ def augment(images: Tensor, random: torch.Generator) -> Tensor:
     return images + draw(0, 0.12, 1, 1, 1) * noise
 
 
-def _paste_parts(random: np.random.Generator, images: np.ndarray, labels: np.ndarray, truths: np.ndarray) -> None:
-    """In place: a third of the faces get the colour statistics of a part from another face, and its truth."""
+def _paste_parts(random: np.random.Generator, images: np.ndarray, labels: np.ndarray, truths: np.ndarray) -> np.ndarray:
+    """In place: some faces get the pixels of a part from another face, and its truth; returns (N,) which did not."""
+    untouched = np.ones(len(images), bool)
     fields = np.array([concept.field for concept in CONCEPTS])
     for part, moved in PASTED.items():
         index = PARTS.index(part)
-        chosen = np.flatnonzero(random.random(len(images)) < 0.2)
+        chosen = np.flatnonzero(random.random(len(images)) < 0.1)
         for target, source in zip(chosen, random.permutation(len(images))[:len(chosen)], strict=True):
             both = (labels[target] == index) & (labels[source] == index)
             # Only where the part of the target is nearly covered does the phrase's truth move with the pixels.
@@ -92,6 +94,8 @@ def _paste_parts(random: np.random.Generator, images: np.ndarray, labels: np.nda
                 images[target][both] = images[source][both]
                 columns = np.isin(fields, moved)
                 truths[target, columns] = truths[source, columns]
+                untouched[target] = False
+    return untouched
 
 
 def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
@@ -100,10 +104,12 @@ def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
     clip = TinyCLIP(vocabulary())
     params = FaceParams.sample(fit.faces, seed=fit.seed + 10)
     drawing = draw_faces(params)
-    images, labels = drawing.images[:, ::1], drawing.labels
+    images, labels = drawing.images, drawing.labels
+    numbers = torch.from_numpy(params.as_matrix()).float()
+    readout = torch.nn.Linear(clip.dim, numbers.shape[1])
     truths = truth_table(params)
     scale, bias = torch.nn.Parameter(torch.tensor(2.3)), torch.nn.Parameter(torch.tensor(-2.0))
-    optimiser = torch.optim.AdamW([*clip.parameters(), scale, bias], lr=fit.rate, weight_decay=0.02)
+    optimiser = torch.optim.AdamW([*clip.parameters(), *readout.parameters(), scale, bias], lr=fit.rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, fit.rate, total_steps=fit.steps)
     noise = torch.Generator().manual_seed(fit.seed)
     bar = tqdm(range(fit.steps), desc="clip")
@@ -111,18 +117,20 @@ def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
         random = np.random.default_rng([fit.seed, step])
         rows = random.integers(fit.faces, size=fit.batch_size)
         pixels, truth = images[rows].copy(), truths[rows].copy()
-        _paste_parts(random, pixels, labels[rows], truth)
+        untouched = _paste_parts(random, pixels, labels[rows], truth)
         texts, wanted = sample_phrases(random, truth, fit.phrases)
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
-        batch = augment(F.avg_pool2d(batch, 2), noise)                           # at CLIP's own size
-        seen, said = F.normalize(clip.encode_image(batch), dim=1), F.normalize(clip.encode_text(texts), dim=1)
+        embedded = clip.encode_image(augment(batch, noise))
+        seen, said = F.normalize(embedded, dim=1), F.normalize(clip.encode_text(texts), dim=1)
         loss = _pair_loss(scale.exp() * seen @ said.T + bias, torch.from_numpy(wanted).float())
+        error = (readout(embedded) - numbers[rows]).square()
+        loss = loss + fit.readout_weight * error[torch.from_numpy(untouched)].mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
         if step % 10 == 0:
-            bar.set_postfix(loss=f"{float(loss):.3f}")
+            bar.set_postfix(loss=f"{float(loss):.3f}", error=f"{float(error.mean()):.4f}")
     return clip.freeze()
 
 

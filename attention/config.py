@@ -147,7 +147,7 @@ def _unknown_flag(word: str, flags: list[str]) -> str:
     return f"{word} is not a flag here; " + (f"did you mean {close[0]}?" if close else "see --help for the flags")
 
 
-def option(default: Any, help: str, **rule: Any) -> Any:        # noqa: A002 (the word that argparse uses)
+def option(default: Any, help: str, **rule: Any) -> Any:
     """A field with its flag's help and bounds."""
     return dataclasses.field(default=default, metadata={"help": help, **rule})
 
@@ -194,7 +194,7 @@ class TrainConfig:
     lambda_area: float | None = option(None, "weight of the attention's area", min=0)
     lambda_id: float | None = option(None, "weight of the perceptual loss", min=0)
     lambda_delta: float | None = option(None, "weight of the style change", min=0)
-    max_change: float | None = option(None, "bound on a style's change at strength 1, in standard deviations", min=0)
+    max_change: float | None = option(None, "bound on a style's change at strength 1, in spreads; 0: none", min=0)
     precision: str | None = option(None, "of synthesis in training", choices=("fp32", "bf16"))
     save_intermediate_image_every: int | None = option(None, "steps between sample sheets and checkpoints", min=1)
     resume: bool = option(False, "go on from the run folder's last checkpoint")
@@ -204,7 +204,7 @@ class TrainConfig:
 
 GENERAL = dict(attention_layer=13, cluster_num=20, position_weight=1.0, step=10_000, batch_size=8, lr=0.01,
                target="text", attention_start=0.15, where_share=0.3, temperature=0.01, relative=False, lambda_ess=0.03,
-               lambda_sec=0.01, lambda_area=0.0, lambda_id=0.1, lambda_delta=0.03, max_change=30.0, precision="fp32",
+               lambda_sec=0.01, lambda_area=0.0, lambda_id=0.1, lambda_delta=0.03, max_change=0.0, precision="fp32",
                save_intermediate_image_every=500)
 # The published program as it was left: image embeddings as targets, the attention frozen throughout (trap 1, 5).
 RECIPES = {"paper": {}, "released": dict(target="image", attention_start=1.15)}

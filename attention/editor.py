@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.generator import Blend, Generator, edited_layers
-from attention.mapper import MAPPERS
+from attention.mapper import MAPPERS, MAX_CHANGE, STRENGTH
 from attention.regions import RegionClusters, pool_by_region
 from attention.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention
 
@@ -50,7 +50,7 @@ class RegionEditor(nn.Module):
     """
 
     def __init__(self, generator: Generator, regions: RegionClusters, layer: int, text_dim: int, mapper: str = "style",
-                 spread: Sequence[Tensor] | None = None, max_change: float = 30.0, strength: float = 0.1):
+                 spread: Sequence[Tensor] | None = None, max_change: float = MAX_CHANGE, strength: float = STRENGTH):
         super().__init__()
         self.layer, self.regions = layer, regions
         self.edited = edited_layers(generator.layers, layer)

@@ -91,11 +91,11 @@ def measure(editor: RegionEditor, domain: Domain, reader: AttributeReader, sourc
     outside, change = ~grow(part, MARGIN), (after - before).abs().mean(dim=1)            # (N, S, S)
     squared = (after.clamp(-1, 1) - before.clamp(-1, 1)).square().mean(dim=1)
     error = (squared * outside).sum(dim=(1, 2)) / outside.sum(dim=(1, 2))
-    lacked = torch.from_numpy(concept.truth(params) == 0) & ~reader.holds(concept, before).cpu()
+    lacked = torch.from_numpy(concept.truth(params) == 0) & ~torch.from_numpy(reader.holds(concept, before))
     name = domain.clip.encode_text([PART_NAMES[concept.part][0]])
     named = [threshold_attention(editor.attend(source, name.expand(len(source), -1))[1],
                                  threshold_for(config.coverage)) for source in sources]
-    return {"success": _mean(reader.holds(concept, after).cpu()[lacked].float().tolist()), "faces": int(lacked.sum()),
+    return {"success": _mean(reader.holds(concept, after)[lacked.numpy()].astype(float).tolist()), "faces": int(lacked.sum()),
             # Faces without any change would be infinitely good; 80 dB is less than one 8-bit step anywhere.
             "psnr_outside": float((10 * torch.log10(4 / error.clamp(min=4e-8))).mean()),
             "change_inside": float(change[part].mean()), "change_outside": float(change[outside].mean()),

@@ -10,7 +10,7 @@ from attention.generator.stylegan2 import LayerSpec
 
 HIDDEN = 512        # width of the text branch, published
 STRENGTH = 0.1      # in training, published; a user moves it between 0 and about 0.3
-MAX_CHANGE = 3.0    # ours: standard deviations over faces that a style may move at strength 1, where spreads are known
+MAX_CHANGE = 30.0   # ours: standard deviations over faces that a style may move at strength 1, where spreads are known
 
 
 class StyleMapper(nn.Module):

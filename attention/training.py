@@ -23,6 +23,7 @@ from attention.sheets import edit_sheet
 
 SPREAD_FACES, SHEET_FACES, SHEET_PROMPTS = 512, 4, 16
 LOG_EVERY = 10
+PAIR_SHARE = 0.16       # of prompts that are two phrases joined by "and" (trap 6)
 
 
 def build_editor(config: TrainConfig, domain: Domain, regions: RegionClusters) -> RegionEditor:
@@ -122,24 +123,33 @@ def loss_terms(config: TrainConfig, domain: Domain, editor: RegionEditor, source
 
 def _contrastive(config: TrainConfig, domain: Domain, source: Source, edit: Edit, target: Tensor,
                  noise: torch.Generator) -> Tensor:
-    pictures = edit.image
-    if domain.entry.views is not None:
-        # The source is seen through the same kind of view as its edits, so that views do not count as edits.
-        pictures = domain.entry.views(torch.cat([edit.image, source.image]), noise)
-    seen = domain.clip.encode_image(pictures)
-    generated = seen[:len(edit.image)]
-    before = domain.clip.encode_image(source.image) if config.relative else None
+    def views(images: Tensor) -> Tensor:
+        return images if domain.entry.views is None else domain.entry.views(images, noise)
+
+    state = noise.get_state()
+    generated = domain.clip.encode_image(views(edit.image))
+    if not config.relative:
+        return losses.clip_contrastive(generated, target, config.temperature)
+    noise.set_state(state)          # the source through the very views of its edits, so that only the edit differs
+    with torch.no_grad():
+        before = domain.clip.encode_image(views(source.image.expand_as(edit.image)))
     return losses.clip_contrastive(generated, target, config.temperature, before)
 
 
 def conditions(config: TrainConfig, domain: Domain, random: np.random.Generator) -> tuple[Tensor, Tensor]:
     """What and where of a step, CLIP embeddings (B, D) each: texts, pictures of other faces, or a mix of both."""
     prompts, entry = domain.entry.prompts, domain.entry
-    chosen = [prompts[i] for i in random.choice(len(prompts), config.batch_size, replace=config.batch_size > len(prompts))]
-    places = [str(random.choice(entry.where_texts(prompt))) if random.random() < config.where_share else prompt
-              for prompt in chosen]
+    drawn = random.choice(len(prompts), config.batch_size, replace=config.batch_size > len(prompts))
+    whats, wheres = [], []
+    for index in drawn:
+        parts = [prompts[index]]
+        if random.random() < PAIR_SHARE:
+            parts.append(str(random.choice(prompts)))
+        whats.append(" and ".join(parts))
+        named = random.random() < config.where_share
+        wheres.append(" and ".join(str(random.choice(entry.where_texts(part))) if named else part for part in parts))
     with torch.no_grad():
-        target, where = domain.clip.encode_text(chosen), domain.clip.encode_text(places)
+        target, where = domain.clip.encode_text(whats), domain.clip.encode_text(wheres)
         if config.target != "text":
             w = domain.sample_w(config.batch_size, int(random.integers(2**31)))
             pictures = domain.clip.encode_image(domain.generator.synthesis(domain.generator.styles(w)).image)

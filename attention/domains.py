@@ -76,10 +76,9 @@ DOMAINS = {
     "drawn": DomainEntry(generator=WEIGHTS / "drawn/generator.safetensors", clip="tiny",
                          clip_source=str(WEIGHTS / "drawn/clip.safetensors"), truncation=1.0, prompts=EDIT_PROMPTS,
                          where_texts=_drawn_where, views=augment,
-                         settings=dict(cluster_num=40, position_weight=0.6, step=1000,
-                                       batch_size=16, temperature=0.03, relative=True, lambda_ess=1.0, lambda_sec=0.02,
-                                       lambda_area=3.0, lambda_id=6.0, lambda_delta=0.1, max_change=30.0,
-                                       precision="bf16")),
+                         settings=dict(cluster_num=40, position_weight=0.6, step=1100, batch_size=16, temperature=0.03,
+                                       relative=True, lambda_ess=1.0, lambda_sec=0.02, lambda_area=0.8, lambda_id=0.8,
+                                       lambda_delta=0.03, max_change=30.0, precision="bf16")),
 }
 
 

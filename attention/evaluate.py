@@ -95,7 +95,8 @@ def measure(editor: RegionEditor, domain: Domain, reader: AttributeReader, sourc
     name = domain.clip.encode_text([PART_NAMES[concept.part][0]])
     named = [threshold_attention(editor.attend(source, name.expand(len(source), -1))[1],
                                  threshold_for(config.coverage)) for source in sources]
-    return {"success": _mean(reader.holds(concept, after)[lacked.numpy()].astype(float).tolist()), "faces": int(lacked.sum()),
+    gained = reader.holds(concept, after)[lacked.numpy()]
+    return {"success": _mean(gained.astype(float).tolist()), "faces": int(lacked.sum()),
             # Faces without any change would be infinitely good; 80 dB is less than one 8-bit step anywhere.
             "psnr_outside": float((10 * torch.log10(4 / error.clamp(min=4e-8))).mean()),
             "change_inside": float(change[part].mean()), "change_outside": float(change[outside].mean()),

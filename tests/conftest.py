@@ -8,6 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from attention.editor import RegionEditor
+from attention.generator import Generator
+from attention.regions import RegionClusters, fit_kmeans, region_points
+
 SHARED = Path(__file__).resolve().parents[2] / "shared"         # beside the repository, no part of it
 
 
@@ -31,3 +35,14 @@ def assert_close_to_max(actual: Tensor, expected: Tensor, tolerance: float) -> N
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
     error, largest = (actual - expected).abs().max().item(), expected.abs().max().item()
     assert error <= tolerance * largest, f"error {error:.2e} for a maximum of {largest:.2e}, allowed {tolerance:.0e}"
+
+
+def tiny_editor():
+    """An untrained editor on a 32 px generator of random weights: blends at the second 16 px convolution, K = 5."""
+    torch.manual_seed(0)
+    generator = Generator(32, style_dim=16, mapping_layers=2, channels={4: 16, 8: 16, 16: 16, 32: 8})
+    generator.requires_grad_(False).eval()
+    with torch.no_grad():
+        features = generator.synthesis(generator.styles(torch.randn(4, 16)), until=6).features[6]
+    regions = RegionClusters(fit_kmeans(region_points(features), 5, seed=0), layer=6, domain="tiny")
+    return RegionEditor(generator, regions, layer=6, text_dim=8)

@@ -28,7 +28,7 @@ class ClipFit:
 
     faces: int = 16_000
     batch_size: int = 64
-    steps: int = 1200
+    steps: int = 1300
     rate: float = 3e-3
     readout_weight: float = 20.0        # of the attributes' linear read-out, which teaches small parts much sooner
     phrases: int = 64       # a step compares every face with this many phrases

@@ -1,0 +1,110 @@
+"""Make the shipped drawn world: generator, CLIP, attribute reader, then regions and editor by the main job itself.
+
+    python -m attention.drawn.build                     # everything that is missing, about two hours on one core
+    python -m attention.drawn.build --part clip         # one part anew
+    python -m attention.drawn.build --part manifest     # figures and hashes of what is there
+
+The generator's training resumes from build/drawn after an interruption; the other parts take minutes each. Writes
+safetensors and manifest.json (seed, command, hashes, measured quality) to pretrained_models/drawn.
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from attention import clustering_feature, run_attention
+from attention.checkpoints import write_atomically
+from attention.clip_models import TinyCLIP
+from attention.config import option, parse_config
+from attention.domains import ROOT, WEIGHTS
+from attention.drawn.concepts import truth_table
+from attention.drawn.faces import FaceParams, draw_faces
+from attention.drawn.fit_clip import ClipFit, area_under_curve, fit_clip
+from attention.drawn.fit_generator import GeneratorFit, fit_generator, psnr_on_unseen, to_image
+from attention.drawn.reader import AttributeReader, ReaderFit, fit_reader, measure
+from attention.errors import exit_with_message
+from attention.generator import Generator
+
+SHIPPED = WEIGHTS / "drawn"
+PARTS = ("generator", "clip", "reader", "editor", "manifest")
+
+
+@dataclasses.dataclass(frozen=True)
+class BuildConfig:
+    """Options of build."""
+
+    part: str = option("missing", "what to make", choices=("missing", *PARTS))
+    work: Path = option(ROOT / "build/drawn", "folder of resume states and the editor's run")
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Make the parts asked for, in order; returns the folder of the shipped files."""
+    config = parse_config(BuildConfig, argv, __doc__)
+    config.work.mkdir(parents=True, exist_ok=True)
+    for part in PARTS[:-1]:
+        if config.part == part or (config.part == "missing" and not (SHIPPED / f"{part}.safetensors").exists()):
+            globals()[f"_build_{part}"](config.work)
+    write_atomically(SHIPPED / "manifest.json", lambda path: path.write_text(json.dumps(manifest(), indent=1)))
+    return SHIPPED
+
+
+def _build_generator(work: Path) -> None:
+    generator = fit_generator(work, GeneratorFit())
+    state = {name: value.contiguous() for name, value in generator.state_dict().items()}
+    write_atomically(SHIPPED / "generator.safetensors", lambda path: save_file(state, path, {"kind": "generator"}))
+
+
+def _build_clip(work: Path) -> None:
+    fit_clip(ClipFit()).save(SHIPPED / "clip.safetensors")
+
+
+def _build_reader(work: Path) -> None:
+    reader = fit_reader(ReaderFit())
+    measure(reader, _shipped_generator())
+    reader.save(SHIPPED / "reader.safetensors")
+
+
+def _build_editor(work: Path) -> None:
+    """The main job with the domain's defaults; its results are what is shipped."""
+    run = work / "run"
+    clustering_feature.main(["--run", str(run)])
+    run_attention.main(["--run", str(run)])
+    for name in ("regions.safetensors", "editor.safetensors"):
+        write_atomically(SHIPPED / name, lambda path, name=name: shutil.copyfile(run / name, path))
+
+
+def manifest() -> dict:
+    """What is shipped: how it was made, its hash, and its measured quality."""
+    params = FaceParams.sample(512, seed=77)
+    phrases = area_under_curve(TinyCLIP.load(SHIPPED / "clip.safetensors"), to_image(draw_faces(params).images),
+                               truth_table(params))
+    reader = AttributeReader.load(SHIPPED / "reader.safetensors")
+    quality = {
+        "generator": {"psnr_on_512_unseen_z_db": psnr_on_unseen(_shipped_generator())},
+        "clip": {"mean_area_under_curve": sum(phrases.values()) / len(phrases), "by_phrase": phrases},
+        "reader": {kind: sum(values.values()) / len(values) for kind, values in reader.accuracies.items()},
+    }
+    recipes = {"generator": GeneratorFit(), "clip": ClipFit(), "reader": ReaderFit()}
+    files = {}
+    for path in sorted(SHIPPED.glob("*.safetensors")):
+        name = path.stem
+        files[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size,
+                            "recipe": dataclasses.asdict(recipes[name]) if name in recipes else "the main job's defaults",
+                            "quality": quality.get(name, {})}
+    return {"command": "python -m attention.drawn.build", "torch": torch.__version__, "python": platform.python_version(),
+            "files": files}
+
+
+def _shipped_generator() -> Generator:
+    return Generator.from_state_dict(load_file(SHIPPED / "generator.safetensors")).requires_grad_(False).eval()
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

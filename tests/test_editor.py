@@ -1,0 +1,79 @@
+"""The method's exact promises, on a tiny random generator."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_editor
+
+from attention.drawn.truth import grow
+
+
+@pytest.fixture(scope="module")
+def world():
+    editor = tiny_editor()
+    with torch.no_grad():
+        source = editor.source(torch.randn(3, 16, generator=torch.Generator().manual_seed(1)))
+        text = torch.randn(3, 8, generator=torch.Generator().manual_seed(2))
+    return editor, source, text
+
+
+@torch.no_grad()
+def test_a_zero_mask_gives_the_source_bit_for_bit(world):
+    editor, source, text = world
+    edit = editor.forward_with_mask(source, text, torch.zeros(3, 1, 16, 16), strength=1.0)
+    assert torch.equal(edit.image, source.image)
+
+
+@torch.no_grad()
+def test_strength_zero_gives_the_source_bit_for_bit(world):
+    editor, source, text = world
+    edit = editor(source, text, text, strength=0.0, threshold=0.0)
+    assert edit.mask.min() > 0.5
+    assert torch.equal(edit.image, source.image)
+
+
+@torch.no_grad()
+def test_a_mask_of_ones_gives_the_plain_edit_bit_for_bit(world):
+    editor, source, text = world
+    edit = editor.forward_with_mask(source, text, torch.ones(3, 1, 16, 16), strength=0.5)
+    plain = editor.generator.synthesis(editor.mapper(source.styles, text, 0.5)).image
+    assert torch.equal(edit.image, plain) and not torch.equal(edit.image, source.image)
+
+
+@torch.no_grad()
+def test_pixels_beyond_the_reach_of_later_layers_do_not_change_at_all(world):
+    editor, source, text = world
+    mask = torch.zeros(3, 1, 16, 16)
+    mask[:, :, 2:5, 2:5] = 1
+    edit = editor.forward_with_mask(source, text, mask, strength=1.0)
+    changed = (edit.image != source.image).any(dim=1)
+    # From 16 to 32 px: one up-convolution with its blur and one 3x3 convolution reach 4 px; the skip's blur less.
+    possible = grow(torch.nn.functional.interpolate(mask, scale_factor=2)[:, 0] > 0, 4)
+    assert changed.any() and not (changed & ~possible).any()
+
+
+@torch.no_grad()
+def test_one_source_with_many_texts_equals_one_edit_each(world):
+    editor, _, text = world
+    single = editor.source(torch.randn(1, 16, generator=torch.Generator().manual_seed(3)))
+    together = editor(single, text, text, threshold=0.5).image
+    for row in range(3):
+        alone = editor(single, text[row:row + 1], text[row:row + 1], threshold=0.5).image
+        torch.testing.assert_close(together[row:row + 1], alone, atol=1e-4, rtol=0)
+
+
+def test_straight_through_trains_attention_even_below_the_threshold(world):
+    editor, source, text = world
+    edit = editor(source, text, text, strength=1.0, threshold=1.1, straight_through=True)
+    assert edit.gated.abs().max() < 1e-6
+    (edit.image * torch.linspace(-1, 1, 32)).sum().backward()
+    assert editor.attention.initial.grad.abs() > 0
+    editor.zero_grad(set_to_none=True)
+
+
+@torch.no_grad()
+def test_attention_is_constant_inside_every_region(world):
+    editor, source, text = world
+    _, attention = editor.attend(source, text)
+    for values, labels in zip(attention[:, 0].numpy(), source.labels.numpy(), strict=True):
+        assert max(np.ptp(values[labels == region]) for region in np.unique(labels)) == 0

@@ -1,0 +1,138 @@
+"""The three entry points, end to end through main([...]) on the shipped drawn world, and what they say of mistakes."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from attention import clustering_feature, evaluate, run_attention
+from attention.domains import DOMAINS
+from attention.errors import UserError
+from attention.training import load_editor
+
+pytestmark = pytest.mark.skipif(not DOMAINS["drawn"].generator.exists(), reason="the drawn world is not built")
+SMALL = ["--batch_size", "3", "--save_intermediate_image_every", "2"]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder: regions of few faces, four training steps."""
+    folder = tmp_path_factory.mktemp("run")
+    clustering_feature.main(["--run", str(folder), "--step", "2"])
+    run_attention.main(["--run", str(folder), "--step", "4", *SMALL])
+    return folder
+
+
+def train(folder, *flags):
+    return run_attention.main(["--run", str(folder), *flags])
+
+
+def test_a_run_folder_holds_everything_that_the_readme_names(run):
+    names = {path.name for path in run.iterdir()}
+    assert {"config.json", "regions.safetensors", "regions.png", "regions.json", "editor.safetensors", "state.pt",
+            "metrics.jsonl", "samples"} <= names
+    assert not [name for name in names if name.endswith(".partial")]
+    assert Image.open(run / "samples/000004.png").size[0] > 1000
+
+
+def test_every_loss_is_logged_under_its_own_name(run):
+    line = json.loads((run / "metrics.jsonl").read_text().splitlines()[0])
+    assert {"clip_contrastive", "region_consistency", "attention_budget", "attention_area", "perceptual",
+            "style_delta"} <= set(line)
+
+
+def test_the_run_folder_rebuilds_its_editor(run):
+    editor, _, config = load_editor(run)
+    stored = load_file(run / "editor.safetensors")
+    assert config.step == 4
+    assert all(torch.equal(value, stored[name]) for name, value in editor.state_dict().items())
+
+
+def test_evaluation_writes_a_figure_for_every_prompt(run):
+    evaluate.main(["--run", str(run), "--faces", "4"])
+    report = json.loads((run / "metrics.json").read_text())
+    assert set(report["prompts"]) == set(DOMAINS["drawn"].prompts)
+    assert 0 <= report["mean"]["iou"] <= 1 and (run / "edits.png").exists()
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(run, tmp_path, monkeypatch):
+    regions = ["--cluster_path", str(run / "regions.safetensors"), "--step", "4", *SMALL]
+    real, calls = run_attention.train.__globals__["train_step"], []
+
+    def stop_at_third(*arguments):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setitem(run_attention.train.__globals__, "train_step", stop_at_third)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, *regions)
+    monkeypatch.setitem(run_attention.train.__globals__, "train_step", real)
+    train(tmp_path, "--resume", *regions)
+    whole, resumed = load_file(run / "editor.safetensors"), load_file(tmp_path / "editor.safetensors")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+
+
+def test_clustering_is_deterministic_for_a_seed(run, tmp_path):
+    clustering_feature.main(["--run", str(tmp_path), "--step", "2"])
+    assert (tmp_path / "regions.safetensors").read_bytes() == (run / "regions.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    (["--attention_layer", "14"], ["layer 14", "conv layers"]),
+    (["--attention_layer", "15"], ["layer 15", "rgb"]),
+    (["--attention_layer", "99"], ["layer 99", "does not exist"]),
+    (["--attention_layer", "10"], ["layer", "10", "clustering_feature"]),
+    (["--cluster_num", "7"], ["regions", "7", "clustering_feature"]),
+    (["--step", "-3"], ["--step", "-3", "at least 1"]),
+    (["--domain", "cats"], ["--domain", "cats", "drawn"]),
+    (["--device", "tpu"], ["--device", "tpu"]),
+    (["--device", "cuda:9"], ["--device", "cuda:9", "cpu"]),
+    (["--colour", "red"], ["--colour"]),
+    (["--batch_size", "1"], ["--batch_size", "at least 2"]),
+    (["--ckpt", "nowhere.pt"], ["nowhere.pt", "missing"]),
+    (["--cluster_path", "nowhere.safetensors"], ["nowhere.safetensors", "clustering_feature"]),
+    (["--resume", "--lr", "0.5"], ["--lr", "0.5"]),
+])
+def test_a_training_mistake_is_one_sentence_that_names_it(run, flags, words):
+    if flags == ["--attention_layer", "14"]:
+        words = ["13", "14"]        # a conv layer, but not the one the regions were fitted for
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(UserError) as error:
+        train(run, *flags)
+    assert all(word in str(error.value) for word in words), str(error.value)
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_more_regions_than_points_is_refused(tmp_path):
+    with pytest.raises(UserError, match="regions"):
+        clustering_feature.main(["--run", str(tmp_path), "--step", "1", "--batch_size", "1", "--cluster_num", "5000"])
+
+
+@pytest.mark.parametrize("kind", ["truncated", "wrong kind", "text"])
+def test_a_broken_generator_file_is_named(tmp_path, kind):
+    path = tmp_path / "generator.safetensors"
+    if kind == "truncated":
+        path.write_bytes(DOMAINS["drawn"].generator.read_bytes()[:10_000])
+    elif kind == "wrong kind":
+        save_file({"x": torch.zeros(3)}, path)
+    else:
+        path.write_text("not weights at all")
+    with pytest.raises(UserError):
+        train(tmp_path, "--ckpt", str(path))
+
+
+def test_a_file_in_place_of_the_run_folder_is_refused(tmp_path):
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(UserError, match="taken"):
+        clustering_feature.main(["--run", str(tmp_path / "taken"), "--step", "1"])
+
+
+def test_a_mistake_on_the_command_line_exits_with_2_and_no_traceback():
+    done = subprocess.run([sys.executable, "-m", "attention.run_attention", "--step", "-1"], capture_output=True, text=True)
+    assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.count("\n") == 1

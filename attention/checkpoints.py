@@ -11,20 +11,33 @@ from attention.errors import UserError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call `write` with a temporary name beside `path`, then rename: a reader sees the old file or the whole new one."""
+    """Call `write` with a temporary name beside `path`, then rename: a reader sees the old file or the whole new one.
+
+    Raises:
+        UserError: the folder cannot be written or the disk is full; the previous file is still whole.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         write(temporary)
         os.replace(temporary, path)
+    # torch.save turns a failed write into a RuntimeError, safetensors into its own kind.
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise UserError(f"{path} could not be written ({error}); what was there before is unchanged. Make room, or "
+                        "choose a folder that can be written") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
 
 
 def atomic_torch_save(state: dict, path: Path) -> None:
     """torch.save that leaves the previous file whole if it is interrupted."""
     write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:120]
 
 
 def read_torch_file(path: Path) -> dict:
@@ -34,11 +47,11 @@ def read_torch_file(path: Path) -> dict:
         UserError: the file is missing, cut short, holds code, or is no dictionary.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path} is missing")
+        raise UserError(f"{path} is missing; where it comes from stands in pretrained_models/README.md")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:          # zipfile, pickle and torch each raise their own kinds
-        raise UserError(f"{path} is not a whole torch file of plain tensors ({str(error).splitlines()[0][:120]}); "
+        raise UserError(f"{path} is not a whole torch file of plain tensors ({_first_line(error)}); "
                         "download or make it again") from error
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, but a dictionary of tensors was expected")

@@ -184,6 +184,7 @@ class TrainConfig:
     step: int | None = option(None, "training steps", min=1)
     batch_size: int | None = option(None, "prompts a step", min=2)
     lr: float | None = option(None, "Adam's learning rate at its height", min=0)
+    captions: Path | None = option(None, "corpus to draw prompts from; default: the domain's own prompts")
     target: str | None = option(None, "what drives mapper and CLIP loss", choices=("text", "image", "mixed"))
     attention_start: float | None = option(None, "share of the run after which attention learns; above 1: never", min=0)
     where_share: float | None = option(None, "share of steps that name the place in other words", min=0, max=1)

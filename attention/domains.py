@@ -63,6 +63,8 @@ class Domain:
 
 
 def _drawn_where(prompt: str) -> tuple[str, ...]:
+    if prompt not in BY_PHRASE:         # a caption's own words; they name their place themselves
+        return (prompt,)
     part = BY_PHRASE[prompt].part
     return PART_NAMES[part] + tuple(other for other in EDIT_PROMPTS if BY_PHRASE[other].part == part)
 

@@ -32,7 +32,7 @@ from attention.drawn.reader import AttributeReader, accuracy
 from attention.drawn.truth import grow, true_part
 from attention.editor import Edit, RegionEditor, Source
 from attention.errors import UserError, exit_with_message
-from attention.sheets import edit_sheet
+from attention.sheets import edit_sheet, evenly
 from attention.spatial_attention import threshold_attention, threshold_for
 from attention.training import load_editor
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
               "training_steps": trained.step, "reader_balanced_accuracy_on_unedited": trust,
               "mean": means, "prompts": rows}
     write_atomically(config.run / "metrics.json", lambda path: path.write_text(json.dumps(report, indent=1)))
-    chosen = list(shown)[:: max(1, len(shown) // SHEET_PROMPTS)][:SHEET_PROMPTS]
+    chosen = evenly(list(shown), SHEET_PROMPTS)
     sheet = edit_sheet(sources[0].image[:SHEET_FACES], chosen, *zip(*(shown[prompt] for prompt in chosen), strict=True))
     write_atomically(config.run / "edits.png", lambda path: sheet.save(path, format="PNG"))
     print(table(rows, means))

@@ -38,7 +38,7 @@ def clip_contrastive(generated: Tensor, target: Tensor, temperature: float = TEM
     """
     if len(generated) < 2:
         raise UserError(f"the contrastive loss compares prompts with each other, but this step has {len(generated)} in "
-                        "all processes together; it needs at least 2: raise --batch or start more processes")
+                        "all processes together; it needs at least 2: raise --batch_size or start more processes")
     with torch.autocast(generated.device.type, enabled=False):      # 1 / temperature makes half precision visible
         generated, target = F.normalize(generated.float(), dim=1), F.normalize(target.float(), dim=1)
         if source is not None:

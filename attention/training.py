@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention import losses
+from attention.captions import JOIN, PhraseSampler, read_captions, split_phrases
 from attention.checkpoints import atomic_torch_save, read_safetensors, read_torch_file, write_atomically
 from attention.config import TrainConfig
 from attention.domains import Domain, load_domain
@@ -19,11 +20,10 @@ from attention.editor import Edit, RegionEditor, Source, style_spread
 from attention.errors import UserError
 from attention.generator import edited_layers
 from attention.regions import RegionClusters
-from attention.sheets import edit_sheet
+from attention.sheets import edit_sheet, evenly
 
 SPREAD_FACES, SHEET_FACES, SHEET_PROMPTS = 512, 4, 16
 LOG_EVERY = 10
-PAIR_SHARE = 0.16       # of prompts that are two phrases joined by "and" (trap 6)
 
 
 def build_editor(config: TrainConfig, domain: Domain, regions: RegionClusters) -> RegionEditor:
@@ -54,6 +54,7 @@ def train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[Te
     editor = build_editor(config, domain, regions)
     optimiser = torch.optim.Adam([{"params": editor.mapper.parameters()}, {"params": editor.attention.parameters()}],
                                  lr=config.lr)
+    sampler = PhraseSampler(_phrases(config, domain), config.seed)
     start = _resume(config, editor, optimiser) if config.resume else 0
     _write_json(folder / "config.json", _plain(config))
     regions.save(folder / "regions.safetensors")
@@ -62,7 +63,7 @@ def train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[Te
     done = start
     try:
         for step in bar:
-            values = train_step(config, domain, editor, optimiser, step, perceptual_features)
+            values = train_step(config, domain, editor, optimiser, step, sampler, perceptual_features)
             done = step + 1
             if step % LOG_EVERY == 0 or done == config.step:
                 log.write(json.dumps({"step": step, **values}) + "\n")
@@ -78,8 +79,15 @@ def train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[Te
     return folder
 
 
+def _phrases(config: TrainConfig, domain: Domain) -> list[str]:
+    """What prompts are made of: the captions' phrases where a corpus is given, else the domain's own prompts."""
+    if config.captions is None:
+        return list(domain.entry.prompts)
+    return [phrase for caption in read_captions(config.captions) for phrase in split_phrases(caption)]
+
+
 def train_step(config: TrainConfig, domain: Domain, editor: RegionEditor, optimiser: torch.optim.Optimizer, step: int,
-               perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
+               sampler: PhraseSampler, perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """One step: one source, B prompts, B edits. All its randomness comes from the seed and the step's number."""
     t = step / config.step
     random = np.random.default_rng([config.seed, step])
@@ -89,7 +97,7 @@ def train_step(config: TrainConfig, domain: Domain, editor: RegionEditor, optimi
     attention_learns = t >= config.attention_start
     editor.attention.requires_grad_(attention_learns)
 
-    target, where = conditions(config, domain, random)                   # (B, D) each
+    target, where = conditions(config, domain, sampler, random)                   # (B, D) each
     with torch.autocast(domain.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
         source = editor.source(domain.sample_w(1, int(random.integers(2**31))))
         edit = editor(source, target, where, straight_through=True)
@@ -136,18 +144,13 @@ def _contrastive(config: TrainConfig, domain: Domain, source: Source, edit: Edit
     return losses.clip_contrastive(generated, target, config.temperature, before)
 
 
-def conditions(config: TrainConfig, domain: Domain, random: np.random.Generator) -> tuple[Tensor, Tensor]:
+def conditions(config: TrainConfig, domain: Domain, sampler: PhraseSampler,
+               random: np.random.Generator) -> tuple[Tensor, Tensor]:
     """What and where of a step, CLIP embeddings (B, D) each: texts, pictures of other faces, or a mix of both."""
-    prompts, entry = domain.entry.prompts, domain.entry
-    drawn = random.choice(len(prompts), config.batch_size, replace=config.batch_size > len(prompts))
-    whats, wheres = [], []
-    for index in drawn:
-        parts = [prompts[index]]
-        if random.random() < PAIR_SHARE:
-            parts.append(str(random.choice(prompts)))
-        whats.append(" and ".join(parts))
-        named = random.random() < config.where_share
-        wheres.append(" and ".join(str(random.choice(entry.where_texts(part))) if named else part for part in parts))
+    sampler.generator.manual_seed(int(random.integers(2**31)))
+    whats = sampler.sample(config.batch_size)
+    wheres = [JOIN.join(str(random.choice(domain.entry.where_texts(phrase))) for phrase in what.split(JOIN))
+              if random.random() < config.where_share else what for what in whats]
     with torch.no_grad():
         target, where = domain.clip.encode_text(whats), domain.clip.encode_text(wheres)
         if config.target != "text":
@@ -159,11 +162,11 @@ def conditions(config: TrainConfig, domain: Domain, random: np.random.Generator)
 
 
 def sample_sheet(domain: Domain, editor: RegionEditor, seed: int):
-    """Picture of a few unseen faces under the domain's first prompts: source, then edit and mask for every prompt."""
-    prompts = domain.entry.prompts[::max(1, len(domain.entry.prompts) // SHEET_PROMPTS)][:SHEET_PROMPTS]
+    """Picture of a few unseen faces under some of the domain's prompts: source, then edit and mask for every prompt."""
+    prompts = evenly(domain.entry.prompts, SHEET_PROMPTS)
     with torch.no_grad():
         source = editor.source(domain.sample_w(SHEET_FACES, seed))
-        text = domain.clip.encode_text(list(prompts))
+        text = domain.clip.encode_text(prompts)
         edits = [editor(source, row.expand(SHEET_FACES, -1), row.expand(SHEET_FACES, -1)) for row in text]
     return edit_sheet(source.image, prompts, [edit.image for edit in edits], [edit.mask for edit in edits])
 
@@ -185,7 +188,7 @@ def load_editor(folder: Path, device: str = "cpu") -> tuple[RegionEditor, Domain
     path = Path(folder) / "editor.safetensors"
     tensors, metadata = read_safetensors(path, "where2edit editor", "python -m attention.run_attention")
     given = json.loads(metadata["config"])
-    given = {name: Path(value) if name in ("run", "ckpt", "cluster_path") and value else value
+    given = {name: Path(value) if name in ("run", "ckpt", "cluster_path", "captions") and value else value
              for name, value in given.items()}
     config = TrainConfig(**given)
     domain = load_domain(config.domain, config.ckpt, device)

@@ -196,7 +196,7 @@ def test_unusable_files_are_refused_with_their_name_and_the_command(tmp_path, sp
 
 @pytest.mark.parametrize("wanted, parts", [
     (dict(layer=8), ("layer", "13", "needs 9", "--attention_layer 9")),
-    (dict(num_regions=20), ("number of regions", "3", "needs 20", "--num_regions 20")),
+    (dict(num_regions=20), ("number of regions", "3", "needs 20", "--cluster_num 20")),
     (dict(generator_hash="def"), ("generator hash", "abc", "needs def")),
     (dict(channels=32), ("width", "18", "needs 36")),
 ])

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from attention import clustering_feature, run_attention
-from attention.checkpoints import write_atomically
+from attention.checkpoints import read_safetensors, write_atomically
 from attention.clip_models import TinyCLIP
 from attention.config import option, parse_config
 from attention.domains import ROOT, WEIGHTS
@@ -76,8 +76,15 @@ def _build_editor(work: Path) -> None:
     run = work / "run"
     clustering_feature.main(["--run", str(run)])
     run_attention.main(["--run", str(run)])
-    for name in ("regions.safetensors", "editor.safetensors"):
-        write_atomically(SHIPPED / name, lambda path, name=name: shutil.copyfile(run / name, path))
+    ship_editor(run)
+
+
+def ship_editor(run: Path) -> None:
+    """Copy a run's regions and its editor, the editor's weights at half precision: half the size, the same edits."""
+    tensors, metadata = read_safetensors(run / "editor.safetensors", "where2edit editor", "python -m attention.drawn.build")
+    tensors = {name: value if name.startswith("regions.") else value.half() for name, value in tensors.items()}
+    write_atomically(SHIPPED / "editor.safetensors", lambda path: save_file(tensors, path, metadata))
+    write_atomically(SHIPPED / "regions.safetensors", lambda path: shutil.copyfile(run / "regions.safetensors", path))
 
 
 def manifest() -> dict:

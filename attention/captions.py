@@ -10,7 +10,7 @@ import torch
 
 from attention.errors import UserError
 
-PAIR_SHARE = 0.16       # share of prompts that join two phrases, as published (trap 6: torch.randn() < 1 is true in 84 %)
+PAIR_SHARE = 0.16       # share of prompts that join two phrases, as published (its randn() < 1 is true in 84 %)
 JOIN = " and "
 
 

@@ -1,11 +1,13 @@
 """Reading and writing files: safetensors and plain torch files, never anything that runs code."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from attention.errors import UserError
 
@@ -29,6 +31,16 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     finally:
         if temporary.exists():
             temporary.unlink()
+
+
+def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+    """Write a safetensors file atomically, its header sorted: the same content is the same file, byte for byte."""
+    raw = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
+    length = int.from_bytes(raw[:8], "little")
+    header = json.dumps(json.loads(raw[8:8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)             # the format aligns the tensors that follow
+    write_atomically(path, lambda temporary: temporary.write_bytes(
+        len(header).to_bytes(8, "little") + header + raw[8 + length:]))
 
 
 def atomic_torch_save(state: dict, path: Path) -> None:

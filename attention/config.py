@@ -108,7 +108,7 @@ def _kinds(cls: type) -> dict[str, type]:
             members = [member for member in typing.get_args(hint) if member is not type(None)]
             hint = members[0] if len(members) == 1 else hint
         if hint not in KINDS:
-            raise TypeError(f"{cls.__name__}.{field.name} is {hint}; a flag can be {', '.join(k.__name__ for k in KINDS)}")
+            raise TypeError(f"{cls.__name__}.{field.name} is {hint}; a flag is one of {[k.__name__ for k in KINDS]}")
         kinds[field.name] = hint
     return kinds
 

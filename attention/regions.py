@@ -1,16 +1,15 @@
 """Regions: k-means clusters of the generator's features at the blend layer, and what is done per region."""
 
 import colorsys
-import os
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from attention.checkpoints import write_safetensors
 from attention.errors import UserError
 
 POSITION_SHARE = 16         # one x plane and one y plane for every 16 channels, published
@@ -151,15 +150,8 @@ class RegionClusters(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write a safetensors file; a reader sees the old file or the new one, never half of one."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            save_file({"centroids": self.centroids.cpu()}, temporary, metadata=self.metadata)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        self.path = path
+        self.path = Path(path)
+        write_safetensors(self.path, {"centroids": self.centroids}, self.metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "RegionClusters":
@@ -203,7 +195,7 @@ class RegionClusters(nn.Module):
 def fit_command(domain: str | None = None, layer: int | None = None, num_regions: int | None = None) -> str:
     """The command line that fits regions, for messages; unknown parts are left to the defaults."""
     flags = {"--domain": domain, "--attention_layer": None if layer is None else layer + 1,
-             "--num_regions": num_regions}
+             "--cluster_num": num_regions}
     given = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
     return " ".join(["python -m attention.clustering_feature", *given])
 

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from tqdm import tqdm
 
 from attention import losses
 from attention.captions import JOIN, PhraseSampler, read_captions, split_phrases
-from attention.checkpoints import atomic_torch_save, read_safetensors, read_torch_file, write_atomically
+from attention.checkpoints import (
+    atomic_torch_save,
+    read_safetensors,
+    read_torch_file,
+    write_atomically,
+    write_safetensors,
+)
 from attention.config import TrainConfig
 from attention.domains import Domain, load_domain
 from attention.editor import Edit, RegionEditor, Source, style_spread
@@ -175,8 +180,7 @@ def save_editor(editor: RegionEditor, config: TrainConfig, domain: Domain, path:
     """Write mapper and attention with all that is needed to rebuild them, as safetensors."""
     metadata = {"kind": "where2edit editor", "config": json.dumps(_plain(config)),
                 "generator_hash": domain.generator_hash, "regions": json.dumps(editor.regions.metadata)}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in editor.state_dict().items()}
-    write_atomically(path, lambda temporary: save_file(tensors, temporary, metadata))
+    write_safetensors(path, editor.state_dict(), metadata)
 
 
 def load_editor(folder: Path, device: str = "cpu") -> tuple[RegionEditor, Domain, TrainConfig]:

@@ -1,6 +1,7 @@
 """Regions: features with positions, k-means, assignment, files, and means over regions."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -155,12 +156,13 @@ def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     old = RegionClusters(torch.randn(3, 18), **CLUSTERS)
     old.save(path)
 
-    def break_off(tensors, filename, metadata):
-        filename.write_bytes(b"half")
+    def break_off(temporary, content):
+        with temporary.open("wb") as file:
+            file.write(content[:10])
         raise OSError("disk full")
 
-    monkeypatch.setattr(regions, "save_file", break_off)
-    with pytest.raises(OSError, match="disk full"):
+    monkeypatch.setattr(Path, "write_bytes", break_off)
+    with pytest.raises(UserError, match="disk full"):
         RegionClusters(torch.randn(4, 18), **CLUSTERS).save(path)
     assert torch.equal(RegionClusters.load(path).centroids, old.centroids)
     assert os.listdir(tmp_path) == [path.name]

@@ -86,7 +86,7 @@ def _load_named(name: str, pretrained: str) -> OpenClip:
     # open_clip only warns when a tag's weights were trained with the other activation, and then computes wrongly.
     quick_gelu = open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False)
     try:
-        model = open_clip.create_model(name, pretrained=pretrained, force_quick_gelu=quick_gelu, require_pretrained=True)
+        model = open_clip.create_model(name, pretrained, force_quick_gelu=quick_gelu, require_pretrained=True)
     except (RuntimeError, OSError, UnpicklingError) as error:
         raise UserError(f"open_clip could not load {name} with pretrained={pretrained} ({_reason(error)}); without "
                         "a network, download the file elsewhere and give its path instead of the name") from error

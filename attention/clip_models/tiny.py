@@ -6,7 +6,6 @@ few pixels (area under the curve 0.5 for eyes and noses), strided convolutions w
 """
 
 import json
-import os
 import re
 import warnings
 from collections.abc import Iterable
@@ -15,9 +14,9 @@ from pathlib import Path
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from attention.checkpoints import write_safetensors
 from attention.clip_models.base import preprocess
 from attention.errors import UserError
 
@@ -129,17 +128,10 @@ class TinyCLIP(nn.Module):
 
         `dtype` torch.float16 halves the file; embeddings then change in the fourth digit.
         """
-        path = Path(path)
         weights = {name: value.to(dtype) if value.is_floating_point() else value
                    for name, value in self.model.state_dict().items()}
         metadata = {"format": FORMAT, "config": json.dumps(self.config), "words": json.dumps(self.tokenizer.words)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            save_file({name: value.contiguous() for name, value in weights.items()}, temporary, metadata)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_safetensors(Path(path), weights, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "TinyCLIP":

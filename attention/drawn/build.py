@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from attention import clustering_feature, run_attention
-from attention.checkpoints import read_safetensors, write_atomically
+from attention.checkpoints import read_safetensors, write_atomically, write_safetensors
 from attention.clip_models import TinyCLIP
 from attention.config import option, parse_config
 from attention.domains import ROOT, WEIGHTS
@@ -57,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 def _build_generator(work: Path) -> None:
     generator = fit_generator(work, GeneratorFit())
-    state = {name: value.contiguous() for name, value in generator.state_dict().items()}
-    write_atomically(SHIPPED / "generator.safetensors", lambda path: save_file(state, path, {"kind": "generator"}))
+    write_safetensors(SHIPPED / "generator.safetensors", generator.state_dict(), {"kind": "generator"})
 
 
 def _build_clip(work: Path) -> None:
@@ -83,7 +82,7 @@ def ship_editor(run: Path) -> None:
     """Copy a run's regions and its editor, the editor's weights at half precision: half the size, the same edits."""
     tensors, metadata = read_safetensors(run / "editor.safetensors", "where2edit editor", "python -m attention.drawn.build")
     tensors = {name: value if name.startswith("regions.") else value.half() for name, value in tensors.items()}
-    write_atomically(SHIPPED / "editor.safetensors", lambda path: save_file(tensors, path, metadata))
+    write_safetensors(SHIPPED / "editor.safetensors", tensors, metadata)
     write_atomically(SHIPPED / "regions.safetensors", lambda path: shutil.copyfile(run / "regions.safetensors", path))
 
 

@@ -13,11 +13,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from attention.checkpoints import write_atomically
+from attention.checkpoints import write_safetensors
 from attention.clip_models.base import preprocess
 from attention.drawn.concepts import CONCEPTS, OPTIONS, Concept
 from attention.drawn.faces import SIZE, FaceParams, draw_faces
@@ -96,9 +95,8 @@ class AttributeReader(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights, configuration and accuracies as one safetensors file, all of it or nothing."""
-        weights = {name: value.contiguous() for name, value in self.state_dict().items()}
         metadata = {"format": FORMAT, "config": json.dumps(self.config), "accuracies": json.dumps(self.accuracies)}
-        write_atomically(Path(path), lambda temporary: save_file(weights, temporary, metadata))
+        write_safetensors(Path(path), self.state_dict(), metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "AttributeReader":

@@ -1,5 +1,6 @@
 """CLIP: the fixed map to its input, parity with OpenAI's model and tokenizer, the small CLIP and its files."""
 
+import copy
 import warnings
 
 import open_clip
@@ -11,7 +12,7 @@ from safetensors.torch import save_file
 
 from attention.clip_models import CLIP_MODELS
 from attention.clip_models.base import TextImageModel, preprocess
-from attention.clip_models.released import OpenClip, load_clip
+from attention.clip_models.released import OPENAI_SCALARS, OpenClip, load_clip
 from attention.clip_models.tiny import TinyCLIP, WordTokenizer
 from attention.errors import UserError
 
@@ -113,6 +114,11 @@ def test_tokens_are_openais(golden):
     assert torch.equal(open_clip.tokenize(texts), data["tokens"].long())
 
 
+def test_a_text_that_is_too_long_ends_with_openais_end_token():
+    tokens = open_clip.tokenize(["hair " * 100])
+    assert tokens.shape == (1, 77) and tokens[0, -1] == tokens.max() == 49407
+
+
 def test_a_released_file_gives_the_model_that_it_holds(openai, tmp_path):
     """Only pictures: OpenAI's files imply heads 64 wide, but the golden text side has two in a width of 64."""
     clip, data = openai
@@ -149,6 +155,46 @@ def test_an_unknown_program_is_not_run(tmp_path):
     torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "ViT-B-32.pt"))
     with pytest.raises(UserError, match=r"program.*trust=True"):
         load_clip(tmp_path / "ViT-B-32.pt")
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+def test_a_trusted_archive_gives_the_model_that_it_holds(openai, tmp_path):
+    clip, data = openai
+    model = copy.deepcopy(clip.model)
+    model.attn_mask = None                          # as in OpenAI's archive: no mask, three numbers beside the weights
+    for number in OPENAI_SCALARS:
+        model.__dict__.pop(number, None)
+        model.register_buffer(number, torch.tensor(1))
+    torch.jit.trace_module(model, {"encode_image": data["image"]}).save(str(tmp_path / "clip.pt"))
+    loaded = load_clip(tmp_path / "clip.pt", trust=True)
+    assert_close_to_max(loaded.encode_image(data["image"]), data["image_features"], 2e-5)
+
+
+def test_float32_weights_of_a_file_are_not_rounded_to_half(openai, tmp_path):
+    weights = {name: value.clone() for name, value in openai[0].model.state_dict().items()}
+    weights["text_projection"] += 1e-5
+    torch.save(weights, tmp_path / "clip.pt")
+    assert torch.equal(load_clip(tmp_path / "clip.pt").model.text_projection, weights["text_projection"])
+
+
+@pytest.mark.parametrize("name, tag, quick_gelu", [("ViT-B/32", "openai", True), ("ViT-B-32", "laion2b_e16", False)])
+def test_a_named_model_gets_the_activation_that_its_weights_were_trained_with(name, tag, quick_gelu, openai,
+                                                                              monkeypatch):
+    """open_clip only warns: its "ViT-B-32" with OpenAI's weights would run with the other activation."""
+    asked = []
+    monkeypatch.setattr(open_clip, "create_model", lambda *args, **flags: asked.append((args, flags)) or openai[0].model)
+    load_clip(name, pretrained=tag)
+    (args, flags), = asked
+    assert args == ("ViT-B-32", tag) and flags["force_quick_gelu"] is quick_gelu
+
+
+def test_a_download_that_fails_says_what_to_do_instead(monkeypatch):
+    def offline(*args, **flags):
+        raise RuntimeError("Failed to download weights")
+
+    monkeypatch.setattr(open_clip, "create_model", offline)
+    with pytest.raises(UserError, match=r"ViT-B-32.*pretrained=openai.*give its path"):
+        load_clip("ViT-B-32")
 
 
 # --- one contract for all
@@ -204,6 +250,17 @@ def test_a_saved_clip_comes_back_frozen_and_equal(tmp_path):
     assert loaded.frozen and loaded.tokenizer.words == clip.tokenizer.words
     assert torch.equal(loaded.encode_image(image), clip.encode_image(image))
     assert torch.equal(loaded.encode_text(["big nose"]), clip.encode_text(["big nose"]))
+
+
+def test_a_clip_saved_in_half_precision_is_smaller_and_nearly_the_same(tmp_path):
+    clip, image = tiny().freeze(), torch.randn(1, 3, 32, 32)
+    clip.save(tmp_path / "full.safetensors")
+    clip.save(tmp_path / "half.safetensors", dtype=torch.float16)
+    full, half = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half"))
+    loaded = TinyCLIP.load(tmp_path / "half.safetensors")
+    assert half < 0.7 * full
+    assert_close_to_max(loaded.encode_image(image), clip.encode_image(image), 2e-3)
+    assert next(loaded.parameters()).dtype == torch.float32
 
 
 def test_a_failed_save_leaves_nothing_behind(tmp_path):

@@ -9,7 +9,6 @@ import torch
 from conftest import assert_close_to_max
 from safetensors.torch import save_file
 
-from attention import regions
 from attention.errors import UserError
 from attention.regions import (
     RegionClusters,

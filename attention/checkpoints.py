@@ -94,13 +94,13 @@ def read_safetensors(path: Path, kind: str, remake: str) -> tuple[dict[str, torc
         UserError: the file is missing, cut short or of another kind; the message ends with the command `remake`.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path} is missing; make it with: {remake}")
+        raise UserError(f"{path} is not a file; it should be a {kind}, made by: {remake}")
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}      # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a whole safetensors file ({error}); make it again with: {remake}") from error
+        raise UserError(f"{path} is not a complete safetensors file ({error}); make it again with: {remake}") from error
     if metadata.get("kind") != kind:
         raise UserError(f"{path} is marked {metadata.get('kind')!r}, but {kind!r} was expected; "
                         f"make it again with: {remake}")

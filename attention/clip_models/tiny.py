@@ -13,15 +13,14 @@ from pathlib import Path
 
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from attention.checkpoints import write_safetensors
+from attention.checkpoints import read_safetensors, write_safetensors
 from attention.clip_models.base import preprocess
 from attention.errors import UserError
 
 FORMAT = "where2edit tiny clip 1"          # written into the file, so that another file is recognised as such
-REBUILD = "build it with: python -m attention.drawn.build"
+REBUILD = "python -m attention.drawn.build"
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 3
 
 
@@ -130,7 +129,7 @@ class TinyCLIP(nn.Module):
         """
         weights = {name: value.to(dtype) if value.is_floating_point() else value
                    for name, value in self.model.state_dict().items()}
-        metadata = {"format": FORMAT, "config": json.dumps(self.config), "words": json.dumps(self.tokenizer.words)}
+        metadata = {"kind": FORMAT, "config": json.dumps(self.config), "words": json.dumps(self.tokenizer.words)}
         write_safetensors(Path(path), weights, metadata)
 
     @classmethod
@@ -140,24 +139,13 @@ class TinyCLIP(nn.Module):
         Raises:
             UserError: the file is missing, cut short, of another kind, or its tensors contradict its configuration.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"{path} is not a file; it should be the small CLIP of the drawn faces: {REBUILD}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                weights = {name: file.get_tensor(name) for name in file.keys()}     # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a complete safetensors file ({error}); {REBUILD}") from error
-        if metadata.get("format") != FORMAT:
-            raise UserError(f"{path} is marked {metadata.get('format')!r}, not {FORMAT!r}: it is another file of the "
-                            f"project or of another version; {REBUILD}")
+        weights, metadata = read_safetensors(Path(path), FORMAT, REBUILD)
         try:
             clip = cls(json.loads(metadata["words"]), **json.loads(metadata["config"]))
             clip.model.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
             raise UserError(f"{path} contradicts its own configuration ({' '.join(str(error).split())[:200]}); "
-                            f"{REBUILD}") from error
+                            f"build it again: {REBUILD}") from error
         return clip.freeze()
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from attention.checkpoints import write_safetensors
+from attention.checkpoints import read_safetensors, write_safetensors
 from attention.clip_models.base import preprocess
 from attention.drawn.concepts import CONCEPTS, OPTIONS, Concept
 from attention.drawn.faces import SIZE, FaceParams, draw_faces
@@ -25,7 +24,7 @@ from attention.errors import UserError
 from attention.generator import Generator
 
 FORMAT = "where2edit attribute reader 1"    # written into the file, so that another file is recognised as such
-REBUILD = "build it with: python -m attention.drawn.build"
+REBUILD = "python -m attention.drawn.build"
 # Colours that no concept speaks of are not read.
 READ_WIDTHS = {name: width for name, width in FaceParams.widths().items() if name not in ("background", "clothes")}
 # A full step of position_x and position_y in pixels: the renderer's 0.10 and 0.08 of a half picture.
@@ -95,7 +94,7 @@ class AttributeReader(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights, configuration and accuracies as one safetensors file, all of it or nothing."""
-        metadata = {"format": FORMAT, "config": json.dumps(self.config), "accuracies": json.dumps(self.accuracies)}
+        metadata = {"kind": FORMAT, "config": json.dumps(self.config), "accuracies": json.dumps(self.accuracies)}
         write_safetensors(Path(path), self.state_dict(), metadata)
 
     @classmethod
@@ -105,25 +104,14 @@ class AttributeReader(nn.Module):
         Raises:
             UserError: the file is missing, cut short, of another kind, or its tensors contradict its configuration.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise UserError(f"{path} is not a file; it should be the attribute reader of the drawn faces: {REBUILD}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                weights = {name: file.get_tensor(name) for name in file.keys()}     # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is not a complete safetensors file ({error}); {REBUILD}") from error
-        if metadata.get("format") != FORMAT:
-            raise UserError(f"{path} is marked {metadata.get('format')!r}, not {FORMAT!r}: it is another file of the "
-                            f"project or of another version; {REBUILD}")
+        weights, metadata = read_safetensors(Path(path), FORMAT, REBUILD)
         try:
             reader = cls(**json.loads(metadata["config"]))
             reader.load_state_dict(weights)
             reader.accuracies = json.loads(metadata["accuracies"])
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise UserError(f"{path} contradicts its own configuration ({' '.join(str(error).split())[:200]}); "
-                            f"{REBUILD}") from error
+                            f"build it again: {REBUILD}") from error
         return reader.requires_grad_(False).eval()
 
 

@@ -48,9 +48,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Make the parts asked for, in order; returns the folder of the shipped files."""
     config = parse_config(BuildConfig, argv, __doc__)
     config.work.mkdir(parents=True, exist_ok=True)
-    for part in PARTS[:-1]:
+    builders = {"generator": _build_generator, "clip": _build_clip, "reader": _build_reader, "editor": _build_editor}
+    for part in builders:
         if config.part == part or (config.part == "missing" and not (SHIPPED / f"{part}.safetensors").exists()):
-            globals()[f"_build_{part}"](config.work)
+            builders[part](config.work)
     write_atomically(SHIPPED / "manifest.json", lambda path: path.write_text(json.dumps(manifest(), indent=1)))
     return SHIPPED
 

@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from attention.drawn.concepts import BY_PHRASE, CONCEPTS, EDIT_PROMPTS, OPTIONS, PART_NAMES, captions, truth_table
 from attention.drawn.faces import PARTS, SIZE, FaceParams, draw_faces, landmarks
-from attention.drawn.fit_generator import to_image
+from attention.drawn.fit_clip import HALVED, PASTED, _half_of, _paste_parts
+from attention.drawn.fit_generator import AREAS, BLEND_SIDE, part_error, part_shares, to_image
 from attention.drawn.reader import AttributeReader, ReaderFit, accuracy, augment, fit_reader, seen_in
 from attention.errors import UserError
 
@@ -148,6 +149,54 @@ def test_every_concept_has_a_part_that_can_be_named(drawing):
     for concept in CONCEPTS:
         assert concept.part in PART_NAMES and drawing.mask(concept.part).shape == drawing.labels.shape
         assert concept.option is None or concept.option in OPTIONS[concept.field]
+
+
+# --- what the generator and CLIP are fitted to
+
+def test_part_shares_are_the_areas_of_the_drawing(drawing):
+    rows = np.array([3, 8])
+    shares = part_shares(drawing, rows)
+    assert shares.shape == (2, len(AREAS), BLEND_SIDE, BLEND_SIDE)
+    torch.testing.assert_close(shares.sum(dim=1), torch.ones(2, BLEND_SIDE, BLEND_SIDE))
+    skin = drawing.mask("skin")[rows]
+    for part, mask in (("eyes", drawing.mask("eyes")[rows]), ("cheeks", skin & drawing.mask("cheeks")[rows]),
+                       ("skin", skin & ~drawing.mask("cheeks")[rows] & ~drawing.mask("jaw")[rows])):
+        np.testing.assert_allclose(shares[:, AREAS.index(part)].mean(dim=(1, 2)), mask.mean(axis=(1, 2)), rtol=1e-5)
+
+
+def test_part_error_equals_the_loop():
+    random = torch.Generator().manual_seed(0)
+    features, prototypes = torch.randn(2, 5, 3, 3, generator=random), torch.randn(4, 5, generator=random)
+    shares = torch.rand(2, 4, 3, 3, generator=random)
+    shares = shares / shares.sum(dim=1, keepdim=True)
+    area, total, weights = shares.mean(dim=(0, 2, 3)), 0.0, 0.0
+    for image in range(2):
+        for y in range(3):
+            for x in range(3):
+                share = shares[image, :, y, x]
+                distance = torch.stack([(features[image, :, y, x] - one).square().sum() for one in prototypes])
+                chance = torch.exp(-distance) / torch.exp(-distance).sum()
+                weight = sum(float(share[part]) / float(area[part]) ** 0.5 for part in range(4))
+                total += weight * float((share * (0.1 * distance - chance.log())).sum())
+                weights += weight
+    assert float(part_error(features, shares, prototypes)) == pytest.approx(total / weights, rel=1e-5)
+
+
+def test_half_a_pasted_part_leaves_only_what_both_faces_share(faces, drawing):
+    before, truths = drawing.images.copy(), truth_table(faces)
+    images, pasted = before.copy(), truths.copy()
+    random = np.random.default_rng(0)
+    untouched = np.ones(len(images), bool)
+    for _ in range(8):
+        untouched &= _paste_parts(random, images, drawing.labels, pasted)
+    assert 0 < untouched.sum() < len(images)
+    np.testing.assert_array_equal(images[untouched], before[untouched])
+    np.testing.assert_array_equal(pasted[untouched], truths[untouched])
+    moved = {field for table in (PASTED, HALVED) for fields in table.values() for field in fields}
+    still = np.array([concept.field not in moved for concept in CONCEPTS])
+    np.testing.assert_array_equal(pasted[:, still], truths[:, still])
+    half = _half_of(random, drawing.mask("hair")[0]) & drawing.mask("hair")[0]
+    assert 0.25 < half.sum() / drawing.mask("hair")[0].sum() < 0.75
 
 
 # --- the attribute reader

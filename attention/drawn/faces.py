@@ -136,11 +136,9 @@ class Drawing:
 
 def draw_faces(params: FaceParams, size: int = SIZE, chunk: int = 64) -> Drawing:
     """Draw every face of `params` at size x size pixels, `chunk` faces at a time (they then stay in the cache)."""
-    canvases = [_draw(params.take(slice(i, i + chunk)), size) for i in range(0, len(params), chunk)]
-    images = np.concatenate([np.clip(canvas.image * 255 + 0.5, 0, 255).astype(np.uint8) for canvas in canvases])
-    labels = np.concatenate([canvas.labels for canvas in canvases])
-    areas = {name: np.concatenate([canvas.areas[name] for canvas in canvases]) for name in canvases[0].areas}
-    return Drawing(np.ascontiguousarray(images.transpose(0, 2, 3, 1)), labels, areas)
+    chunks = [_finished(_draw(params.take(slice(i, i + chunk)), size)) for i in range(0, len(params), chunk)]
+    return Drawing(np.concatenate([part.images for part in chunks]), np.concatenate([part.labels for part in chunks]),
+                   {name: np.concatenate([part.areas[name] for part in chunks]) for name in chunks[0].areas})
 
 
 def landmarks(params: FaceParams) -> dict[str, np.ndarray]:
@@ -219,6 +217,12 @@ def _ellipse(x, y, cx, cy, rx, ry) -> np.ndarray:
 def _smoothstep(low: float, high: float, x: np.ndarray) -> np.ndarray:
     t = np.clip((x - low) / (high - low), 0, 1)
     return t * t * (3 - 2 * t)
+
+
+def _finished(canvas: _Canvas) -> Drawing:
+    """In bytes, a quarter of the canvas: many thousand faces fit into memory."""
+    pixels = np.clip(canvas.image * 255 + 0.5, 0, 255).astype(np.uint8)
+    return Drawing(np.ascontiguousarray(pixels.transpose(0, 2, 3, 1)), canvas.labels, canvas.areas)
 
 
 def _draw(params: FaceParams, size: int) -> _Canvas:

@@ -18,8 +18,10 @@ from attention.drawn.concepts import CONCEPTS, PART_NAMES, truth_table
 from attention.drawn.faces import PARTS, FaceParams, draw_faces
 
 WORDS_BESIDE = ("and", "a", "the", "with", "of", "face", "person", "wearing", "very")
-# Parts that may be pasted from another face, with the concepts whose truth goes along.
+# Parts that may be pasted from another face, with the concepts whose truth goes along; and of which only a half may be.
 PASTED = {"hair": ("hair_colour",), "eyes": ("eye_colour",), "lips": ("lipstick",)}
+HALVED = {"hair": ("hair_colour",), "skin": ("skin_tone",), "lips": ("lipstick",)}
+PASTE_SHARE = 0.1       # of the faces, for every part
 
 
 @dataclass(frozen=True)
@@ -28,9 +30,9 @@ class ClipFit:
 
     faces: int = 16_000
     batch_size: int = 64
-    steps: int = 1300
+    steps: int = 2600
     rate: float = 3e-3
-    readout_weight: float = 20.0        # of the attributes' linear read-out, which teaches small parts much sooner
+    readout_weight: float = 1.5         # of the attributes' linear read-out, which teaches small parts much sooner
     phrases: int = 64       # a step compares every face with this many phrases
     seed: int = 0
 
@@ -81,21 +83,38 @@ def augment(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 def _paste_parts(random: np.random.Generator, images: np.ndarray, labels: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """In place: some faces get the pixels of a part from another face, and its truth; returns (N,) which did not."""
+    """In place: some faces get the pixels of a part, or of half of it, from another face.
+
+    A whole part brings its truth along. After half a part a phrase is true only if it is of both faces, so that an edit
+    which stops halfway does not count. Returns (N,) which faces are untouched.
+    """
     untouched = np.ones(len(images), bool)
     fields = np.array([concept.field for concept in CONCEPTS])
-    for part, moved in PASTED.items():
-        index = PARTS.index(part)
-        chosen = np.flatnonzero(random.random(len(images)) < 0.1)
-        for target, source in zip(chosen, random.permutation(len(images))[:len(chosen)], strict=True):
-            both = (labels[target] == index) & (labels[source] == index)
-            # Only where the part of the target is nearly covered does the phrase's truth move with the pixels.
-            if both.sum() > 0.9 * (labels[target] == index).sum():
-                images[target][both] = images[source][both]
-                columns = np.isin(fields, moved)
-                truths[target, columns] = truths[source, columns]
+    for table, half in ((PASTED, False), (HALVED, True)):
+        for part, moved in table.items():
+            columns = np.isin(fields, moved)
+            chosen = np.flatnonzero(random.random(len(images)) < PASTE_SHARE)
+            for target, source in zip(chosen, random.permutation(len(images))[:len(chosen)], strict=True):
+                mask = labels[target] == PARTS.index(part)
+                shared = mask & (labels[source] == PARTS.index(part))
+                # Only where the part of the target is nearly covered does the phrase's truth move with the pixels.
+                if shared.sum() <= 0.9 * mask.sum():
+                    continue
+                if half:
+                    shared &= _half_of(random, mask)
+                    truths[target, columns] *= truths[source, columns]
+                else:
+                    truths[target, columns] = truths[source, columns]
+                images[target][shared] = images[source][shared]
                 untouched[target] = False
     return untouched
+
+
+def _half_of(random: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    """(S, S) bool: the side of a random line that holds 30 to 70 % of a part."""
+    angle = random.uniform(0, 2 * np.pi)
+    across = np.cos(angle) * np.arange(mask.shape[1]) + np.sin(angle) * np.arange(mask.shape[0])[:, None]
+    return across > np.quantile(across[mask], random.uniform(0.3, 0.7))
 
 
 def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
@@ -106,6 +125,7 @@ def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
     drawing = draw_faces(params)
     images, labels = drawing.images, drawing.labels
     numbers = torch.from_numpy(params.as_matrix()).float()
+    numbers = (numbers - numbers.mean(dim=0)) / numbers.std(dim=0)      # so that every attribute counts alike
     readout = torch.nn.Linear(clip.dim, numbers.shape[1])
     truths = truth_table(params)
     scale, bias = torch.nn.Parameter(torch.tensor(2.3)), torch.nn.Parameter(torch.tensor(-2.0))

@@ -1,8 +1,14 @@
 """Where2Edit: text-guided local image editing with region-based attention (Xiao et al., Pattern Recognition 139, 2023)."""
 
-from attention.domains import load_domain
-from attention.editor import Edit, RegionEditor
-from attention.regions import RegionClusters
-from attention.training import load_editor
+from importlib import import_module
 
-__all__ = ["Edit", "RegionClusters", "RegionEditor", "load_domain", "load_editor"]
+# Public name -> its module, loaded on first use: a command then loads only what it needs.
+_HOMES = {"Edit": "editor", "RegionClusters": "regions", "RegionEditor": "editor", "load_domain": "domains",
+          "load_editor": "training"}
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

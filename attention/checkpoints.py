@@ -1,15 +1,20 @@
-"""Reading and writing files: safetensors and plain torch files, never anything that runs code."""
+"""Reading and writing files: safetensors and plain torch files, never anything that runs code.
+
+    python -m attention.checkpoints convert pretrained_models/final_mapper.pt       # the authors' mapper, see released.py
+"""
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import Tensor, nn
 
-from attention.errors import UserError
+from attention.errors import UserError, exit_with_message
+from attention.published import missing
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -33,7 +38,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
             temporary.unlink()
 
 
-def write_safetensors(path: Path, tensors: dict[str, torch.Tensor], metadata: dict[str, str]) -> None:
+def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file atomically, its header sorted: the same content is the same file, byte for byte."""
     raw = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
     length = int.from_bytes(raw[:8], "little")
@@ -59,7 +64,7 @@ def read_torch_file(path: Path) -> dict:
         UserError: the file is missing, cut short, holds code, or is no dictionary.
     """
     if not Path(path).is_file():
-        raise UserError(f"{path} is missing; where it comes from stands in pretrained_models/README.md")
+        raise missing(path)
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:          # zipfile, pickle and torch each raise their own kinds
@@ -68,6 +73,36 @@ def read_torch_file(path: Path) -> dict:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, but a dictionary of tensors was expected")
     return content
+
+
+def fill_frozen(module: nn.Module, state: Mapping, path: Path, published: str, prefix: str = "") -> nn.Module:
+    """Give a module that was built on the meta device its tensors, every name and shape checked.
+
+    Args:
+        state: what `path` holds, under the module's names with `prefix` before them.
+        published: name of the published file whose layout this is.
+    Returns:
+        The module, float32 as built, frozen, in evaluation mode.
+    Raises:
+        UserError: names are missing or unknown, or shapes differ; the message lists a few of each.
+    """
+    expected = {prefix + name: tensor for name, tensor in module.state_dict().items()}
+    found = {name: state[name] for name in expected if isinstance(state.get(name), Tensor)}
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "unexpected": [str(name) for name in state if name not in expected],
+        "of another shape": [f"{name} {tuple(found[name].shape)} instead of {tuple(tensor.shape)}"
+                             for name, tensor in expected.items() if name in found and found[name].shape != tensor.shape],
+    }
+    if any(problems.values()):
+        listed = "; ".join(f"{len(names)} {kind}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+                           for kind, names in problems.items() if names)
+        raise UserError(f"{path} does not have the {len(expected)} tensors of {published} ({listed}); "
+                        f"fetch that file with: python -m attention.download {published}")
+    # Assigned, not copied: the file's tensors become the weights, so a large file is held in memory once.
+    module.load_state_dict({name.removeprefix(prefix): tensor.to(expected[name].dtype)
+                            for name, tensor in found.items()}, assign=True)
+    return module.requires_grad_(False).eval()
 
 
 def run_folder(path: Path) -> Path:
@@ -87,7 +122,7 @@ def run_folder(path: Path) -> Path:
     return path
 
 
-def read_safetensors(path: Path, kind: str, remake: str) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+def read_safetensors(path: Path, kind: str, remake: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Tensors and metadata of a safetensors file whose metadata says that it is of this kind.
 
     Raises:
@@ -105,3 +140,9 @@ def read_safetensors(path: Path, kind: str, remake: str) -> tuple[dict[str, torc
         raise UserError(f"{path} is marked {metadata.get('kind')!r}, but {kind!r} was expected; "
                         f"make it again with: {remake}")
     return tensors, metadata
+
+
+if __name__ == "__main__":
+    from attention.released import main
+
+    exit_with_message(main)

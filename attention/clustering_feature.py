@@ -21,8 +21,8 @@ if not __package__:
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from attention.checkpoints import run_folder, write_atomically
-from attention.config import GENERAL, ClusterConfig, parse_config, resolve
-from attention.domains import Domain, domain_entry, load_domain
+from attention.config import ClusterConfig, parse_config
+from attention.domains import Domain, domain_of, settled
 from attention.drawn.truth import regions_against_parts
 from attention.errors import exit_with_message
 from attention.generator import rgb_fed_by
@@ -33,9 +33,8 @@ OVERLAY_FACES = 8
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Parse, sample, fit, save; returns the path of the regions."""
-    config = parse_config(ClusterConfig, argv, __doc__)
-    config = resolve(config, domain_entry(config.domain).settings, GENERAL)
-    domain = load_domain(config.domain, config.ckpt, config.device)
+    config = settled(parse_config(ClusterConfig, argv, __doc__))
+    domain = domain_of(config)
     folder = run_folder(config.run)
     layer = config.attention_layer - 1
     rgb_fed_by(domain.generator.layers, layer)                          # refuses a layer that is not a conv layer

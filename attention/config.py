@@ -3,7 +3,10 @@
     @dataclass(frozen=True)
     class Example:
         batch_size: int = field(default=8, metadata={"help": "prompts a step", "min": 2})
-        use_cluster: bool = field(default=False, metadata={"help": "pool the attention over regions"})
+        gpu_id: str | None = option(None, "GPUs to use, as in 0,1; with --multiprocessing-distributed a process for each")
+    multiprocessing_distributed: bool = option(False, "one process for every GPU of --gpu_id (or use torchrun)",
+                                               published="--multiprocessing-distributed")
+    use_cluster: bool = field(default=False, metadata={"help": "pool the attention over regions"})
         attention_layer: int | None = None              # not given: resolve() asks the recipe, then the domain
 
     config = resolve(parse_config(Example, ["--batch_size", "16"], "Example."), recipe, domain, general)
@@ -37,7 +40,8 @@ def parse_config(cls: type[Config], argv: Sequence[str] | None, description: str
 
     Every field is one flag of the same name, underscores kept. Types: int, float, str, Path, bool (a switch, with
     --no_NAME unless its default is off), each also as `... | None`. A field without a default is a required flag.
-    Metadata: "help", "min", "max", "choices"; the bounds are included.
+    Metadata: "help", "min", "max", "choices"; the bounds are included. "published" is another spelling of the
+    flag; "idle" says why a published flag changes nothing here, which is printed when it is given.
 
     Args:
         cls: the dataclass.
@@ -55,6 +59,9 @@ def parse_config(cls: type[Config], argv: Sequence[str] | None, description: str
     if rest:
         raise UserError(_unknown_flag(rest[0], [f"--{name}" for name in kinds]))
     values = {name: _convert(name, value, kinds[name]) for name, value in vars(given).items()}
+    for field in dataclasses.fields(cls):
+        if "idle" in field.metadata and field.name in values:
+            print(f"--{field.name} changes nothing here: {field.metadata['idle']}", file=sys.stderr)
     return check_config(cls(**values))
 
 
@@ -121,13 +128,14 @@ def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: t
              "required" if required else "" if default is None else f"default {default}"]
     text = f"{rule.get('help', '')} ({'; '.join(filter(None, notes))})".replace(" ()", "")
     text = text.strip().replace("%", "%%")                      # argparse formats help with %
+    names = [f"--{field.name}", *([rule["published"]] if "published" in rule else [])]
     if kind is bool:
         switch = parser.add_mutually_exclusive_group(required=required)
-        switch.add_argument(f"--{field.name}", action="store_true", help=text)
+        switch.add_argument(*names, dest=field.name, action="store_true", help=text)
         if default is not False:
             switch.add_argument(f"--no_{field.name}", dest=field.name, action="store_false", help=f"not {field.name}")
     else:
-        parser.add_argument(f"--{field.name}", metavar=kind.__name__.upper(), help=text, required=required)
+        parser.add_argument(*names, dest=field.name, metavar=kind.__name__.upper(), help=text, required=required)
 
 
 def _convert(name: str, text: str | bool, kind: type) -> Any:
@@ -153,43 +161,55 @@ def option(default: Any, help: str, **rule: Any) -> Any:
 
 
 @dataclasses.dataclass(frozen=True)
-class ClusterConfig:
-    """Options of clustering_feature.py; None means: the recipe's, else the domain's, else GENERAL's."""
+class WorldConfig:
+    """Options that regions and training share: which generator, which layer, where to write.
 
-    domain: str = option("drawn", "drawn or ffhq")
-    run: Path = option(Path("runs/drawn"), "folder to write to")
+    In this and the next two, None means: the recipe's value, else the domain's, else GENERAL's.
+    """
+
+    recipe: str = option("paper", "paper (all terms, attention learns from 15 %) or released (as published)",
+                         choices=("paper", "released"))
+    domain: str | None = option(None, "drawn, ffhq, or a TOML file that describes a world; default drawn, with --ckpt ffhq")
+    run: Path | None = option(None, "folder to write to; default runs/DOMAIN")
     ckpt: Path | None = option(None, "another generator's weights than the domain's")
-    attention_layer: int | None = option(None, "conv layer to cluster, counted from 1", min=1)
+    stylegan_size: int | None = option(None, "must be the generator's, which is read from its weights", min=8)
+    channel_multiplier: int | None = option(None, "must be the generator's, which is read from its weights", min=1)
+    attention_layer: int | None = option(None, "conv layer to blend at, counted from 1", min=1)
     cluster_num: int | None = option(None, "number of regions K", min=1)
-    step: int = option(20, "batches of faces", min=1)
-    batch_size: int = option(5, "faces a batch", min=1)
-    enlarge: int = option(1, "enlarge feature maps before fitting (the published program: 2)", min=1)
-    position_weight: float | None = option(None, "weight of the position planes", min=0)
-    seed: int = option(42, "of faces and k-means", min=0)
-    device: str = option("cpu", "cpu, cuda or cuda:N")
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU where there is one")
 
 
 @dataclasses.dataclass(frozen=True)
-class TrainConfig:
-    """Options of run_attention.py; None means: the recipe's, else the domain's, else GENERAL's."""
+class ClusterConfig(WorldConfig):
+    """Options of clustering_feature.py."""
 
-    domain: str = option("drawn", "drawn or ffhq")
-    run: Path = option(Path("runs/drawn"), "folder of the run")
-    recipe: str = option("paper", "paper (all terms, attention learns from 15 %) or released (as published)",
-                         choices=("paper", "released"))
-    ckpt: Path | None = option(None, "another generator's weights than the domain's")
-    cluster_path: Path | None = option(None, "regions.safetensors; default RUN/regions.safetensors")
-    attention_layer: int | None = option(None, "conv layer to blend at, counted from 1", min=1)
-    cluster_num: int | None = option(None, "number of regions; must be the file's", min=1)
+    step: int = option(20, "batches of faces", min=1)
+    batch_size: int = option(5, "faces a batch", min=1)
+    enlarge: int | None = option(None, "enlarge feature maps before fitting (the published program: 2)", min=1)
+    position_weight: float | None = option(None, "weight of the position planes", min=0)
+    seed: int = option(42, "of faces and k-means", min=0)
+    description: str | None = option(None, "published", idle="the regions file is named by --run")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig(WorldConfig):
+    """Options of run_attention.py."""
+
+    clip_model: str | None = option(None, "another CLIP: a name that open_clip knows, or a file of OpenAI's")
+    trust: bool = option(False, "run a CLIP archive (a program) that is not OpenAI's by its hash")
+    cluster_path: Path | None = option(None, "regions (or the authors' .pkl); default RUN/regions.safetensors")
+    cluster_layer: int | None = option(None, "conv layer of the regions, counted from 1; default --attention_layer", min=1)
     step: int | None = option(None, "training steps", min=1)
-    batch_size: int | None = option(None, "prompts a step", min=2)
+    batch_size: int | None = option(None, "prompts a step and process; at least 2 in all processes together", min=1)
     lr: float | None = option(None, "Adam's learning rate at its height", min=0)
     captions: Path | None = option(None, "corpus to draw prompts from; default: the domain's own prompts")
+    description: str | None = option(None, "prompt that sample sheets show beside the domain's own")
     target: str | None = option(None, "what drives mapper and CLIP loss", choices=("text", "image", "mixed"))
     attention_start: float | None = option(None, "share of the run after which attention learns; above 1: never", min=0)
     where_share: float | None = option(None, "share of steps that name the place in other words", min=0, max=1)
     temperature: float | None = option(None, "of the contrastive loss", min=1e-4)
     relative: bool | None = option(None, "score edits by the rise over their source's own similarity")
+    lambda_clip: float | None = option(None, "weight of the contrastive loss", min=0)
     lambda_ess: float | None = option(None, "weight of region consistency", min=0)
     lambda_sec: float | None = option(None, "weight of the attention budget (counts regions)", min=0)
     lambda_area: float | None = option(None, "weight of the attention's area", min=0)
@@ -200,15 +220,20 @@ class TrainConfig:
     save_intermediate_image_every: int | None = option(None, "steps between sample sheets and checkpoints", min=1)
     resume: bool = option(False, "go on from the run folder's last checkpoint")
     seed: int = option(0, "of weights, faces and prompts", min=0)
-    device: str = option("cpu", "cpu, cuda or cuda:N")
+    gpu_id: str | None = option(None, "GPUs to use, as in 0,1; with --multiprocessing-distributed a process for each")
+    multiprocessing_distributed: bool = option(False, "one process for every GPU of --gpu_id (or use torchrun)",
+                                               published="--multiprocessing-distributed")
+    use_cluster: bool = option(False, "published", idle="the attention is always pooled over regions")
+    work_in_stylespace: bool = option(False, "published", idle="edits always happen in style space")
 
 
-GENERAL = dict(attention_layer=13, cluster_num=20, position_weight=1.0, step=10_000, batch_size=8, lr=0.01,
-               target="text", attention_start=0.15, where_share=0.3, temperature=0.01, relative=False, lambda_ess=0.03,
-               lambda_sec=0.01, lambda_area=0.0, lambda_id=0.1, lambda_delta=0.03, max_change=0.0, precision="fp32",
-               save_intermediate_image_every=500)
-# The published program as it was left: image embeddings as targets, the attention frozen throughout (trap 1, 5).
-RECIPES = {"paper": {}, "released": dict(target="image", attention_start=1.15)}
+GENERAL = dict(attention_layer=13, cluster_num=20, position_weight=1.0, enlarge=1, step=10_000, batch_size=8, lr=0.01,
+               target="text", attention_start=0.15, where_share=0.3, temperature=0.01, relative=False, lambda_clip=1.0,
+               lambda_ess=0.03, lambda_sec=0.01, lambda_area=0.0, lambda_id=0.1, lambda_delta=0.03, max_change=0.0,
+               precision="fp32", save_intermediate_image_every=500)
+# The published program as it was left: image embeddings as targets, the attention frozen throughout, features enlarged
+# twice for clustering (traps 1, 5, 26). `domains.settled` adds its weight of the contrastive loss, 1 / processes.
+RECIPES = {"paper": {}, "released": dict(target="image", attention_start=1.15, enlarge=2)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,4 +245,5 @@ class EvaluateConfig:
     strength: float = option(0.1, "of the edits", min=0, max=1)
     coverage: float = option(0.8, "of the edits, 0 to 1", min=0, max=1)
     seed: int = option(4242, "of the faces", min=0)
-    device: str = option("cpu", "cpu, cuda or cuda:N")
+    trust: bool = option(False, "run a CLIP archive (a program) that is not OpenAI's by its hash")
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU where there is one")

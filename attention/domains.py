@@ -4,27 +4,37 @@ This is the only file that knows concrete choices. A new world is one more entry
 """
 
 import hashlib
+import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 from attention.checkpoints import read_torch_file
 from attention.clip_models import CLIP_MODELS
 from attention.clip_models.base import TextImageModel
+from attention.config import GENERAL, RECIPES, ClusterConfig, TrainConfig, WorldConfig, resolve
+from attention.distributed import local_rank, world_size
 from attention.drawn.concepts import BY_PHRASE, EDIT_PROMPTS, PART_NAMES
 from attention.drawn.fit_clip import augment
 from attention.errors import UserError
-from attention.generator import Generator
+from attention.generator import Generator, published_channels
+from attention.nvidia import read_nvidia
+from attention.published import WEIGHTS, missing
 
-ROOT = Path(__file__).resolve().parent.parent
-WEIGHTS = ROOT / "pretrained_models"
 REAL_WHERE = ("tanned skin", "narrow nose", "narrow eyes", "thin eyebrows", "wearing a pair of earrings",
               "pink lipsticks", "grey hair")                                     # the published attention prompts
+World = TypeVar("World", bound=WorldConfig)
 
 
 @dataclass(frozen=True)
@@ -43,14 +53,18 @@ class DomainEntry:
 
 @dataclass(frozen=True)
 class Domain:
-    """A loaded world: frozen generator and CLIP on one device."""
+    """A loaded world: a frozen generator and a frozen CLIP on one device; CLIP is loaded on first use."""
 
     name: str
     entry: DomainEntry
     generator: Generator
-    clip: TextImageModel
     generator_hash: str
     device: torch.device
+    trust: bool = False
+
+    @cached_property
+    def clip(self) -> TextImageModel:
+        return CLIP_MODELS[self.entry.clip](self.entry.clip_source, trust=self.trust).to(self.device)
 
     def sample_w(self, count: int, seed: int) -> Tensor:
         """(count, style_dim) seeded latents of this domain's truncation; the same on every device."""
@@ -85,27 +99,85 @@ DOMAINS = {
 
 
 def domain_entry(name: str) -> DomainEntry:
-    """The entry of a known domain.
+    """The entry of a known domain, or of one that a TOML file describes.
 
     Raises:
-        UserError: no domain has this name.
+        UserError: no domain has this name, or the file is missing or wrong.
     """
+    if name.endswith(".toml"):
+        return _read_entry(Path(name))
     if name not in DOMAINS:
-        raise UserError(f"--domain is {name!r}, expected one of {', '.join(DOMAINS)}")
+        raise UserError(f"--domain is {name!r}, expected one of {', '.join(DOMAINS)}, or a TOML file that describes a "
+                        "world (pretrained_models/README.md)")
     return DOMAINS[name]
 
 
-def load_domain(name: str, ckpt: Path | None = None, device: str = "cpu") -> Domain:
-    """Load a domain's generator and CLIP, frozen.
+_TEXT = ("a text", lambda value: isinstance(value, str))
+_TEXTS = ("a list of texts", lambda value: isinstance(value, list) and all(isinstance(entry, str) for entry in value))
+_NUMBER = ("a number", lambda value: isinstance(value, int | float) and not isinstance(value, bool))
+_TABLE = ("a table", lambda value: isinstance(value, dict))
+# What a TOML file may say: key -> what its value must be. Paths count from the file's own folder.
+TOML_KEYS = {"generator": _TEXT, "clip": _TEXT, "truncation": _NUMBER, "captions": _TEXT, "prompts": _TEXTS,
+             "where": _TEXTS, "settings": _TABLE}
+
+
+def _read_entry(path: Path) -> DomainEntry:
+    """A domain from a TOML file; see pretrained_models/example.toml."""
+    def wrong(reason: str) -> UserError:
+        return UserError(f"{path} {reason}; see the example pretrained_models/example.toml")
+
+    try:
+        said = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise wrong(f"cannot be read as TOML ({error})") from error
+    for key, value in said.items():
+        if key not in TOML_KEYS:
+            raise wrong(f"has the key {key!r}, but knows only {', '.join(TOML_KEYS)}")
+        expected, fits = TOML_KEYS[key]
+        if not fits(value):
+            raise wrong(f"has {value!r} for {key}, expected {expected}")
+    if absent := [key for key in ("generator", "prompts") if not said.get(key)]:
+        raise wrong(f"lacks {' and '.join(absent)}")
+    known = {one.name for cls in (ClusterConfig, TrainConfig) for one in fields(cls)}
+    settings = dict(said.get("settings", {}))
+    if unknown := sorted(set(settings) - known):
+        raise wrong(f"has the settings {', '.join(unknown)}, which are no flags of training or clustering")
+    if "captions" in said:
+        settings["captions"] = path.parent / said["captions"]
+    clip = said.get("clip", "ViT-B-32.pt")
+    local = path.parent / clip
+    where = tuple(said.get("where", ()))
+    return DomainEntry(generator=path.parent / said["generator"], clip="released",
+                       clip_source=str(local) if local.exists() else clip, truncation=float(said.get("truncation", 0.7)),
+                       prompts=tuple(said["prompts"]), where_texts=lambda prompt: where or (prompt,), settings=settings)
+
+
+def settled(config: World) -> World:
+    """Fill in every option that was not given: by its recipe, its domain, the general default, in this order."""
+    name = config.domain or ("ffhq" if config.ckpt else "drawn")
+    config = replace(config, domain=name, run=config.run or Path("runs") / Path(name).stem)
+    recipe = RECIPES[config.recipe]
+    if config.recipe == "released":     # its gather kept only a process's own gradient, which was then averaged (trap 3)
+        recipe = {**recipe, "lambda_clip": 1 / world_size()}
+    return resolve(config, recipe, domain_entry(name).settings, GENERAL)
+
+
+def load_domain(name: str = "drawn", ckpt: Path | None = None, device: str = "auto", clip_model: str | None = None,
+                trust: bool = False) -> Domain:
+    """Load a domain's generator, frozen; its CLIP is loaded when first used.
 
     Args:
-        name: a key of DOMAINS.
+        name: a key of DOMAINS, or a TOML file that describes a world.
         ckpt: another generator of the same kind than the entry's.
-        device: "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda" or "cuda:N".
+        clip_model: another CLIP than the entry's: a file, or a name that open_clip knows.
+        trust: run a CLIP archive (a program) that is not OpenAI's by its hash.
     Raises:
         UserError: an unknown name or device, or a file that is missing or of another kind.
     """
     entry = domain_entry(name)
+    if clip_model is not None:
+        entry = replace(entry, clip="released", clip_source=clip_model)
     place = checked_device(device)
     path = Path(ckpt or entry.generator)
     state = read_generator(path)
@@ -113,8 +185,28 @@ def load_domain(name: str, ckpt: Path | None = None, device: str = "cpu") -> Dom
     if "latent_avg" in state:
         generator.mean_w = state["latent_avg"].flatten()[-generator.style_dim:]
     generator = generator.requires_grad_(False).eval().to(place)
-    clip = CLIP_MODELS[entry.clip](entry.clip_source).to(place)
-    return Domain(name, entry, generator, clip, weights_hash(state), place)
+    return Domain(Path(name).stem, entry, generator, weights_hash(state), place, trust)
+
+
+def domain_of(config: WorldConfig) -> Domain:
+    """Load the domain of a settled configuration and hold the generator against --stylegan_size, --channel_multiplier.
+
+    Raises:
+        UserError: as `load_domain`; or a flag says something else than the weights.
+    """
+    training = isinstance(config, TrainConfig)
+    domain = load_domain(config.domain, config.ckpt, config.device, config.clip_model if training else None,
+                         config.trust if training else False)
+    generator, path = domain.generator, config.ckpt or domain.entry.generator
+    if config.stylegan_size not in (None, generator.resolution):
+        raise UserError(f"--stylegan_size is {config.stylegan_size}, but {path} holds a generator of "
+                        f"{generator.resolution} px; leave the flag out, or give the other file with --ckpt")
+    multiplier = config.channel_multiplier
+    if multiplier is not None and published_channels(generator.resolution, multiplier) != generator.channels:
+        widths = ", ".join(f"{width} at {side} px" for side, width in generator.channels.items() if side >= 64)
+        raise UserError(f"--channel_multiplier is {multiplier}, but the maps in {path} have other widths ({widths}); "
+                        "leave the flag out, or give the other file with --ckpt")
+    return domain
 
 
 def checked_device(name: str) -> torch.device:
@@ -123,12 +215,14 @@ def checked_device(name: str) -> torch.device:
     Raises:
         UserError: an unknown device, or CUDA where there is none.
     """
+    if name == "auto":
+        return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise UserError(f"--device is {name!r}, expected cpu, cuda or cuda:N") from None
+        raise UserError(f"--device is {name!r}, expected auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
-        raise UserError(f"--device is {name!r}, expected cpu, cuda or cuda:N")
+        raise UserError(f"--device is {name!r}, expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise UserError(f"--device is {name!r}, but this machine has {torch.cuda.device_count()} CUDA devices; "
                         "use --device cpu")
@@ -136,13 +230,15 @@ def checked_device(name: str) -> torch.device:
 
 
 def read_generator(path: Path) -> dict[str, Tensor]:
-    """A generator's tensors from a safetensors file or a published .pt (its g_ema, and latent_avg where it has one).
+    """A generator's tensors: safetensors, a published .pt (its g_ema, and latent_avg where it has one), NVIDIA's .pkl.
 
     Raises:
         UserError: the file is missing, cut short or of another kind.
     """
     if not path.is_file():
-        raise UserError(f"{path} is missing; it should hold the generator's weights: see pretrained_models/README.md")
+        raise missing(path)
+    if path.suffix == ".pkl":
+        return read_nvidia(path)
     if path.suffix == ".safetensors":
         try:
             return load_file(path)

@@ -42,7 +42,7 @@ class RegionEditor(nn.Module):
 
     Args:
         generator: frozen.
-        regions: fitted at the blend layer.
+        regions: fitted at the blend layer, or at another conv layer.
         layer: 0-based index of the conv layer to blend at.
         text_dim: width of the CLIP embeddings.
         mapper: a key of MAPPERS.
@@ -67,9 +67,15 @@ class RegionEditor(nn.Module):
     @torch.no_grad()
     def source(self, w: Tensor) -> Source:
         """w (B, style_dim) or w+ (B, n_latent, style_dim) -> the unedited pictures."""
-        styles = self.generator.styles(w)
+        return self.source_of(self.generator.styles(w))
+
+    @torch.no_grad()
+    def source_of(self, styles: list[Tensor]) -> Source:
+        """One style (B, C_l) per layer -> the unedited pictures."""
         image, features = self.generator.synthesis(styles)
-        return Source(styles, features, image.float(), self.regions.assign(features[self.layer]))
+        # The regions may have been fitted at another layer than the one that blends (--cluster_layer).
+        labels = self.regions.assign(features[self.regions.layer], self.attention.map_size)     # (B, h, w)
+        return Source(styles, features, image.float(), labels)
 
     def attend(self, source: Source, where: Tensor) -> tuple[Tensor, Tensor]:
         """Where texts (B, D) -> raw attention and its region means, each (B, 1, h, w) in [0, 1]."""

@@ -25,13 +25,14 @@ if not __package__:
 
 from attention.checkpoints import write_atomically
 from attention.config import EvaluateConfig, parse_config
-from attention.domains import WEIGHTS, Domain
+from attention.domains import Domain
 from attention.drawn.concepts import BY_PHRASE, PART_NAMES, Concept
 from attention.drawn.faces import FaceParams
 from attention.drawn.reader import AttributeReader, accuracy
 from attention.drawn.truth import grow, true_part
 from attention.editor import Edit, RegionEditor, Source
 from attention.errors import UserError, exit_with_message
+from attention.published import WEIGHTS
 from attention.sheets import edit_sheet, evenly
 from attention.spatial_attention import threshold_attention, threshold_for
 from attention.training import load_editor

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import vgg16
 
-from attention.checkpoints import read_torch_file
+from attention.checkpoints import fill_frozen, read_torch_file
 from attention.clip_models.base import preprocess
-from attention.domains import WEIGHTS, Domain
+from attention.domains import Domain
+from attention.published import WEIGHTS
 
 VGG_WEIGHTS = WEIGHTS / "vgg16-397923af.pth"
 VGG_SIDE, RELU2_2 = 224, 9      # input side; features.0 to .8 end at relu2_2
@@ -18,6 +19,9 @@ def perceptual_features(domain: Domain) -> Callable[[Tensor], Tensor]:
     """The feature function of a domain, frozen: image (B, 3, R, R) in [-1, 1] -> (B, C, h, w).
 
     Drawn faces are compared pixel by pixel: VGG's photographs say nothing about them, and nothing is downloaded.
+
+    Raises:
+        UserError: the file of VGG-16 is missing, cut short or of another kind.
     """
     if domain.name == "drawn":
         return lambda images: images
@@ -26,10 +30,15 @@ def perceptual_features(domain: Domain) -> Callable[[Tensor], Tensor]:
 
 
 def vgg_relu2_2(state: dict) -> nn.Module:
-    """VGG-16 up to relu2_2 with torchvision's weights."""
+    """VGG-16 up to relu2_2, frozen: (B, 3, H, W) -> (B, 128, H // 2, W // 2).
+
+    Args:
+        state: torchvision's state dict, as VGG_WEIGHTS holds it; its layers past relu2_2 are not used.
+    Raises:
+        UserError: a tensor that is used is missing or has another shape.
+    """
     with torch.device("meta"):
         network = vgg16().features[:RELU2_2]
-    network = network.to_empty(device="cpu")
-    network.load_state_dict({name.removeprefix("features."): state[name] for name in
-                             (f"features.{key}" for key in network.state_dict())})
-    return network.requires_grad_(False).eval()
+    used = {f"features.{name}" for name in network.state_dict()}
+    tensors = {name: tensor for name, tensor in state.items() if name in used}
+    return fill_frozen(network, tensors, VGG_WEIGHTS, VGG_WEIGHTS.name, prefix="features.")

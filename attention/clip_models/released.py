@@ -68,7 +68,7 @@ def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bo
     if not path.is_file():
         if path.suffix in FILE_SUFFIXES or path.exists() or "/" in str(name_or_path):
             raise UserError(f"{path} is not a file; it should be the CLIP weights that turn texts and pictures into "
-                            "embeddings: download OpenAI's ViT-B-32.pt (pretrained_models/README.md says where)")
+                            "embeddings; get OpenAI's with: python -m attention.download ViT-B-32.pt")
         raise UserError(f"{name_or_path} is neither a file nor a CLIP that open_clip knows; use for example "
                         "ViT-B-32, or the path of OpenAI's ViT-B-32.pt")
     weights = _read_weights(path, trust)
@@ -78,7 +78,7 @@ def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bo
         model.load_state_dict(weights)
     except (KeyError, RuntimeError, IndexError, ValueError, ZeroDivisionError, AssertionError) as error:
         raise UserError(f"{path} does not hold OpenAI CLIP weights ({_reason(error)}); "
-                        "expected the tensors of ViT-B-32.pt (pretrained_models/README.md says where)") from error
+                        "expected the tensors of OpenAI's ViT-B-32.pt: python -m attention.download ViT-B-32.pt") from error
     return OpenClip(model)
 
 
@@ -131,7 +131,7 @@ def _check_archive(path: Path, trust: bool) -> None:
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found not in OPENAI_SHA256.values():
         raise UserError(f"{path} is a TorchScript archive (a program) with SHA-256 {found[:12]}..., not OpenAI's "
-                        f"{OPENAI_SHA256['ViT-B-32.pt'][:12]}...; download it again, or load it with trust=True")
+                        f"{OPENAI_SHA256['ViT-B-32.pt'][:12]}...; download it again, or run it with --trust (trust=True)")
 
 
 def _reason(error: Exception) -> str:

@@ -23,7 +23,6 @@ from attention import clustering_feature, run_attention
 from attention.checkpoints import read_safetensors, write_atomically, write_safetensors
 from attention.clip_models import TinyCLIP
 from attention.config import option, parse_config
-from attention.domains import ROOT, WEIGHTS
 from attention.drawn.concepts import truth_table
 from attention.drawn.faces import FaceParams, draw_faces
 from attention.drawn.fit_clip import ClipFit, area_under_curve, fit_clip
@@ -31,6 +30,7 @@ from attention.drawn.fit_generator import GeneratorFit, fit_generator, psnr_on_u
 from attention.drawn.reader import AttributeReader, ReaderFit, fit_reader, measure
 from attention.errors import exit_with_message
 from attention.generator import Generator
+from attention.published import ROOT, WEIGHTS
 
 SHIPPED = WEIGHTS / "drawn"
 PARTS = ("generator", "clip", "reader", "editor", "manifest")

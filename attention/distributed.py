@@ -1,0 +1,135 @@
+"""Several processes that train as one: torchrun's group, a gather that keeps gradients, and the published way to start."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+from torch.nn.parallel import DistributedDataParallel
+
+from attention.errors import UserError, exit_with_message
+
+
+def rank() -> int:
+    """This process's number, from 0; 0 also outside torchrun."""
+    return int(os.environ.get("RANK", 0))
+
+
+def world_size() -> int:
+    """How many processes train together; 1 outside torchrun."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def launched() -> bool:
+    """Whether torchrun, or `start`, began this process."""
+    return "WORLD_SIZE" in os.environ
+
+
+def local_rank() -> int:
+    """This process's number on its own machine: the GPU that it takes."""
+    return int(os.environ.get("LOCAL_RANK", 0))
+
+
+@contextmanager
+def group(device: torch.device) -> Iterator[None]:
+    """Join torchrun's processes (NCCL on CUDA, gloo on a CPU) while inside; nothing to do for a single process."""
+    if world_size() == 1:
+        yield
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        gradient = gradient.clone()
+        dist.all_reduce(gradient)
+        return own_rows(gradient)
+
+
+def gather(rows: Tensor) -> Tensor:
+    """(B, D) of every process -> (processes * B, D) in the order of ranks, on every process.
+
+    Differentiable: the gradient of a process's own rows is the sum over what all processes made of them. Averaged by
+    DistributedDataParallel, a loss that every process computes from all rows then has the gradient of one process.
+    torch's own differentiable gather (torch.distributed.nn) is deprecated, its successor private.
+    """
+    return rows if world_size() == 1 else _Gather.apply(rows)
+
+
+def own_rows(rows: Sequence) -> Sequence:
+    """The part of a batch, of all processes together, that belongs to this process."""
+    count = len(rows) // world_size()
+    return rows[rank() * count:(rank() + 1) * count]
+
+
+def parallel(module: nn.Module) -> nn.Module:
+    """The module with its gradients averaged over all processes, as long as what this returns is kept.
+
+    Wrap again when other parameters are to learn.
+    """
+    if world_size() == 1:
+        return module
+    return DistributedDataParallel(module)
+
+
+def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None:
+    """Run `entry` in that many processes on this machine, as `torchrun --nproc_per_node` does, and wait for them.
+
+    Args:
+        entry: an importable function without arguments; its UserError is printed once and ends everything with code 2.
+        gpus: the GPUs to use, as in "0,1"; on a machine without any, the processes share the CPU.
+    """
+    if gpus is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)    # a process says itself what was wrong
+    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d",
+                          rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")       # torchrun's own default: processes that share cores
+    try:
+        elastic_launch(config, _run)(entry)
+    except ChildFailedError as error:
+        sys.exit(max(failure.exitcode for failure in error.failures.values()))
+
+
+def _run(entry: Callable[[], object]) -> None:
+    if rank() > 0:
+        sys.stderr = open(os.devnull, "w")              # noqa: SIM115 (for the rest of the process: rank 0 speaks)
+    exit_with_message(entry)
+
+
+def process_count(gpus: str | None, device: torch.device, all_gpus: bool) -> int:
+    """How many processes the published flags ask for.
+
+    Args:
+        gpus: --gpu_id, numbers with commas between them.
+        all_gpus: --multiprocessing-distributed without --gpu_id: one process for every GPU.
+    Raises:
+        UserError: gpus is something else, or names a GPU that is not there.
+    """
+    if gpus is None:
+        return max(1, torch.cuda.device_count()) if all_gpus else 1
+    numbers = gpus.split(",")
+    if not all(number.strip().isdigit() for number in numbers) or len(set(numbers)) < len(numbers):
+        raise UserError(f"--gpu_id is {gpus!r}, expected different numbers such as 0 or 0,1,2,3")
+    if device.type == "cuda" and max(map(int, numbers)) >= torch.cuda.device_count():
+        raise UserError(f"--gpu_id is {gpus!r}, but this machine has {torch.cuda.device_count()} GPUs; name those")
+    return len(numbers) if all_gpus else 1

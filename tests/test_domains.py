@@ -1,0 +1,104 @@
+"""Worlds: the built-in ones, one from a TOML file, and flags that contradict the weights."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from attention.config import ClusterConfig, TrainConfig
+from attention.domains import domain_entry, domain_of, load_domain, settled
+from attention.errors import UserError
+from attention.generator import Generator
+from attention.published import ROOT
+
+TINY = {4: 16, 8: 16, 16: 16, 32: 8}
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """A rosinality checkpoint of 32 px with channels of its own and a mean latent."""
+    torch.manual_seed(0)
+    generator = Generator(32, style_dim=16, mapping_layers=2, channels=TINY)
+    path = tmp_path / "cars.pt"
+    torch.save({"g_ema": generator.state_dict(), "latent_avg": torch.full((16,), 0.25)}, path)
+    return path
+
+
+def write_toml(folder: Path, *lines: str) -> str:
+    path = folder / "my_cars.toml"
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_the_example_describes_a_world_whose_settings_are_flags():
+    entry = domain_entry(str(ROOT / "pretrained_models/example.toml"))
+    assert entry.generator == ROOT / "pretrained_models/stylegan2-car.pt"
+    assert len(entry.prompts) == 4 and "wheels" in entry.where_texts("a red car")
+
+
+def test_a_toml_world_loads_its_own_generator_with_its_settings(tmp_path, checkpoint):
+    (tmp_path / "words").mkdir()
+    name = write_toml(tmp_path, 'generator = "cars.pt"', 'prompts = ["red", "blue"]', "truncation = 0.5",
+                      'captions = "words"', "[settings]", "attention_layer = 7", "step = 3", "lambda_id = 0.0")
+    config = settled(TrainConfig(domain=name))
+    assert (config.attention_layer, config.step, config.lambda_id) == (7, 3, 0.0)
+    assert config.captions == tmp_path / "words" and config.run == Path("runs/my_cars")
+    domain = domain_of(config)
+    assert domain.name == "my_cars" and domain.generator.channels == TINY
+    w = domain.sample_w(4096, seed=0)
+    z = torch.randn(4096, 16, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(w, 0.25 + 0.5 * (domain.generator.mapping(z) - 0.25))    # toward the file's mean latent
+    assert domain.entry.where_texts("red") == ("red",)
+
+
+@pytest.mark.parametrize(("lines", "words"), [
+    (['prompts = ["a"]'], "lacks generator"),
+    (['generator = "cars.pt"'], "lacks prompts"),
+    (['generator = "cars.pt"', "prompts = [1]"], r"has \[1\] for prompts, expected a list of texts"),
+    (['generator = "cars.pt"', 'prompts = ["a"]', "truncation = true"], "has True for truncation, expected a number"),
+    (['generator = "cars.pt"', 'prompts = ["a"]', 'colour = "red"'], "has the key 'colour'"),
+    (['generator = "cars.pt"', 'prompts = ["a"]', "[settings]", "steps = 3"], "has the settings steps"),
+    (["generator ="], "cannot be read as TOML"),
+])
+def test_a_wrong_toml_is_named_with_what_was_found(lines, words, tmp_path):
+    with pytest.raises(UserError, match=f"my_cars.toml {words}") as error:
+        domain_entry(write_toml(tmp_path, *lines))
+    assert "\n" not in str(error.value)
+
+
+def test_a_missing_toml_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"absent.toml cannot be read .*example.toml"):
+        domain_entry(str(tmp_path / "absent.toml"))
+
+
+@pytest.mark.parametrize(("flags", "words"), [
+    ({"stylegan_size": 1024}, r"--stylegan_size is 1024, but .*cars.pt holds a generator of 32 px"),
+    ({"channel_multiplier": 2}, r"--channel_multiplier is 2, but the maps in .*cars.pt have other widths"),
+])
+def test_a_flag_that_contradicts_the_weights_is_refused_with_both(flags, words, checkpoint):
+    config = settled(ClusterConfig(ckpt=checkpoint))
+    assert config.domain == "ffhq"          # a checkpoint of one's own is taken for one of photographs
+    assert domain_of(replace(config, stylegan_size=32)).generator.resolution == 32
+    with pytest.raises(UserError, match=words):
+        domain_of(replace(config, **flags))
+
+
+def test_clip_is_loaded_only_when_it_is_used(checkpoint):
+    domain = load_domain("ffhq", checkpoint, "cpu", clip_model="no-such-clip")
+    with pytest.raises(UserError, match="no-such-clip"):
+        _ = domain.clip
+
+
+def test_the_released_recipe_goes_before_the_domain_and_a_flag_before_both():
+    config = settled(TrainConfig(domain="drawn", recipe="released", batch_size=3))
+    assert (config.target, config.attention_start, config.lambda_clip) == ("image", 1.15, 1.0)
+    assert (config.batch_size, config.temperature) == (3, 0.03)
+    assert settled(ClusterConfig(domain="ffhq", recipe="released")).enlarge == 2
+    assert settled(ClusterConfig(domain="ffhq")).enlarge == 1
+
+
+def test_the_released_recipe_weighs_the_contrastive_term_by_the_number_of_processes(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    assert settled(TrainConfig(recipe="released")).lambda_clip == 1 / 8
+    assert settled(TrainConfig()).lambda_clip == 1

@@ -1,0 +1,167 @@
+"""Whole training steps: the published program's own, and one result for any number of processes."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import assert_close_to_max, tiny_editor
+
+from attention import distributed, losses
+from attention.clip_models.base import preprocess
+from attention.config import GENERAL, RECIPES, TrainConfig, resolve
+from attention.editor import RegionEditor
+from attention.generator import Generator
+from attention.mapper import StyleMapper
+from attention.regions import RegionClusters
+from attention.training import loss_terms, update
+
+# --- the published loop
+
+
+class StubCLIP:
+    """What the golden file has in CLIP's place: average-pooled pixels times a fixed matrix."""
+
+    def __init__(self, matrix):
+        self.matrix = matrix
+
+    def encode_image(self, images):
+        return F.avg_pool2d(preprocess(images, 224), 28).flatten(1) @ self.matrix * 10
+
+
+def published_editor(data):
+    """The golden loop's generator, mapper and attention in our classes."""
+    channels = {int(side): int(width) for side, width in data["config/channels"].tolist()}
+    generator = Generator(int(data["config/size"]), style_dim=8, mapping_layers=1, channels=channels)
+    weights = {key[4:]: value for key, value in data.items() if key.startswith("gen/")}
+    assert set(weights) <= set(generator.state_dict())
+    generator.load_state_dict({**generator.state_dict(), **weights})        # mapping and affine layers stay unused
+    generator.requires_grad_(False)
+    layer, width = int(data["config/attention_layer"]) - 1, int(data["config/clip_dim"])
+    editor = RegionEditor(generator, RegionClusters(data["init/initial_state"], layer, "golden"), layer, width)
+    editor.mapper = StyleMapper(editor.edited, width, hidden=int(data["config/text_hidden"]))
+    for part in (editor.mapper, editor.attention):
+        part.load_state_dict({ours: data[f"init/{theirs}"].view_as(part.get_parameter(ours))
+                              for ours, theirs in part.released_names().items()})
+    return editor
+
+
+def parameters(editor):
+    """Published name -> our parameter."""
+    return {theirs: part.get_parameter(ours) for part in (editor.mapper, editor.attention)
+            for ours, theirs in part.released_names().items()}
+
+
+def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
+    data = golden("train_loop_released")
+    editor, steps = published_editor(data), int(data["config/total_steps"])
+    config = resolve(TrainConfig(recipe="released", step=steps), {**RECIPES["released"], "lambda_clip": 1.0}, GENERAL)
+    assert [config.lambda_ess, config.lambda_sec, config.lambda_id, config.lambda_delta] == pytest.approx(
+        data["config/lambda_ess_sec_id_delta"].tolist())
+    assert config.lr == float(data["config/lr"]) and config.attention_start == float(data["config/freeze_until"])
+    domain = SimpleNamespace(entry=SimpleNamespace(views=None), clip=StubCLIP(data["stub/clip_matrix"]))
+    optimiser = torch.optim.Adam(editor.parameters(), lr=config.lr)
+    named = parameters(editor)
+    names = {"clip_contrastive": "consist", "region_consistency": "essence", "attention_budget": "secphase",
+             "perceptual": "identity", "style_delta": "delta", "total": "total"}
+    for step in range(int(data["config/recorded_steps"])):
+        t = step / steps
+        editor.attention.requires_grad_(t >= config.attention_start)
+        row = int(data["pick_source"][step, 0])
+        source = editor.source_of([data[f"styles_{index:02}"][row].flatten(1) for index in range(11)])
+        target, where = data["log/target_features"][step], data["log/attention_text"][step]
+        edit = editor(source, target, where, straight_through=True)
+        terms = loss_terms(config, domain, editor, source, edit, target, torch.Generator(),
+                           lambda image: F.relu(F.conv2d(preprocess(image, 224), data["stub/vgg_weight"], stride=8)))
+        values = update(config, optimiser, t, terms)
+        for ours, theirs in names.items():
+            assert values[ours] == pytest.approx(float(data[f"log/{theirs}"][step]), rel=1e-3), (step, ours)
+        for name in [key.split("/")[1] for key in data if key.startswith(f"has_grad_step{step}/")]:
+            assert (named[name].grad is not None) == bool(data[f"has_grad_step{step}/{name}"]), name
+        for key in [key for key in data if key.startswith(f"after_step{step}/")]:
+            assert_close_to_max(named[key.split("/")[1]].data.view_as(data[key]), data[key], 1e-3)
+        for key in [key for key in data if key.startswith(f"grad_step{step}/")]:
+            gradient = named[key.split("/")[1]].grad
+            if gradient is not None:
+                assert_close_to_max(gradient.view_as(data[key]), data[key], 1e-2)
+        moment = {0: "first", int(data["config/recorded_steps"]) - 1: "last"}.get(step)
+        if moment:
+            assert_close_to_max(edit.image, data[f"log/image_{moment}_step"], 1e-3)
+            assert_close_to_max(edit.mask, data[f"log/attention_map_{moment}_step"], 1e-3)
+
+
+# --- several processes
+
+PROMPTS = 4
+
+
+def joint_gradient(folder):
+    """One step's gradients of the tiny editor, all prompts together; in a group, each process takes its own rows."""
+    with distributed.group(torch.device("cpu")):
+        editor = tiny_editor()
+        random = torch.Generator().manual_seed(1)
+        source = editor.source(torch.randn(1, 16, generator=random))
+        target, where = (torch.randn(PROMPTS, 8, generator=random) for _ in range(2))
+        matrix = torch.randn(3 * 8 * 8, 8, generator=random)
+        domain = SimpleNamespace(entry=SimpleNamespace(views=None), clip=SimpleNamespace(
+            encode_image=lambda images: F.avg_pool2d(images, 4).flatten(1) @ matrix))
+        config = resolve(TrainConfig(temperature=0.1, relative=True), GENERAL)
+        own = distributed.own_rows(target)
+        wrapped = distributed.parallel(editor)          # kept: its hooks average the gradients
+        edit = wrapped(source, own, distributed.own_rows(where), straight_through=True)
+        terms = loss_terms(config, domain, editor, source, edit, own, torch.Generator(), lambda image: image)
+        sum(weight * value for weight, value in terms.values()).backward()
+        gradients = {name: value.grad for name, value in editor.named_parameters()}
+        torch.save(gradients, f"{folder}/{distributed.world_size()}_{distributed.rank()}.pt")
+
+
+def run_in(processes, folder):
+    command = [sys.executable, "-c", "import sys; sys.path[:0] = ['tests', '.']\n"
+               "from functools import partial\nfrom attention import distributed\nimport test_training\n"
+               f"distributed.start({processes}, None, partial(test_training.joint_gradient, {str(folder)!r}))"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("processes", (2, 4))
+def test_the_gradient_does_not_depend_on_the_number_of_processes(processes, tmp_path):
+    joint_gradient(tmp_path)
+    run_in(processes, tmp_path)
+    alone = torch.load(tmp_path / "1_0.pt", weights_only=True)
+    for rank in range(processes):
+        together = torch.load(tmp_path / f"{processes}_{rank}.pt", weights_only=True)
+        errors = {name: (together[name] - value).norm() for name, value in alone.items()}
+        whole, error = (torch.stack(list(values)).norm() for values in ([value.norm() for value in alone.values()],
+                                                                        errors.values()))
+        assert error <= 1e-5 * whole
+        for name, value in alone.items():               # no tensor is lost in the sum; tiny ones round more
+            assert errors[name] <= 1e-4 * value.norm(), name
+
+
+def test_one_prompt_in_all_processes_together_is_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        losses.clip_contrastive(torch.randn(1, 8), torch.randn(1, 8))
+
+
+def test_own_rows_lose_no_prompt_and_give_none_twice(monkeypatch):
+    rows = list(range(12))
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    parts = []
+    for rank in range(4):
+        monkeypatch.setenv("RANK", str(rank))
+        parts += distributed.own_rows(rows)
+    assert parts == rows
+
+
+@pytest.mark.parametrize(("gpus", "all_gpus", "count"),
+                         [(None, False, 1), ("0", True, 1), ("0,1,2", True, 3), ("0,1", False, 1)])
+def test_the_published_flags_say_how_many_processes(gpus, all_gpus, count):
+    assert distributed.process_count(gpus, torch.device("cpu"), all_gpus) == count
+
+
+@pytest.mark.parametrize("gpus", ("0,0", "a", "0;1", ""))
+def test_a_wrong_gpu_id_is_named(gpus):
+    with pytest.raises(ValueError, match="--gpu_id"):
+        distributed.process_count(gpus, torch.device("cpu"), True)

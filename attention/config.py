@@ -207,6 +207,7 @@ class TrainConfig(WorldConfig):
     target: str | None = option(None, "what drives mapper and CLIP loss", choices=("text", "image", "mixed"))
     attention_start: float | None = option(None, "share of the run after which attention learns; above 1: never", min=0)
     where_share: float | None = option(None, "share of steps that name the place in other words", min=0, max=1)
+    shared_where: bool | None = option(None, "all prompts of a step attend to one place, drawn from those of the domain")
     temperature: float | None = option(None, "of the contrastive loss", min=1e-4)
     relative: bool | None = option(None, "score edits by the rise over their source's own similarity")
     lambda_clip: float | None = option(None, "weight of the contrastive loss", min=0)
@@ -228,12 +229,12 @@ class TrainConfig(WorldConfig):
 
 
 GENERAL = dict(attention_layer=13, cluster_num=20, position_weight=1.0, enlarge=1, step=10_000, batch_size=8, lr=0.01,
-               target="text", attention_start=0.15, where_share=0.3, temperature=0.01, relative=False, lambda_clip=1.0,
-               lambda_ess=0.03, lambda_sec=0.01, lambda_area=0.0, lambda_id=0.1, lambda_delta=0.03, max_change=0.0,
-               precision="fp32", save_intermediate_image_every=500)
-# The published program as it was left: image embeddings as targets, the attention frozen throughout, features enlarged
-# twice for clustering (traps 1, 5, 26). `domains.settled` adds its weight of the contrastive loss, 1 / processes.
-RECIPES = {"paper": {}, "released": dict(target="image", attention_start=1.15, enlarge=2)}
+               target="text", attention_start=0.15, where_share=0.3, shared_where=False, temperature=0.01, relative=False,
+               lambda_clip=1.0, lambda_ess=0.03, lambda_sec=0.01, lambda_area=0.0, lambda_id=0.1, lambda_delta=0.03,
+               max_change=0.0, precision="fp32", save_intermediate_image_every=500)
+# The published program as it was left: image embeddings as targets, one of seven places for all, the attention frozen
+# throughout, features enlarged for clustering (traps 1, 4, 5, 26). `domains.settled` adds the contrastive weight.
+RECIPES = {"paper": {}, "released": dict(target="image", shared_where=True, attention_start=1.15, enlarge=2)}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ from attention.drawn.fit_clip import augment
 from attention.errors import UserError
 from attention.generator import Generator, published_channels
 from attention.nvidia import read_nvidia
-from attention.published import WEIGHTS, missing
+from attention.published import SHIPPED, WEIGHTS, missing
 
 REAL_WHERE = ("tanned skin", "narrow nose", "narrow eyes", "thin eyebrows", "wearing a pair of earrings",
               "pink lipsticks", "grey hair")                                     # the published attention prompts
@@ -89,8 +89,8 @@ DOMAINS = {
                         where_texts=lambda prompt: REAL_WHERE),
     # The fitted generator covers all of z, so nothing is truncated. A small CLIP gives weaker, noisier gradients than
     # ViT-B/32, and 128 px faces have parts of a few pixels: the README says why each setting differs from the paper's.
-    "drawn": DomainEntry(generator=WEIGHTS / "drawn/generator.safetensors", clip="tiny",
-                         clip_source=str(WEIGHTS / "drawn/clip.safetensors"), truncation=1.0, prompts=EDIT_PROMPTS,
+    "drawn": DomainEntry(generator=SHIPPED / "generator.safetensors", clip="tiny",
+                         clip_source=str(SHIPPED / "clip.safetensors"), truncation=1.0, prompts=EDIT_PROMPTS,
                          where_texts=_drawn_where, views=augment,
                          settings=dict(cluster_num=40, position_weight=0.6, step=1100, batch_size=16, temperature=0.03,
                                        relative=True, lambda_ess=1.0, lambda_sec=0.02, lambda_area=0.8, lambda_id=0.8,

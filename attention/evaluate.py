@@ -32,7 +32,7 @@ from attention.drawn.reader import AttributeReader, accuracy
 from attention.drawn.truth import grow, true_part
 from attention.editor import Edit, RegionEditor, Source
 from attention.errors import UserError, exit_with_message
-from attention.published import WEIGHTS
+from attention.published import SHIPPED
 from attention.sheets import edit_sheet, evenly
 from attention.spatial_attention import threshold_attention, threshold_for
 from attention.training import load_editor
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if domain.name != "drawn":
         raise UserError(f"{config.run} edits {domain.name}, but this evaluation needs the truth that only drawn faces "
                         "have; evaluate a run of --domain drawn")
-    reader = AttributeReader.load(WEIGHTS / "drawn/reader.safetensors").to(domain.device)
+    reader = AttributeReader.load(SHIPPED / "reader.safetensors").to(domain.device)
     z = torch.randn(config.faces, domain.generator.style_dim, generator=torch.Generator().manual_seed(config.seed))
     params, w = FaceParams.from_z(z.numpy()), domain.w_from_z(z)
     sources = [editor.source(part) for part in w.split(FACES_AT_ONCE)]

@@ -4,12 +4,14 @@ Names, sources, licences, sizes and hashes are in published.json; `python -m att
 """
 
 import json
+import os
 from pathlib import Path
 
 from attention.errors import UserError
 
 ROOT = Path(__file__).resolve().parent.parent
-WEIGHTS = ROOT / "pretrained_models"
+SHIPPED = ROOT / "pretrained_models/drawn"          # made by this project, part of the repository
+WEIGHTS = Path(os.environ.get("WHERE2EDIT_WEIGHTS", ROOT / "pretrained_models"))    # published files; may lie elsewhere
 PUBLISHED: dict[str, dict] = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 
 

@@ -28,15 +28,18 @@ from attention.training import train
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Parse, load the domain, train; returns the run folder."""
-    argv = sys.argv[1:] if argv is None else list(argv)
-    config = settled(parse_config(TrainConfig, argv, __doc__))
-    if not distributed.launched():
-        device = checked_device(config.device)
-        processes = distributed.process_count(config.gpu_id, device, config.multiprocessing_distributed)
-        if processes > 1:
-            distributed.start(processes, config.gpu_id, partial(main, argv))
-            return config.run
+    """Parse, start more processes where the flags ask for them, train; returns the run folder."""
+    config = parse_config(TrainConfig, argv, __doc__)
+    processes = distributed.process_count(config.gpu_id, checked_device(config.device), config.multiprocessing_distributed)
+    if processes == 1 or distributed.launched():
+        return run(config)
+    distributed.start(processes, config.gpu_id, partial(run, config))
+    return settled(config).run
+
+
+def run(config: TrainConfig) -> Path:
+    """Train in this process, alone or as one of several; returns the run folder."""
+    config = settled(config)
     domain = domain_of(config)
     rgb_fed_by(domain.generator.layers, config.attention_layer - 1)     # refuses a layer that is not a conv layer
     run_folder(config.run)

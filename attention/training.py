@@ -188,6 +188,8 @@ def conditions(config: TrainConfig, domain: Domain, sampler: PhraseSampler,
     whats = sampler.sample(count)
     wheres = [JOIN.join(str(random.choice(domain.entry.where_texts(phrase))) for phrase in what.split(JOIN))
               if random.random() < config.where_share else what for what in whats]
+    if config.shared_where:
+        wheres = [str(random.choice(domain.entry.where_texts(whats[0])))] * count
     w_seed, by_picture = int(random.integers(2**31)), random.random(count) < PICTURE_SHARE[config.target]
     with torch.no_grad():
         where = domain.clip.encode_text(distributed.own_rows(wheres))

@@ -158,15 +158,18 @@ def test_an_unknown_program_is_not_run(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
-def test_a_trusted_archive_gives_the_model_that_it_holds(openai, tmp_path):
+@pytest.mark.parametrize("half", (True, False))     # OpenAI's archive is in half precision; the golden weights fit in it
+def test_a_trusted_archive_gives_the_model_that_it_holds(half, openai, tmp_path):
     clip, data = openai
     model = copy.deepcopy(clip.model)
     model.attn_mask = None                          # as in OpenAI's archive: no mask, three numbers beside the weights
     for number in OPENAI_SCALARS:
         model.__dict__.pop(number, None)
         model.register_buffer(number, torch.tensor(1))
-    torch.jit.trace_module(model, {"encode_image": data["image"]}).save(str(tmp_path / "clip.pt"))
+    archive = torch.jit.trace_module(model, {"encode_image": data["image"]})
+    (archive.half() if half else archive).save(str(tmp_path / "clip.pt"))
     loaded = load_clip(tmp_path / "clip.pt", trust=True)
+    assert loaded.model.text_projection.dtype == torch.float32
     assert_close_to_max(loaded.encode_image(data["image"]), data["image_features"], 2e-5)
 
 

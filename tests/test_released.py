@@ -17,6 +17,7 @@ from attention import domains
 from attention.checkpoints import read_safetensors, write_safetensors
 from attention.cluster_pickle import read_cluster_pickle, regions_from_pickle
 from attention.errors import UserError, exit_with_message
+from attention.losses import attention_budget, region_consistency, style_delta
 from attention.regions import RegionClusters, pool_by_region
 from attention.released import from_released, main, to_released
 from attention.spatial_attention import gate
@@ -79,6 +80,39 @@ def test_a_converted_mapper_computes_the_published_styles_and_masks(name, prefix
     assert_close_to_max(gate(pooled), data["final_attention_map"], 2e-5)
     threshold = float(data["demo/attention_threshold"])
     assert_close_to_max(gate(pooled, threshold), data["demo/final_attention_map"], 2e-5)
+
+
+@pytest.mark.parametrize("name", GOLDEN_FILES)
+def test_gradients_of_losses_and_masks_are_the_published_ones(name, golden):
+    """S1 = style delta + attention budget + region consistency; S2 = given weights over mask and new styles."""
+    data = {key: torch.as_tensor(value) for key, value in golden(name).items()}
+    parts, centroids = from_released(published_state(data), name)
+    styles = [data[f"style_{layer.index:02}"].flatten(1) for layer in parts.layers]
+    features = {layer.index: data[f"feature_{layer.index:02}"] for layer in parts.layers if layer.kind == "conv"}
+    layer, count, regions = int(data["config/cluster_layer"]) - 1, int(data["config/mapper_layer"]), len(centroids)
+    labels = RegionClusters(centroids, layer, "ffhq").assign(features[layer], parts.attention.map_size)
+    edited = parts.mapper(styles, data["text"])[:count]
+    raw = parts.attention(data["const_input"], features, data.get("attention_text", data["text"])).sigmoid()
+    mask = gate(pool_by_region(raw, labels, regions), straight_through=True)
+    sums = {"S1": style_delta(edited, styles[:count]) + attention_budget(raw, labels, regions)
+            + region_consistency(raw, labels, regions),
+            "S2": (mask * data["weight_final"]).sum() + sum((style * data[f"weight_style_{index:02}"].flatten(1)).sum()
+                                                            for index, style in enumerate(edited))}
+    for which, total in sums.items():
+        assert_close_to_max(total, data[which], 2e-5)
+        parts.zero_grad()
+        total.backward(retain_graph=True)
+        compared = 0
+        for ours, theirs in parts.names.items():
+            if (expected := data.get(f"grad_{which}/{theirs}")) is not None:
+                gradient = parts.get_parameter(ours).grad
+                gradient = torch.zeros(expected.shape) if gradient is None else gradient.view(expected.shape)
+                if expected.any():
+                    assert_close_to_max(gradient, expected, 1e-4)
+                else:
+                    assert not gradient.any(), theirs
+                compared += 1
+        assert compared == sum(key.startswith(f"grad_{which}/") for key in data) > 10
 
 
 class EightNumbers(nn.Module):

@@ -30,9 +30,8 @@ from attention.drawn.fit_generator import GeneratorFit, fit_generator, psnr_on_u
 from attention.drawn.reader import AttributeReader, ReaderFit, fit_reader, measure
 from attention.errors import exit_with_message
 from attention.generator import Generator
-from attention.published import ROOT, WEIGHTS
+from attention.published import ROOT, SHIPPED
 
-SHIPPED = WEIGHTS / "drawn"
 PARTS = ("generator", "clip", "reader", "editor", "manifest")
 
 

@@ -3,15 +3,17 @@
 #     bash train_scripts.sh                       drawn faces, on a CPU, nothing to download -> runs/drawn
 #     bash train_scripts.sh drawn --seed 1        arguments after the first go to attention.run_attention
 #     bash train_scripts.sh ffhq                  real faces, one GPU, published settings    -> runs/ffhq
+#     bash train_scripts.sh ffhq --multiprocessing-distributed --gpu_id 0,1,2,3 --batch_size 2      the same on four
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
 domain="${1:-drawn}"
 shift || true                                     # with no argument there is nothing to shift
 
+weights="${WHERE2EDIT_WEIGHTS:-pretrained_models}"
 need() {                                          # need FILE ADDRESS: name the file if it is not there
-    [[ -s "$here/pretrained_models/$1" ]] && return
-    echo "pretrained_models/$1 is missing: get it from $2 (more in pretrained_models/README.md)" >&2
+    (cd "$here" && [[ -s "$weights/$1" ]]) && return
+    echo "$weights/$1 is missing: get it from $2, or with: python -m attention.download $1" >&2
     complete=no
 }
 
@@ -27,7 +29,7 @@ case "$domain" in
         # The published layer and number of regions. The rest of the published settings are the general defaults
         # (attention/config.py), and the size of 1024 px is read from the weights. The published run gave 8 GPUs one
         # prompt each; here one GPU has a batch of 8.
-        settings=(--attention_layer 13 --cluster_num 20 --device cuda)
+        settings=(--attention_layer 13 --cluster_num 20)
         ;;
     *)
         echo "train_scripts.sh knows drawn (the default) and ffhq, not '$domain'" >&2

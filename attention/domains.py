@@ -80,7 +80,9 @@ def _drawn_where(prompt: str) -> tuple[str, ...]:
     if prompt not in BY_PHRASE:         # a caption's own words; they name their place themselves
         return (prompt,)
     part = BY_PHRASE[prompt].part
-    return PART_NAMES[part] + tuple(other for other in EDIT_PROMPTS if BY_PHRASE[other].part == part)
+    others = tuple(other for other in EDIT_PROMPTS if BY_PHRASE[other].part == part)
+    # Half of the draws are to be names, however many prompts share the part.
+    return PART_NAMES[part] * max(1, len(others) // len(PART_NAMES[part])) + others
 
 
 DOMAINS = {
@@ -92,8 +94,8 @@ DOMAINS = {
     "drawn": DomainEntry(generator=SHIPPED / "generator.safetensors", clip="tiny",
                          clip_source=str(SHIPPED / "clip.safetensors"), truncation=1.0, prompts=EDIT_PROMPTS,
                          where_texts=_drawn_where, views=augment,
-                         settings=dict(cluster_num=40, position_weight=0.6, step=1100, batch_size=16, temperature=0.03,
-                                       relative=True, lambda_ess=1.0, lambda_sec=0.02, lambda_area=0.8, lambda_id=0.8,
+                         settings=dict(cluster_num=64, position_weight=0.5, step=1100, batch_size=16, temperature=0.03,
+                                       relative=True, lambda_ess=1.0, lambda_sec=0.02, lambda_area=0.4, lambda_id=0.8,
                                        lambda_delta=0.03, max_change=30.0, precision="bf16")),
 }
 
@@ -179,13 +181,8 @@ def load_domain(name: str = "drawn", ckpt: Path | None = None, device: str = "au
     if clip_model is not None:
         entry = replace(entry, clip="released", clip_source=clip_model)
     place = checked_device(device)
-    path = Path(ckpt or entry.generator)
-    state = read_generator(path)
-    generator = Generator.from_state_dict({key: value for key, value in state.items() if key != "latent_avg"})
-    if "latent_avg" in state:
-        generator.mean_w = state["latent_avg"].flatten()[-generator.style_dim:]
-    generator = generator.requires_grad_(False).eval().to(place)
-    return Domain(Path(name).stem, entry, generator, weights_hash(state), place, trust)
+    generator, generator_hash = load_generator(Path(ckpt or entry.generator))
+    return Domain(Path(name).stem, entry, generator.to(place), generator_hash, place, trust)
 
 
 def domain_of(config: WorldConfig) -> Domain:
@@ -227,6 +224,22 @@ def checked_device(name: str) -> torch.device:
         raise UserError(f"--device is {name!r}, but this machine has {torch.cuda.device_count()} CUDA devices; "
                         "use --device cpu")
     return device
+
+
+def load_generator(path: Path) -> tuple[Generator, str]:
+    """The frozen generator of a file, its mean latent included where the file has one, and the hash of its weights.
+
+    Raises:
+        UserError: see `read_generator`; or the tensors are no generator.
+    """
+    state = read_generator(path)
+    try:
+        generator = Generator.from_state_dict({key: value for key, value in state.items() if key != "latent_avg"})
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if "latent_avg" in state:
+        generator.mean_w = state["latent_avg"].flatten()[-generator.style_dim:]
+    return generator.requires_grad_(False).eval(), weights_hash(state)
 
 
 def read_generator(path: Path) -> dict[str, Tensor]:

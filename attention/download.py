@@ -22,9 +22,9 @@ from pooch import HTTPDownloader, file_hash
 
 from attention.checkpoints import read_torch_file
 from attention.config import option, parse_config
-from attention.domains import read_generator
+from attention.domains import load_generator
 from attention.errors import UserError, exit_with_message
-from attention.generator import Generator, published_channels
+from attention.generator import published_channels
 from attention.inversion import load_e4e, load_recogniser
 from attention.published import PUBLISHED, WEIGHTS, download_command
 from attention.released import from_released
@@ -177,8 +177,7 @@ def _fetch_drive(file_id: str, partial: Path) -> None:
 
 
 def _check_generator(path: Path) -> None:
-    state = read_generator(path)
-    generator = Generator.from_state_dict({name: value for name, value in state.items() if name != "latent_avg"})
+    generator, _ = load_generator(path)
     if generator.channels != published_channels(1024):
         raise UserError(f"it holds a generator of {generator.resolution} px with channels {generator.channels}, but "
                         "1024 px and channel multiplier 2 were expected")

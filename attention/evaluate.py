@@ -39,7 +39,7 @@ from attention.training import load_editor
 
 MARGIN = 2          # px around the true part that do not count as outside
 FACES_AT_ONCE = 16
-SHEET_FACES, SHEET_PROMPTS = 6, 16
+SHEET_FACES, SHEET_PROMPTS = 4, 16
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

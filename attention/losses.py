@@ -15,7 +15,7 @@ from attention.regions import pool_by_region, region_means
 
 TEMPERATURE = 0.01              # of the contrastive loss, published
 ALLOWED_REGION_MEAN = 0.7       # published; the gate opens at 0.8, so every open region costs something
-ALLOWED_AREA = 0.25             # ours: share of the picture that attention_area leaves alone
+SMALLEST_AREA = 1e-4            # ours: keeps the slope of attention_area finite at an empty mask
 
 # Times are shares of the run, t = step / steps in [0, 1).
 ATTENTION_FROZEN_UNTIL = 0.15   # published 1.15, that is for ever; this is the value its ramps were made for
@@ -65,13 +65,13 @@ def attention_budget(attention: Tensor, labels: Tensor, num_regions: int,
     return F.relu(means - allowed).sum(1).mean()
 
 
-def attention_area(attention: Tensor, allowed: float = ALLOWED_AREA) -> Tensor:
-    """How far the share of the picture under attention (B, 1, h, w) exceeds `allowed`, averaged over the batch.
+def attention_area(attention: Tensor) -> Tensor:
+    """Square root of the share of the picture that lies under attention (B, 1, h, w), averaged over the batch.
 
-    Ours, in place of `attention_budget` where regions differ much in size: a large part then costs its area rather
-    than as much as a speck does, and neither many small regions nor one large one are free.
+    Ours, beside `attention_budget`, where regions differ much in size. Its gradient is that of the area relative to the
+    mask's own size: a stray speck costs lipstick more than it costs hair, and a large part may grow to its end.
     """
-    return F.relu(attention.float().mean(dim=(1, 2, 3)) - allowed).mean()
+    return (attention.float().mean(dim=(1, 2, 3)) + SMALLEST_AREA).sqrt().mean()
 
 
 def perceptual(edited: Tensor, source: Tensor) -> Tensor:

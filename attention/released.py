@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from attention.checkpoints import atomic_torch_save, read_safetensors, read_torch_file, write_safetensors
 from attention.cluster_pickle import released_regions
 from attention.config import TrainConfig, option, parse_config
-from attention.domains import read_generator, settled, weights_hash
+from attention.domains import load_generator, settled
 from attention.errors import UserError
-from attention.generator import Generator, conv_layers, edited_layers, rgb_fed_by, synthesis_layers
+from attention.generator import conv_layers, edited_layers, rgb_fed_by, synthesis_layers
 from attention.mapper import StyleMapper
 from attention.regions import UNKNOWN, RegionClusters, position_planes
 from attention.spatial_attention import SpatialAttention
@@ -220,10 +220,9 @@ def _mistake(source: object, problems: Sequence[str]) -> UserError:
 
 
 def _generator_hash(path: Path, parts: TrainedParts, mapper: Path) -> str:
-    state = read_generator(path)
-    generator = Generator.from_state_dict({name: value for name, value in state.items() if name != "latent_avg"})
+    generator, generator_hash = load_generator(path)
     channels = {layer.resolution: layer.out_channels for layer in conv_layers(parts.layers)}
     if generator.channels != channels:
         raise UserError(f"{path} has channels by side {generator.channels}, but {mapper} is for {channels}; give the "
                         "generator that the mapper belongs to with --generator")
-    return weights_hash(state)
+    return generator_hash

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-TITLE = 14      # pixels above every column
+TITLE = 14              # pixels above every column
+PROMPTS_ACROSS = 8      # in one block: wider sheets cannot be read on a screen
 
 
 def evenly(entries: Sequence[str], count: int) -> list[str]:
@@ -21,7 +22,7 @@ def to_pixels(images: Tensor) -> np.ndarray:
 
 
 def edit_sheet(source: Tensor, prompts: Sequence[str], edits: Sequence[Tensor], masks: Sequence[Tensor]) -> Image.Image:
-    """One row a face: the source, then for every prompt the edit with its mask beside it.
+    """Blocks of at most PROMPTS_ACROSS prompts, one row a face: the source, then every edit with its mask beside it.
 
     Args:
         source: (N, 3, R, R) in [-1, 1].
@@ -29,6 +30,17 @@ def edit_sheet(source: Tensor, prompts: Sequence[str], edits: Sequence[Tensor], 
         edits: P times (N, 3, R, R).
         masks: P times (N, 1, h, h) in [0, 1].
     """
+    blocks = [_block(source, prompts[i:i + PROMPTS_ACROSS], edits[i:i + PROMPTS_ACROSS], masks[i:i + PROMPTS_ACROSS])
+              for i in range(0, len(prompts), PROMPTS_ACROSS)]
+    sheet = Image.new("RGB", (max(block.width for block in blocks), sum(block.height for block in blocks)), "white")
+    y = 0
+    for block in blocks:
+        sheet.paste(block, (0, y))
+        y += block.height
+    return sheet
+
+
+def _block(source: Tensor, prompts: Sequence[str], edits: Sequence[Tensor], masks: Sequence[Tensor]) -> Image.Image:
     side = source.shape[-1]
     columns, titles = [to_pixels(source)], ["source"]
     for prompt, edit, mask in zip(prompts, edits, masks, strict=True):

@@ -153,7 +153,7 @@ def loss_terms(config: TrainConfig, domain: Domain, editor: RegionEditor, source
         "clip_contrastive": (config.lambda_clip, lambda: _contrastive(config, domain, source, edit, target, noise)),
         "region_consistency": (config.lambda_ess, lambda: losses.region_consistency(edit.raw, labels, regions)),
         "attention_budget": (config.lambda_sec, lambda: losses.attention_budget(edit.raw, labels, regions)),
-        "attention_area": (config.lambda_area, lambda: losses.attention_area(edit.attention, allowed=0.0)),
+        "attention_area": (config.lambda_area, lambda: losses.attention_area(edit.attention)),
         "perceptual": (config.lambda_id, lambda: losses.perceptual(perceptual_features(edit.image),
                                                                    perceptual_features(source.image))),
         "style_delta": (config.lambda_delta, lambda: losses.style_delta(edit.styles[:count], source.styles[:count])),

@@ -173,6 +173,16 @@ def test_a_trusted_archive_gives_the_model_that_it_holds(half, openai, tmp_path)
     assert_close_to_max(loaded.encode_image(data["image"]), data["image_features"], 2e-5)
 
 
+def test_another_precision_is_used_only_when_asked_for(openai, tmp_path):
+    clip, data = openai
+    torch.save(clip.model.state_dict(), tmp_path / "clip.pt")
+    loaded = load_clip(tmp_path / "clip.pt", dtype=torch.bfloat16)
+    embedded = loaded.encode_image(data["image"])
+    assert loaded.model.text_projection.dtype == torch.bfloat16 and embedded.dtype == torch.float32
+    error = (embedded - data["image_features"]).abs().max() / data["image_features"].abs().max()
+    assert 1e-4 < error < 5e-2              # rounded, and not further off than eight bits allow
+
+
 def test_float32_weights_of_a_file_are_not_rounded_to_half(openai, tmp_path):
     weights = {name: value.clone() for name, value in openai[0].model.state_dict().items()}
     weights["text_projection"] += 1e-5

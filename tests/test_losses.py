@@ -91,10 +91,18 @@ def test_consistency_pulls_pixels_to_their_region_mean():
     torch.testing.assert_close(attention.grad, torch.tensor([[[[-0.2, 0.2]]]]))
 
 
-def test_area_is_what_exceeds_the_allowed_share_image_by_image():
-    attention = torch.zeros(2, 1, 4, 4)
-    attention[0, :, :2] = 1                                                      # half of the first picture
-    torch.testing.assert_close(attention_area(attention, allowed=0.2), torch.tensor((0.3 + 0) / 2))
+def test_area_counts_relative_to_the_mask_image_by_image():
+    """Half a picture and a hundredth: the roots 0.71 and 0.1; a further speck weighs seven times as much in the second."""
+    half, speck = torch.zeros(1, 1, 20, 20), torch.zeros(1, 1, 20, 20)
+    half[..., :10, :], speck[..., :2, :2] = 1, 1
+    attention = torch.cat([half, speck]).requires_grad_()
+    area = attention_area(attention)
+    torch.testing.assert_close(area, torch.tensor((0.5**0.5 + 0.1) / 2), rtol=1e-2, atol=0)
+    area.backward()
+    assert float(attention.grad[1, 0, 9, 9] / attention.grad[0, 0, 9, 9]) == pytest.approx(50**0.5, rel=1e-2)
+    empty = torch.zeros(1, 1, 4, 4, requires_grad=True)
+    attention_area(empty).backward()
+    assert empty.grad.isfinite().all()
 
 
 # --- features and styles

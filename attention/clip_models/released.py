@@ -23,14 +23,14 @@ FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
 class OpenClip(nn.Module):
-    """A CLIP of open_clip behind the TextImageModel protocol: float32, evaluation mode, frozen.
+    """A CLIP of open_clip behind the TextImageModel protocol: evaluation mode, frozen, float32 unless asked otherwise.
 
     Images enter in [-1, 1] without OpenAI's mean and standard deviation, as in the published program (trap 11).
     """
 
-    def __init__(self, model: nn.Module, tokenize=open_clip.tokenize):
+    def __init__(self, model: nn.Module, tokenize=open_clip.tokenize, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.model, self.tokenize = model.float().requires_grad_(False), tokenize
+        self.model, self.tokenize, self.dtype = model.to(dtype).requires_grad_(False), tokenize, dtype
         size = model.visual.image_size
         self.image_size: int = size[0] if isinstance(size, tuple) else size
         self.dim: int = model.visual.output_dim
@@ -41,7 +41,7 @@ class OpenClip(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, R, R) in [-1, 1] -> (B, dim) float32, not normalised, differentiable in `images`."""
-        return self.model.encode_image(preprocess(images, self.image_size)).float()
+        return self.model.encode_image(preprocess(images, self.image_size).to(self.dtype)).float()
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """B texts -> (B, dim) float32, not normalised. Texts longer than the context are cut, as published."""
@@ -49,7 +49,8 @@ class OpenClip(nn.Module):
         return self.model.encode_text(tokens.to(self.model.logit_scale.device)).float()
 
 
-def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bool = False) -> OpenClip:
+def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bool = False,
+              dtype: torch.dtype = torch.float32) -> OpenClip:
     """Load a released CLIP from a local file, or by its open_clip name.
 
     Args:
@@ -58,12 +59,13 @@ def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bo
         pretrained: for a name: open_clip's tag of the weights, or the path of an open_clip checkpoint.
         trust: for a file: run a TorchScript archive that is not one of OpenAI's by its hash. An archive holds a
             program, so this is for files whose origin you know. Other kinds are read as tensors only.
+        dtype: that the model computes in; embeddings are float32 all the same.
     Raises:
         UserError: no such file or name, a damaged file, weights of another model, an unknown archive without trust.
     """
     name = str(name_or_path).replace("/", "-")
     if name in open_clip.list_models():
-        return _load_named(name, str(pretrained))
+        return _load_named(name, str(pretrained), dtype)
     path = Path(name_or_path)
     if not path.is_file():
         if path.suffix in FILE_SUFFIXES or path.exists() or "/" in str(name_or_path):
@@ -79,10 +81,10 @@ def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bo
     except (KeyError, RuntimeError, IndexError, ValueError, ZeroDivisionError, AssertionError) as error:
         raise UserError(f"{path} does not hold OpenAI CLIP weights ({_reason(error)}); "
                         "expected the tensors of OpenAI's ViT-B-32.pt: python -m attention.download ViT-B-32.pt") from error
-    return OpenClip(model)
+    return OpenClip(model, dtype=dtype)
 
 
-def _load_named(name: str, pretrained: str) -> OpenClip:
+def _load_named(name: str, pretrained: str, dtype: torch.dtype) -> OpenClip:
     # open_clip only warns when a tag's weights were trained with the other activation, and then computes wrongly.
     quick_gelu = open_clip.get_pretrained_cfg(name, pretrained).get("quick_gelu", False)
     try:
@@ -93,7 +95,7 @@ def _load_named(name: str, pretrained: str) -> OpenClip:
     if not isinstance(model, CLIP):
         raise UserError(f"{name} is a {type(model).__name__} model, which has another text encoder; "
                         "expected one of CLIP's own kind such as ViT-B-32")
-    return OpenClip(model, open_clip.get_tokenizer(name))
+    return OpenClip(model, open_clip.get_tokenizer(name), dtype)
 
 
 def _read_weights(path: Path, trust: bool) -> dict[str, Tensor]:

@@ -13,16 +13,17 @@ import hashlib
 import json
 import platform
 import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from attention import clustering_feature, run_attention
 from attention.checkpoints import read_safetensors, write_atomically, write_safetensors
 from attention.clip_models import TinyCLIP
 from attention.config import option, parse_config
+from attention.domains import load_generator
 from attention.drawn.concepts import truth_table
 from attention.drawn.faces import FaceParams, draw_faces
 from attention.drawn.fit_clip import ClipFit, area_under_curve, fit_clip
@@ -47,11 +48,15 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Make the parts asked for, in order; returns the folder of the shipped files."""
     config = parse_config(BuildConfig, argv, __doc__)
     config.work.mkdir(parents=True, exist_ok=True)
+    path = SHIPPED / "manifest.json"
+    minutes = json.loads(path.read_text()).get("minutes", {}) if path.exists() else {}
     builders = {"generator": _build_generator, "clip": _build_clip, "reader": _build_reader, "editor": _build_editor}
     for part in builders:
         if config.part == part or (config.part == "missing" and not (SHIPPED / f"{part}.safetensors").exists()):
+            start = time.monotonic()
             builders[part](config.work)
-    write_atomically(SHIPPED / "manifest.json", lambda path: path.write_text(json.dumps(manifest(), indent=1)))
+            minutes[part] = round((time.monotonic() - start) / 60, 1)
+    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(manifest(minutes), indent=1)))
     return SHIPPED
 
 
@@ -86,8 +91,12 @@ def ship_editor(run: Path) -> None:
     write_atomically(SHIPPED / "regions.safetensors", lambda path: shutil.copyfile(run / "regions.safetensors", path))
 
 
-def manifest() -> dict:
-    """What is shipped: how it was made, its hash, and its measured quality."""
+def manifest(minutes: dict[str, float]) -> dict:
+    """What is shipped: how it was made, its hash, and its measured quality.
+
+    Args:
+        minutes: by part, how long its last build took; of a resumed generator, only the last call's time.
+    """
     params = FaceParams.sample(512, seed=77)
     phrases = area_under_curve(TinyCLIP.load(SHIPPED / "clip.safetensors"), to_image(draw_faces(params).images),
                                truth_table(params))
@@ -105,11 +114,11 @@ def manifest() -> dict:
                             "recipe": dataclasses.asdict(recipes[name]) if name in recipes else "the main job's defaults",
                             "quality": quality.get(name, {})}
     return {"command": "python -m attention.drawn.build", "torch": torch.__version__, "python": platform.python_version(),
-            "files": files}
+            "threads": torch.get_num_threads(), "minutes": minutes, "files": files}
 
 
 def _shipped_generator() -> Generator:
-    return Generator.from_state_dict(load_file(SHIPPED / "generator.safetensors")).requires_grad_(False).eval()
+    return load_generator(SHIPPED / "generator.safetensors")[0]
 
 
 if __name__ == "__main__":

@@ -18,10 +18,12 @@ from attention.drawn.concepts import CONCEPTS, PART_NAMES, truth_table
 from attention.drawn.faces import PARTS, FaceParams, draw_faces
 
 WORDS_BESIDE = ("and", "a", "the", "with", "of", "face", "person", "wearing", "very")
-# Parts that may be pasted from another face, with the concepts whose truth goes along; and of which only a half may be.
-PASTED = {"hair": ("hair_colour",), "eyes": ("eye_colour",), "lips": ("lipstick",)}
-HALVED = {"hair": ("hair_colour",), "skin": ("skin_tone",), "lips": ("lipstick",)}
+# Parts that may be pasted from another face, with the concepts whose truth goes along (a neck says nothing of the face:
+# tanned skin is not done with a tanned neck); and parts of which only a piece may be pasted.
+PASTED = {"hair": ("hair_colour",), "eyes": ("eye_colour",), "lips": ("lipstick",), "neck": ()}
+PIECES = {"hair": ("hair_colour",), "skin": ("skin_tone",), "lips": ("lipstick",)}
 PASTE_SHARE = 0.1       # of the faces, for every part
+PART_SCALE = 10         # of a text's unit embedding, from which its part is read
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class ClipFit:
     steps: int = 2600
     rate: float = 3e-3
     readout_weight: float = 1.5         # of the attributes' linear read-out, which teaches small parts much sooner
+    part_weight: float = 0.2            # of reading from a text which part it means: "eyes" is then near "blue eyes"
     phrases: int = 64       # a step compares every face with this many phrases
     seed: int = 0
 
@@ -41,6 +44,14 @@ def vocabulary() -> list[str]:
     """All phrases and words that captions and *where* texts use."""
     phrases = [text for concept in CONCEPTS for text in (concept.phrase, *concept.synonyms)]
     return phrases + [text for names in PART_NAMES.values() for text in names] + list(WORDS_BESIDE)
+
+
+def part_texts() -> tuple[list[str], Tensor]:
+    """Every phrase and every name of a part, and (N,) the number of the part that each means."""
+    texts = [(text, concept.part) for concept in CONCEPTS for text in (concept.phrase, *concept.synonyms)]
+    texts += [(name, part) for part, names in PART_NAMES.items() for name in names]
+    parts = list(PART_NAMES)
+    return [text for text, _ in texts], torch.tensor([parts.index(part) for _, part in texts])
 
 
 def sample_phrases(random: np.random.Generator, truths: np.ndarray, count: int) -> tuple[list[str], np.ndarray]:
@@ -83,14 +94,14 @@ def augment(images: Tensor, random: torch.Generator) -> Tensor:
 
 
 def _paste_parts(random: np.random.Generator, images: np.ndarray, labels: np.ndarray, truths: np.ndarray) -> np.ndarray:
-    """In place: some faces get the pixels of a part, or of half of it, from another face.
+    """In place: some faces get the pixels of a part, or of a piece of it, from another face.
 
-    A whole part brings its truth along. After half a part a phrase is true only if it is of both faces, so that an edit
-    which stops halfway does not count. Returns (N,) which faces are untouched.
+    A whole part brings its truth along. With a piece a phrase is true only if it is of both faces, so that an edit which
+    stops halfway does not count. Returns (N,) which faces are untouched.
     """
     untouched = np.ones(len(images), bool)
     fields = np.array([concept.field for concept in CONCEPTS])
-    for table, half in ((PASTED, False), (HALVED, True)):
+    for table, piece in ((PASTED, False), (PIECES, True)):
         for part, moved in table.items():
             columns = np.isin(fields, moved)
             chosen = np.flatnonzero(random.random(len(images)) < PASTE_SHARE)
@@ -100,8 +111,8 @@ def _paste_parts(random: np.random.Generator, images: np.ndarray, labels: np.nda
                 # Only where the part of the target is nearly covered does the phrase's truth move with the pixels.
                 if shared.sum() <= 0.9 * mask.sum():
                     continue
-                if half:
-                    shared &= _half_of(random, mask)
+                if piece:
+                    shared &= _piece_of(random, mask)
                     truths[target, columns] *= truths[source, columns]
                 else:
                     truths[target, columns] = truths[source, columns]
@@ -110,11 +121,11 @@ def _paste_parts(random: np.random.Generator, images: np.ndarray, labels: np.nda
     return untouched
 
 
-def _half_of(random: np.random.Generator, mask: np.ndarray) -> np.ndarray:
-    """(S, S) bool: the side of a random line that holds 30 to 70 % of a part."""
+def _piece_of(random: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    """(S, S) bool: the side of a random line that holds 20 to 80 % of a part."""
     angle = random.uniform(0, 2 * np.pi)
     across = np.cos(angle) * np.arange(mask.shape[1]) + np.sin(angle) * np.arange(mask.shape[0])[:, None]
-    return across > np.quantile(across[mask], random.uniform(0.3, 0.7))
+    return across > np.quantile(across[mask], random.uniform(0.2, 0.8))
 
 
 def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
@@ -127,9 +138,12 @@ def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
     numbers = torch.from_numpy(params.as_matrix()).float()
     numbers = (numbers - numbers.mean(dim=0)) / numbers.std(dim=0)      # so that every attribute counts alike
     readout = torch.nn.Linear(clip.dim, numbers.shape[1])
+    named, meant = part_texts()
+    part_readout = torch.nn.Linear(clip.dim, len(PART_NAMES))
     truths = truth_table(params)
     scale, bias = torch.nn.Parameter(torch.tensor(2.3)), torch.nn.Parameter(torch.tensor(-2.0))
-    optimiser = torch.optim.AdamW([*clip.parameters(), *readout.parameters(), scale, bias], lr=fit.rate, weight_decay=0.02)
+    optimiser = torch.optim.AdamW([*clip.parameters(), *readout.parameters(), *part_readout.parameters(), scale, bias],
+                                  lr=fit.rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, fit.rate, total_steps=fit.steps)
     noise = torch.Generator().manual_seed(fit.seed)
     bar = tqdm(range(fit.steps), desc="clip")
@@ -145,6 +159,9 @@ def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
         loss = _pair_loss(scale.exp() * seen @ said.T + bias, torch.from_numpy(wanted).float())
         error = (readout(embedded) - numbers[rows]).square()
         loss = loss + fit.readout_weight * error[torch.from_numpy(untouched)].mean()
+        some = random.permutation(len(named))[:fit.phrases]
+        part = part_readout(F.normalize(clip.encode_text([named[i] for i in some]), dim=1) * PART_SCALE)
+        loss = loss + fit.part_weight * F.cross_entropy(part, meant[some])
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -4,7 +4,7 @@ from importlib import import_module
 
 # Public name -> its module, loaded on first use: a command then loads only what it needs.
 _HOMES = {"Edit": "editor", "RegionClusters": "regions", "RegionEditor": "editor", "load_domain": "domains",
-          "load_editor": "training"}
+          "load_editor": "runs"}
 __all__ = list(_HOMES)
 
 

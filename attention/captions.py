@@ -1,9 +1,10 @@
-"""The corpus: captions from disk, cut into phrases, and prompts drawn from them."""
+"""The corpus: captions from disk, cut into phrases as they stream by, and prompts drawn from them."""
 
 import json
 import re
+import warnings
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
@@ -14,35 +15,41 @@ PAIR_SHARE = 0.16       # share of prompts that join two phrases, as published (
 JOIN = " and "
 
 
-def read_captions(path: str | Path) -> list[str]:
-    """Read the captions of a corpus, in a fixed order.
+def read_phrases(path: str | Path, fits: Callable[[str], bool] = lambda prompt: True) -> Iterator[str]:
+    """Stream the phrases of a corpus in a fixed order; one line of one file is held at a time, and each phrase once.
+
+    What cannot be used (a file that is empty or unreadable, a line that is not UTF-8, a phrase that is too long) is
+    left out, and one warning at the end says how much that was and where it began.
 
     Args:
-        path: a folder of *.txt (celeba-caption: one file an image, ten lines each; readme files are passed over),
-            face2text's raw.json (a list of {"description": text}; version 0.1 {"descriptions": [{"text": text}]}),
-            or a text file with one phrase a line.
-    Returns:
-        Captions without surrounding space, none of them empty.
+        path: a folder of *.txt (Multi-Modal-CelebA: one file an image, ten lines each; readme files are passed over),
+            a text file with one phrase or sentence a line, or face2text's raw.json (a list of {"description": text};
+            version 0.1 {"descriptions": [{"text": text}]}), which is one document of a few MB and is read at once.
+        fits: whether CLIP reads a prompt to its end. It is asked about each phrase joined to itself, because a prompt
+            may join two.
+    Yields:
+        Phrases as split_phrases cuts them, as often as they occur.
     Raises:
-        UserError: the path is missing, is not readable as any of these, or holds no caption.
+        UserError: the path is missing, a .json is of another kind, or nothing in the corpus can be used.
     """
     path = Path(path)
-    if path.is_dir():
-        files = sorted(file for file in path.glob("*.txt") if not file.stem.lower().startswith("readme"))
-        if not files:
-            raise UserError(f"{path} holds no *.txt captions; expected one text file an image, ten lines each "
-                            "(celeba-caption/README.md)")
-        captions = [line for file in files for line in _read_text(file).splitlines()]
-    elif path.is_file():
-        text = _read_text(path)
-        captions = _face2text(text, path) if path.suffix.lower() == ".json" else text.splitlines()
-    else:
-        raise UserError(f"{path} does not exist; expected a folder of caption files, face2text's raw.json, or a text "
-                        "file with one phrase a line")
-    captions = [caption.strip() for caption in captions if caption.strip()]
-    if not captions:
-        raise UserError(f"{path} holds no captions, only empty lines; write one phrase or sentence a line")
-    return captions
+    files, skipped = _caption_files(path), _Skipped()
+    known: set[str] = set()
+    for file in files:
+        for place, caption in _captions(file, skipped):
+            for phrase in split_phrases(caption):
+                if phrase in known or fits(phrase + JOIN + phrase):
+                    known.add(phrase)
+                    yield phrase
+                else:
+                    skipped.add("phrase", file, f"{place} has a phrase that is too long for CLIP ({phrase[:40]}...)")
+    if not known:
+        found = f"left out {skipped.summary(len(files))}" if skipped.counts else "only commas and full stops"
+        raise UserError(f"{path} holds no captions that can be used ({found}); write one phrase or sentence a line, as "
+                        "plain UTF-8 text (celeba-caption/README.md)")
+    if skipped.counts:
+        warnings.warn(f"{path}: left out {skipped.summary(len(files))}", stacklevel=2)
+
 
 
 def split_phrases(caption: str) -> list[str]:
@@ -90,17 +97,66 @@ class PhraseSampler:
                 for phrase, pair in zip(drawn[:count], paired.tolist(), strict=True)]
 
 
-def _read_text(path: Path) -> str:
+class _Skipped:
+    """What a corpus could not give: how much of each kind, in how many files, and the first of it."""
+
+    def __init__(self):
+        self.counts: Counter[str] = Counter()
+        self._files: set[Path] = set()
+        self._first = ""
+
+    def add(self, kind: str, file: Path, reason: str) -> None:
+        self.counts[kind] += 1
+        self._files.add(file)
+        self._first = self._first or f"{file}: {reason}"
+
+    def summary(self, files: int) -> str:
+        listed = ", ".join(f"{count} {kind}{'s' * (count > 1)}" for kind, count in self.counts.items())
+        return f"{listed}, in {len(self._files)} of {files} file{'s' * (files > 1)}, first {self._first}"
+
+
+def _caption_files(path: Path) -> list[Path]:
+    if path.is_file():
+        return [path]
     try:
-        return path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as UTF-8 text ({error}); save it again as plain text") from error
+        entries = sorted(path.iterdir())
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist; expected a folder of caption files, face2text's raw.json, or a text "
+                        "file with one phrase a line") from error
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); expected a folder of caption files") from error
+    files = [entry for entry in entries if entry.suffix == ".txt" and not entry.stem.lower().startswith("readme")]
+    if not files:
+        found = ", ".join(entry.name for entry in entries[:3]) + ", ..." * (len(entries) > 3)
+        raise UserError(f"{path} holds no *.txt captions (found {found or 'nothing'}); expected one text file an image, "
+                        "ten lines each, or give face2text's raw.json itself (celeba-caption/README.md)")
+    return files
+
+
+def _captions(file: Path, skipped: _Skipped) -> Iterator[tuple[str, str]]:
+    """(its place, caption) of every usable line of one file, or of every description of a raw.json."""
+    kind, empty = "description" if file.suffix.lower() == ".json" else "line", True
+    try:
+        # Bytes that are not UTF-8 become U+FFFD. UTF-16, as some editors write, shows in its zero bytes.
+        with file.open(encoding="utf-8-sig", errors="replace") as stream:
+            for number, caption in enumerate(stream if kind == "line" else _face2text(stream.read(), file), start=1):
+                if not caption.strip():
+                    continue
+                empty = False
+                if "\ufffd" in caption or "\0" in caption:
+                    skipped.add(kind, file, f"{kind} {number} is not UTF-8 text")
+                else:
+                    yield f"{kind} {number}", caption
+    except OSError as error:
+        skipped.add("file", file, f"cannot be read ({error.strerror})")
+    else:
+        if empty:
+            skipped.add("file", file, "is empty")
 
 
 def _face2text(text: str, path: Path) -> list[str]:
     try:
-        entries = json.loads(text)
-        return [description.strip() for entry in entries for description in
+        return [description.strip() for entry in json.loads(text) for description in
                 ([entry["description"]] if "description" in entry else [one["text"] for one in entry["descriptions"]])]
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is not face2text's raw.json ({type(error).__name__}: {error}); expected a list of "

@@ -201,6 +201,7 @@ class TrainConfig(WorldConfig):
     cluster_layer: int | None = option(None, "conv layer of the regions, counted from 1; default --attention_layer", min=1)
     step: int | None = option(None, "training steps", min=1)
     batch_size: int | None = option(None, "prompts a step and process; at least 2 in all processes together", min=1)
+    micro_batch: int | None = option(None, "prompts at once; fewer need less memory and a second forward pass", min=1)
     lr: float | None = option(None, "Adam's learning rate at its height", min=0)
     captions: Path | None = option(None, "corpus to draw prompts from; default: the domain's own prompts")
     description: str | None = option(None, "prompt that sample sheets show beside the domain's own")
@@ -219,7 +220,7 @@ class TrainConfig(WorldConfig):
     max_change: float | None = option(None, "bound on a style's change at strength 1, in spreads; 0: none", min=0)
     precision: str | None = option(None, "of synthesis in training", choices=("fp32", "bf16"))
     save_intermediate_image_every: int | None = option(None, "steps between sample sheets and checkpoints", min=1)
-    resume: bool = option(False, "go on from the run folder's last checkpoint")
+    resume: str | None = option(None, "auto: go on from the run's newest whole checkpoint, if any; or a checkpoint's path")
     seed: int = option(0, "of weights, faces and prompts", min=0)
     gpu_id: str | None = option(None, "GPUs to use, as in 0,1; with --multiprocessing-distributed a process for each")
     multiprocessing_distributed: bool = option(False, "one process for every GPU of --gpu_id (or use torchrun)",

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 import torch.distributed as dist
@@ -29,6 +29,11 @@ def world_size() -> int:
 def launched() -> bool:
     """Whether torchrun, or `start`, began this process."""
     return "WORLD_SIZE" in os.environ
+
+
+def restarted() -> bool:
+    """Whether torchrun started this process again after a failure (--max_restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
 
 
 def local_rank() -> int:
@@ -75,6 +80,16 @@ def gather(rows: Tensor) -> Tensor:
     return rows if world_size() == 1 else _Gather.apply(rows)
 
 
+def any_process(flag: bool) -> bool:
+    """Whether the flag is up in any process: all of them then do the same."""
+    if world_size() == 1:
+        return flag
+    device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
+    raised = torch.tensor(float(flag), device=device)
+    dist.all_reduce(raised, dist.ReduceOp.MAX)
+    return bool(raised)
+
+
 def own_rows(rows: Sequence) -> Sequence:
     """The part of a batch, of all processes together, that belongs to this process."""
     count = len(rows) // world_size()
@@ -89,6 +104,11 @@ def parallel(module: nn.Module) -> nn.Module:
     if world_size() == 1:
         return module
     return DistributedDataParallel(module)
+
+
+def without_exchange(module: nn.Module) -> AbstractContextManager:
+    """Inside, gradients add up in this process alone; the next backward outside averages the sum."""
+    return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
 
 
 def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None:
@@ -107,7 +127,10 @@ def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None
     try:
         elastic_launch(config, _run)(entry)
     except ChildFailedError as error:
-        sys.exit(max(failure.exitcode for failure in error.failures.values()))
+        number, failure = min(error.failures.items(), key=lambda entry: entry[1].timestamp)     # the first to fail
+        if failure.exitcode < 0:
+            print(f"error: process {number} of {processes} was ended by signal {-failure.exitcode}", file=sys.stderr)
+        sys.exit(max(failure.exitcode, 1))
 
 
 def _run(entry: Callable[[], object]) -> None:

@@ -33,9 +33,9 @@ from attention.drawn.truth import grow, true_part
 from attention.editor import Edit, RegionEditor, Source
 from attention.errors import UserError, exit_with_message
 from attention.published import SHIPPED
+from attention.runs import load_editor
 from attention.sheets import edit_sheet, evenly
 from attention.spatial_attention import threshold_attention, threshold_for
-from attention.training import load_editor
 
 MARGIN = 2          # px around the true part that do not count as outside
 FACES_AT_ONCE = 16

@@ -36,15 +36,24 @@ def clip_contrastive(generated: Tensor, target: Tensor, temperature: float = TEM
     Raises:
         UserError: fewer than two rows, where the loss is zero whatever the image.
     """
-    if len(generated) < 2:
-        raise UserError(f"the contrastive loss compares prompts with each other, but this step has {len(generated)} in "
-                        "all processes together; it needs at least 2: raise --batch_size or start more processes")
+    require_two_prompts(len(generated))
     with torch.autocast(generated.device.type, enabled=False):      # 1 / temperature makes half precision visible
         generated, target = F.normalize(generated.float(), dim=1), F.normalize(target.float(), dim=1)
         if source is not None:
             generated = generated - F.normalize(source.float(), dim=1)
         logits = generated @ target.T / temperature                                         # (N, N)
         return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def require_two_prompts(count: int) -> None:
+    """Refuse a step of fewer than two prompts in all processes together: over one, InfoNCE is zero whatever the image.
+
+    Raises:
+        UserError: says what to change.
+    """
+    if count < 2:
+        raise UserError(f"the contrastive loss compares prompts with each other, but a step has {count} in all processes "
+                        "together; it needs at least 2: raise --batch_size or start more processes")
 
 
 def region_consistency(attention: Tensor, labels: Tensor, num_regions: int) -> Tensor:

@@ -11,6 +11,7 @@ state.pt, metrics.jsonl and samples/ into the run folder.
 import importlib
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -30,8 +31,11 @@ from attention.training import train
 def main(argv: Sequence[str] | None = None) -> Path:
     """Parse, start more processes where the flags ask for them, train; returns the run folder."""
     config = parse_config(TrainConfig, argv, __doc__)
-    processes = distributed.process_count(config.gpu_id, checked_device(config.device), config.multiprocessing_distributed)
+    device = checked_device(config.device)
+    processes = distributed.process_count(config.gpu_id, device, config.multiprocessing_distributed)
     if processes == 1 or distributed.launched():
+        if config.gpu_id is not None and device.type == "cuda":
+            config = replace(config, device=f"cuda:{config.gpu_id.split(',')[0]}")
         return run(config)
     distributed.start(processes, config.gpu_id, partial(run, config))
     return settled(config).run

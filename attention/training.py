@@ -1,10 +1,11 @@
 """Training: one loop, one step, the same functions on every domain."""
 
-import json
-import os
-from collections.abc import Callable
-from dataclasses import asdict
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import FrameType
 
 import numpy as np
 import torch
@@ -13,39 +14,18 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from attention import distributed, losses
-from attention.captions import JOIN, PhraseSampler, read_captions, split_phrases
-from attention.checkpoints import (
-    atomic_torch_save,
-    read_safetensors,
-    read_torch_file,
-    write_atomically,
-    write_safetensors,
-)
-from attention.cluster_pickle import regions_from_pickle
+from attention.captions import JOIN, PhraseSampler, read_phrases
+from attention.checkpoints import write_atomically
 from attention.config import TrainConfig
-from attention.domains import Domain, load_domain
-from attention.editor import Edit, RegionEditor, Source, style_spread
-from attention.errors import UserError
-from attention.generator import edited_layers
-from attention.regions import UNKNOWN, RegionClusters
+from attention.domains import Domain
+from attention.editor import Edit, RegionEditor, Source
+from attention.run_log import RunLog, check_finite
+from attention.runs import build_editor, load_regions, plain, resume, save_checkpoint
 from attention.sheets import edit_sheet, evenly
 
-SPREAD_FACES, SHEET_FACES, SHEET_PROMPTS = 512, 4, 16
+SHEET_FACES, SHEET_PROMPTS = 4, 16
 LOG_EVERY = 10
 PICTURE_SHARE = {"text": 0.0, "mixed": 0.5, "image": 1.0}       # of the targets that are pictures of other faces
-
-
-def build_editor(config: TrainConfig, domain: Domain, regions: RegionClusters) -> RegionEditor:
-    """An untrained editor of a run's configuration, its weights seeded; --max_change 0 leaves styles unbounded."""
-    layer, cluster_layer = config.attention_layer - 1, (config.cluster_layer or config.attention_layer) - 1
-    regions.check(layer=cluster_layer, generator_hash=domain.generator_hash,
-                  channels=domain.generator.layers[cluster_layer].out_channels, num_regions=config.cluster_num)
-    count = len(edited_layers(domain.generator.layers, layer))
-    spread = style_spread(domain.generator, domain.sample_w(SPREAD_FACES, config.seed), count)
-    torch.manual_seed(config.seed)
-    editor = RegionEditor(domain.generator, regions, layer, domain.clip.dim, max_change=config.max_change,
-                          spread=spread if config.max_change else None)
-    return editor.to(domain.device)
 
 
 def train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[Tensor], Tensor]) -> Path:
@@ -56,101 +36,183 @@ def train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[Te
         domain: loaded world.
         perceptual_features: (B, 3, R, R) image in [-1, 1] -> features that the perceptual loss compares.
     Returns:
-        The run folder: config.json, regions.safetensors, editor.safetensors, state.pt, metrics.jsonl, samples/.
+        The run folder: regions, editor and checkpoints (runs.py), metrics and plot (run_log.py), samples/.
     """
     with distributed.group(domain.device):
         return _train(config, domain, perceptual_features)
 
 
 def _train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[Tensor], Tensor]) -> Path:
-    folder, first = config.run, distributed.rank() == 0
+    losses.require_two_prompts(config.batch_size * distributed.world_size())
+    first = distributed.rank() == 0
     regions = load_regions(config, domain).to(domain.device)
     editor = build_editor(config, domain, regions)
-    optimiser = torch.optim.Adam([{"params": editor.mapper.parameters()}, {"params": editor.attention.parameters()}],
-                                 lr=config.lr)
+    optimiser = torch.optim.Adam([{"params": editor.mapper.parameters()}, {"params": editor.attention.parameters()}])
     sampler = PhraseSampler(_phrases(config, domain), config.seed)
-    start = _resume(config, editor, optimiser) if config.resume else 0
+    start, checkpoint = resume(config, domain, editor, optimiser)
     if first:
-        _write_json(folder / "config.json", _plain(config))
-        regions.save(folder / "regions.safetensors")
-    log = (folder / "metrics.jsonl" if first else Path(os.devnull)).open("a" if start else "w")
+        regions.save(config.run / "regions.safetensors")
+        log = RunLog(config.run, plain(config), start)
     bar = tqdm(range(start, config.step), desc="training", initial=start, total=config.step, disable=not first)
-    done, edit = start, None
+    done, edit, totals = start, None, []
+    with stop_requests() as came:
+        try:
+            for step in bar:
+                learns = step / config.step >= config.attention_start
+                if edit is None or learns != editor.attention.initial.requires_grad:
+                    editor.attention.requires_grad_(learns)
+                    edit = distributed.parallel(editor)
+                values = find_gradients(config, domain, editor, edit, step, sampler, perceptual_features)
+                check_finite(step, values, checkpoint)
+                optimiser.param_groups[0]["lr"] = optimiser.param_groups[1]["lr"] = losses.learning_rate(
+                    step / config.step, config.lr)
+                optimiser.step()
+                done = step + 1
+                totals.append(values["total"])
+                if first and (step % LOG_EVERY == 0 or done == config.step):
+                    log.scalars(step, values)
+                    bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()})
+                stop = distributed.any_process(bool(came)) or done == config.step
+                if first and (stop or done % config.save_intermediate_image_every == 0):
+                    checkpoint = save_checkpoint(config, domain, editor, optimiser, done, float(np.mean(totals)))
+                    totals.clear()
+                    _show(config, domain, editor, log, done)
+                if stop:
+                    break
+        finally:
+            if first:
+                log.close()
+    if signal.SIGINT in came:
+        raise KeyboardInterrupt
+    if done < config.step and first:
+        print(f"asked to stop: {checkpoint} holds {done} steps; go on with --resume auto", file=sys.stderr)
+    return config.run
+
+
+@contextmanager
+def stop_requests() -> Iterator[list[int]]:
+    """A list of the signals that came: SIGTERM and SIGUSR1, which cluster schedulers send before they kill, and Ctrl-C.
+
+    The step under way ends first, so that what is saved is whole; a second Ctrl-C does not wait.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and came:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
-        for step in bar:
-            learns = step / config.step >= config.attention_start
-            if edit is None or learns != editor.attention.initial.requires_grad:
-                editor.attention.requires_grad_(learns)
-                edit = distributed.parallel(editor)
-            values = train_step(config, domain, editor, edit, optimiser, step, sampler, perceptual_features)
-            done = step + 1
-            if step % LOG_EVERY == 0 or done == config.step:
-                log.write(json.dumps({"step": step, **values}) + "\n")
-                log.flush()
-                bar.set_postfix({name: f"{value:.3g}" for name, value in values.items()})
-            if first and done % config.save_intermediate_image_every == 0:
-                _save(config, domain, editor, optimiser, done)
+        yield came
     finally:
-        # Also on Ctrl-C: the step that was under way has not touched the weights, or has finished doing so.
-        log.close()
-        if first and done > start:
-            _save(config, domain, editor, optimiser, done)
-    return folder
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
-def load_regions(config: TrainConfig, domain: Domain) -> RegionClusters:
-    """The regions that a run asks for: of its folder, or of --cluster_path, which may be the authors' pickle."""
-    path = config.cluster_path or config.run / "regions.safetensors"
-    if path.suffix == ".pkl":
-        return regions_from_pickle(path, (config.cluster_layer or config.attention_layer) - 1, domain.name)
-    return RegionClusters.load(path)
+def _show(config: TrainConfig, domain: Domain, editor: RegionEditor, log: RunLog, done: int) -> None:
+    """Write the sample sheet after `done` steps, as a file and to TensorBoard."""
+    sheet = sample_sheet(domain, editor, config.seed + 1_000_003, config.description)
+    write_atomically(config.run / "samples" / f"{done:06d}.png", lambda path: sheet.save(path, format="PNG"))
+    log.picture(done - 1, "samples", sheet)
 
 
-def _phrases(config: TrainConfig, domain: Domain) -> list[str]:
+def _phrases(config: TrainConfig, domain: Domain) -> Iterable[str]:
     """What prompts are made of: the captions' phrases where a corpus is given, else the domain's own prompts."""
-    if config.captions is None:
-        return list(domain.entry.prompts)
-    return [phrase for caption in read_captions(config.captions) for phrase in split_phrases(caption)]
+    return domain.entry.prompts if config.captions is None else read_phrases(config.captions, domain.clip.fits)
 
 
-def train_step(config: TrainConfig, domain: Domain, editor: RegionEditor, edit: nn.Module,
-               optimiser: torch.optim.Optimizer, step: int, sampler: PhraseSampler,
-               perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """One step: one source, shared by B prompts in each process. All randomness comes from the seed and the step.
+def find_gradients(config: TrainConfig, domain: Domain, editor: RegionEditor, edit: nn.Module, step: int,
+                   sampler: PhraseSampler, perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """The gradients of one step: one source, shared by B prompts in each process. Returns every loss by its name.
 
-    `edit` is the editor, or the editor wrapped for several processes.
+    All randomness comes from the seed and the number of the step. `edit` is the editor, or the editor wrapped for
+    several processes.
     """
     random = np.random.default_rng([config.seed, step])
     noise_seed = int(random.integers(2**31)) + distributed.rank()
     noise = torch.Generator(device=domain.device).manual_seed(noise_seed)
     target, where = conditions(config, domain, sampler, random)                   # (B, D) each
-    with torch.autocast(domain.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+    with autocast(config, domain):
         source = editor.source(domain.sample_w(1, int(random.integers(2**31))))
+    editor.zero_grad(set_to_none=True)
+    backward = backward_by_parts if (config.micro_batch or len(target)) < len(target) else backward_at_once
+    values = backward(config, domain, editor, edit, source, target, where, noise, ramps_at(step / config.step),
+                      perceptual_features)
+    norms = [parameter.grad.norm() for parameter in editor.parameters() if parameter.grad is not None]
+    return {**values, "gradient_norm": float(torch.stack(norms).norm())}
+
+
+def autocast(config: TrainConfig, domain: Domain) -> torch.autocast:
+    """The precision of synthesis in training; attention, gate and losses stay in float32 by themselves."""
+    return torch.autocast(domain.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+
+
+def ramps_at(t: float) -> dict[str, float]:
+    """Factor of every loss term at time t in [0, 1)."""
+    region = losses.ramp(t, losses.REGION_RAMP)
+    return {"clip_contrastive": 1.0, "style_delta": 1.0, "perceptual": losses.ramp(t, losses.PERCEPTUAL_RAMP),
+            "region_consistency": region, "attention_budget": region, "attention_area": region}
+
+
+def backward_at_once(config: TrainConfig, domain: Domain, editor: RegionEditor, edit: nn.Module, source: Source,
+                     target: Tensor, where: Tensor, noise: torch.Generator, ramps: dict[str, float],
+                     perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """Gradients of the ramped and weighted sum of all terms; returns every value by name."""
+    with autocast(config, domain):
         edited = edit(source, target, where, straight_through=True)
-    terms = loss_terms(config, domain, editor, source, edited, target, noise, perceptual_features)
-    return update(config, optimiser, step / config.step, terms) | {"mask_area": float((edited.gated > 0).float().mean())}
-
-
-def update(config: TrainConfig, optimiser: torch.optim.Optimizer, t: float, terms: dict) -> dict[str, float]:
-    """Sum the weighted terms under their ramps at time t in [0, 1), and take one step; returns every value by name."""
-    for group in optimiser.param_groups:
-        group["lr"] = losses.learning_rate(t, config.lr)
-    ramps = {"perceptual": losses.ramp(t, losses.PERCEPTUAL_RAMP), "style_delta": 1.0, "clip_contrastive": 1.0}
-    total = sum(ramps.get(name, losses.ramp(t, losses.REGION_RAMP)) * weight * term
-                for name, (weight, term) in terms.items())
-    optimiser.zero_grad(set_to_none=True)
+    generated, before = embed(config, domain, source, edited, noise)
+    terms = {"clip_contrastive": (config.lambda_clip, contrastive(config, generated, before, target)),
+             **loss_terms(config, editor, source, edited, perceptual_features)}
+    total = sum(ramps[name] * weight * term for name, (weight, term) in terms.items())
     total.backward()
-    optimiser.step()
-    return {"total": float(total.detach()), **{name: float(term.detach()) for name, (_, term) in terms.items()}}
+    return {"total": float(total.detach()), **{name: float(term.detach()) for name, (_, term) in terms.items()},
+            "mask_area": float((edited.gated > 0).float().mean())}
 
 
-def loss_terms(config: TrainConfig, domain: Domain, editor: RegionEditor, source: Source, edit: Edit, target: Tensor,
-               noise: torch.Generator, perceptual_features: Callable[[Tensor], Tensor]) -> dict:
-    """Name -> (weight, value) of every loss term whose weight is not 0 (method.md section 2)."""
+def backward_by_parts(config: TrainConfig, domain: Domain, editor: RegionEditor, edit: nn.Module, source: Source,
+                      target: Tensor, where: Tensor, noise: torch.Generator, ramps: dict[str, float],
+                      perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """The same gradients with the memory of --micro_batch prompts, at the price of a second forward pass.
+
+    The contrastive term needs all embeddings at once, but its gradient reaches the editor through each alone: first the
+    embeddings without a graph, then the term's gradient at them, then part by part the rest of the chain rule.
+    """
+    parts = list(zip(target.split(config.micro_batch), where.split(config.micro_batch), strict=True))
+    states, embeddings = [], []
+    with torch.no_grad():
+        for what, place in parts:
+            states.append(noise.get_state())
+            with autocast(config, domain):
+                edited = editor(source, what, place)
+            embeddings.append(embed(config, domain, source, edited, noise))
+    generated = torch.cat([part for part, _ in embeddings]).requires_grad_()
+    before = torch.cat([part for _, part in embeddings]) if config.relative else None
+    term = contrastive(config, generated, before, target)
+    (config.lambda_clip * term).backward()
+    values = {"total": config.lambda_clip * float(term.detach()), "clip_contrastive": float(term.detach())}
+    gradients = generated.grad.split(config.micro_batch)
+    for i, ((what, place), state, gradient) in enumerate(zip(parts, states, gradients, strict=True)):
+        noise.set_state(state)
+        with nullcontext() if i == len(parts) - 1 else distributed.without_exchange(edit):
+            with autocast(config, domain):
+                edited = edit(source, what, place, straight_through=True)
+            again, _ = embed(config, domain, source, edited, noise)
+            terms, share = loss_terms(config, editor, source, edited, perceptual_features), len(what) / len(target)
+            total = share * sum(ramps[name] * weight * term for name, (weight, term) in terms.items())
+            (total + (again * gradient).sum()).backward()
+        found = {"total": total / share, **{name: term for name, (_, term) in terms.items()},
+                 "mask_area": (edited.gated > 0).float().mean()}
+        values |= {name: values.get(name, 0.0) + share * float(value.detach()) for name, value in found.items()}
+    return values
+
+
+def loss_terms(config: TrainConfig, editor: RegionEditor, source: Source, edit: Edit,
+               perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, tuple[float, Tensor]]:
+    """Name -> (weight, value) of every term but the contrastive one whose weight is not 0 (method.md section 2)."""
     labels = source.labels.expand(len(edit.image), -1, -1)
     regions, count = editor.regions.num_regions, len(editor.edited)
     terms = {
-        "clip_contrastive": (config.lambda_clip, lambda: _contrastive(config, domain, source, edit, target, noise)),
         "region_consistency": (config.lambda_ess, lambda: losses.region_consistency(edit.raw, labels, regions)),
         "attention_budget": (config.lambda_sec, lambda: losses.attention_budget(edit.raw, labels, regions)),
         "attention_area": (config.lambda_area, lambda: losses.attention_area(edit.attention)),
@@ -161,20 +223,25 @@ def loss_terms(config: TrainConfig, domain: Domain, editor: RegionEditor, source
     return {name: (weight, value()) for name, (weight, value) in terms.items() if weight > 0}
 
 
-def _contrastive(config: TrainConfig, domain: Domain, source: Source, edit: Edit, target: Tensor,
-                 noise: torch.Generator) -> Tensor:
+def embed(config: TrainConfig, domain: Domain, source: Source, edit: Edit,
+          noise: torch.Generator) -> tuple[Tensor, Tensor | None]:
+    """CLIP embeddings (B, D) of the domain's augmented views of the edits and, for --relative, of their source."""
     def views(images: Tensor) -> Tensor:
         return images if domain.entry.views is None else domain.entry.views(images, noise)
 
     state = noise.get_state()
-    generated = distributed.gather(domain.clip.encode_image(views(edit.image)))
-    target = distributed.gather(target)
+    generated = domain.clip.encode_image(views(edit.image))
     if not config.relative:
-        return losses.clip_contrastive(generated, target, config.temperature)
+        return generated, None
     noise.set_state(state)          # the source through the very views of its edits, so that only the edit differs
     with torch.no_grad():
-        before = domain.clip.encode_image(views(source.image.expand_as(edit.image)))
-    return losses.clip_contrastive(generated, target, config.temperature, distributed.gather(before))
+        return generated, domain.clip.encode_image(views(source.image.expand_as(edit.image)))
+
+
+def contrastive(config: TrainConfig, generated: Tensor, before: Tensor | None, target: Tensor) -> Tensor:
+    """The contrastive loss over the prompts of all processes."""
+    return losses.clip_contrastive(distributed.gather(generated), distributed.gather(target), config.temperature,
+                                   None if before is None else distributed.gather(before))
 
 
 def conditions(config: TrainConfig, domain: Domain, sampler: PhraseSampler,
@@ -210,67 +277,3 @@ def sample_sheet(domain: Domain, editor: RegionEditor, seed: int, description: s
         text = domain.clip.encode_text(prompts)
         edits = [editor(source, row.expand(SHEET_FACES, -1), row.expand(SHEET_FACES, -1)) for row in text]
     return edit_sheet(source.image, prompts, [edit.image for edit in edits], [edit.mask for edit in edits])
-
-
-def save_editor(editor: RegionEditor, config: TrainConfig, domain: Domain, path: Path) -> None:
-    """Write mapper and attention with all that is needed to rebuild them, as safetensors."""
-    metadata = {"kind": "where2edit editor", "config": json.dumps(_plain(config)),
-                "generator_hash": domain.generator_hash, "regions": json.dumps(editor.regions.metadata)}
-    write_safetensors(path, editor.state_dict(), metadata)
-
-
-def load_editor(folder: Path, device: str = "auto", trust: bool = False) -> tuple[RegionEditor, Domain, TrainConfig]:
-    """Rebuild the editor of a run folder, frozen, with its domain and configuration.
-
-    `trust` runs a CLIP archive that is not OpenAI's; it is the caller's word, never the folder's.
-
-    Raises:
-        UserError: the folder has no whole editor, or its generator is not the one that the editor was trained on.
-    """
-    path = Path(folder) / "editor.safetensors"
-    tensors, metadata = read_safetensors(path, "where2edit editor", "python -m attention.run_attention")
-    given = json.loads(metadata["config"])
-    given = {name: Path(value) if name in ("run", "ckpt", "cluster_path", "captions") and value else value
-             for name, value in given.items()}
-    config = TrainConfig(**given)
-    domain = load_domain(config.domain, config.ckpt, device, config.clip_model, trust)
-    if metadata["generator_hash"] not in (UNKNOWN, domain.generator_hash):
-        raise UserError(f"{path} was trained on the generator {metadata['generator_hash']}, but {config.domain} has "
-                        f"{domain.generator_hash}; train it again: python -m attention.run_attention")
-    regions = RegionClusters.from_metadata(tensors["regions.centroids"], json.loads(metadata["regions"]), path)
-    editor = build_editor(config, domain, regions.to(domain.device))
-    editor.load_state_dict(tensors)
-    return editor.requires_grad_(False).eval(), domain, config
-
-
-def _save(config: TrainConfig, domain: Domain, editor: RegionEditor, optimiser: torch.optim.Optimizer, step: int) -> None:
-    save_editor(editor, config, domain, config.run / "editor.safetensors")
-    atomic_torch_save({"editor": editor.state_dict(), "optimiser": optimiser.state_dict(), "step": step,
-                       "config": _plain(config)}, config.run / "state.pt")
-    sheet = sample_sheet(domain, editor, config.seed + 1_000_003, config.description)
-    write_atomically(config.run / "samples" / f"{step:06d}.png", lambda path: sheet.save(path, format="PNG"))
-
-
-def _resume(config: TrainConfig, editor: RegionEditor, optimiser: torch.optim.Optimizer) -> int:
-    path = config.run / "state.pt"
-    state = read_torch_file(path)
-    if missing := {"editor", "optimiser", "step", "config"} - set(state):
-        raise UserError(f"{path} lacks {', '.join(sorted(missing))}: it is not a training state; start without --resume")
-    ignored = {"run", "resume", "device", "cluster_path", "save_intermediate_image_every", "description", "trust", "gpu_id",
-               "multiprocessing_distributed", "use_cluster", "work_in_stylespace"}
-    wanted, found = _plain(config), state["config"]
-    differs = [f"--{name} {found.get(name)} there, {value} here" for name, value in wanted.items()
-               if name not in ignored and found.get(name) != value]
-    if differs:
-        raise UserError(f"{path} was made with other options: {'; '.join(differs)}; use the same, or another --run")
-    editor.load_state_dict(state["editor"])
-    optimiser.load_state_dict(state["optimiser"])
-    return state["step"]
-
-
-def _plain(config) -> dict:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}
-
-
-def _write_json(path: Path, content: dict) -> None:
-    write_atomically(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1)))

@@ -1,12 +1,15 @@
 """The corpus: reading captions, cutting phrases, drawing prompts."""
 
 import json
+import tracemalloc
+import warnings
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from attention.captions import JOIN, PAIR_SHARE, PhraseSampler, read_captions, split_phrases
+from attention import distributed
+from attention.captions import JOIN, PAIR_SHARE, PhraseSampler, read_phrases, split_phrases
 from attention.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -19,44 +22,114 @@ def test_a_folder_is_read_in_the_order_of_names_without_its_readme(tmp_path):
     (tmp_path / "0.txt").write_text("  first \n\nsecond\n")
     (tmp_path / "ReadMe.txt").write_text("not a caption\n")
     (tmp_path / "notes.md").write_text("not a caption\n")
-    assert read_captions(tmp_path) == ["first", "second", "third"]
+    assert list(read_phrases(tmp_path)) == ["first", "second", "third"]
 
 
 @pytest.mark.parametrize("entries", ([{"description": " one "}, {"description": "two"}],
                                      [{"descriptions": [{"text": "one"}, {"text": "two"}]}]))
 def test_both_versions_of_face2text_are_read(entries, tmp_path):
     (tmp_path / "raw.json").write_text(json.dumps(entries))
-    assert read_captions(tmp_path / "raw.json") == ["one", "two"]
+    assert list(read_phrases(tmp_path / "raw.json")) == ["one", "two"]
 
 
 def test_a_text_file_is_one_phrase_a_line(tmp_path):
     (tmp_path / "phrases.txt").write_text("\ufeffblonde hair\nbig nose\n", encoding="utf-8")
-    assert read_captions(tmp_path / "phrases.txt") == ["blonde hair", "big nose"]
+    assert list(read_phrases(tmp_path / "phrases.txt")) == ["blonde hair", "big nose"]
 
 
-def test_the_committed_sample_has_ten_lines_for_each_of_20_faces():
-    assert len(read_captions(REPOSITORY / "celeba-caption" / "sample")) == 200
+def test_the_committed_sample_has_ten_lines_for_each_of_20_faces_and_no_phrase_of_them_is_lost():
+    folder = REPOSITORY / "celeba-caption" / "sample"
+    lines = [line for file in sorted(folder.glob("*.txt")) for line in file.read_text().splitlines()]
+    assert len(lines) == 200
+    assert list(read_phrases(folder)) == [phrase for line in lines for phrase in split_phrases(line)]
 
+
+@pytest.mark.parametrize("lines_a_file", (20, 4000))
+def test_memory_holds_the_table_of_phrases_and_not_the_lines(lines_a_file, tmp_path):
+    lines, words = 4000, [f"a face with feature number {number} of ten" for number in range(10)]
+    for file in range(lines // lines_a_file):
+        (tmp_path / f"{file}.txt").write_text((", ".join(words) + "\n") * lines_a_file)
+    size = sum(file.stat().st_size for file in tmp_path.glob("*.txt"))
+    assert size > 1_400_000
+    tracemalloc.start()
+    counts = Counter(read_phrases(tmp_path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert counts == {phrase: lines for phrase in words}
+    assert peak < 300_000
+
+
+# --- what cannot be used
 
 @pytest.mark.parametrize("name, content, words", [
     ("missing", None, "does not exist"),
-    ("empty.txt", b"\n \n", "no captions"),
-    ("latin.txt", b"caf\xe9", "UTF-8"),
+    ("empty.txt", b"\n \n", r"no captions.*1 file, in 1 of 1 file, first .*is empty"),
+    ("commas.txt", b" , . and,\n", "no captions.*only commas"),
+    ("latin.txt", b"caf\xe9", "no captions.*1 line, in 1 of 1 file, first .*line 1 is not UTF-8"),
+    ("utf16.txt", "blonde hair\nbig nose\n".encode("utf-16"), "no captions.*line 1 is not UTF-8"),
+    ("long.txt", b"a phrase of more than seven words altogether", "no captions.*1 phrase.*line 1 .*too long for CLIP"),
     ("cut.json", b'[{"description": "one"', "face2text"),
     ("other.json", b'[{"text": "one"}]', "face2text"),
+    ("none.json", b"[]", "no captions.*is empty"),
 ])
 def test_an_unusable_corpus_is_refused_by_name(name, content, words, tmp_path):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=words) as error:
-        read_captions(path)
+        list(read_phrases(path, fits=lambda prompt: len(prompt.split()) <= 7))
     assert str(path) in str(error.value)
 
 
-def test_a_folder_without_captions_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"no \*\.txt"):
-        read_captions(tmp_path)
+def test_a_folder_without_captions_is_refused_and_says_what_is_there(tmp_path):
+    (tmp_path / "raw.json").write_text("[]")
+    with pytest.raises(UserError, match=r"no \*\.txt captions \(found raw\.json\).*ten lines"):
+        list(read_phrases(tmp_path))
+
+
+def test_a_folder_in_which_nothing_can_be_read_is_refused(tmp_path):
+    (tmp_path / "0.txt").mkdir()
+    (tmp_path / "1.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"1 file, 1 line, in 2 of 2 files, first .*0\.txt: cannot be read"):
+        list(read_phrases(tmp_path))
+
+
+def test_what_cannot_be_used_is_left_out_and_told_in_one_warning(tmp_path):
+    (tmp_path / "0.txt").write_bytes(b"blonde hair\n")
+    (tmp_path / "1.txt").write_bytes(b"big nose\ncaf\xe9 hair, big ears\nbrown eyes, one two three four, small ears\n")
+    (tmp_path / "2.txt").write_bytes(b"caf\xe9\n")
+    (tmp_path / "3.txt").write_bytes(b"")
+    with pytest.warns(UserWarning) as told:
+        phrases = list(read_phrases(tmp_path, fits=lambda prompt: len(prompt.split()) <= 7))
+    assert phrases == ["blonde hair", "big nose", "brown eyes", "small ears"]
+    assert [str(warning.message) for warning in told] == [
+        f"{tmp_path}: left out 2 lines, 1 phrase, 1 file, in 3 of 4 files, first {tmp_path / '1.txt'}: "
+        "line 2 is not UTF-8 text"]
+
+
+def test_a_bad_description_of_face2text_is_left_out(tmp_path):
+    (tmp_path / "raw.json").write_bytes(b'[{"description": "caf\xe9"}, {"description": "big nose."}]')
+    with pytest.warns(UserWarning, match="1 description, .*description 1 is not UTF-8"):
+        assert list(read_phrases(tmp_path / "raw.json")) == ["big nose"]
+
+
+def test_a_sound_corpus_warns_of_nothing(tmp_path):
+    (tmp_path / "0.txt").write_text("caf\u00e9 au lait skin\n\n", encoding="utf-8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert list(read_phrases(tmp_path)) == ["caf\u00e9 au lait skin"]
+
+
+def test_no_prompt_is_too_long_for_clip_also_where_two_phrases_are_joined(tmp_path):
+    def fits(prompt: str) -> bool:
+        return len(prompt.split()) <= 9
+
+    (tmp_path / "0.txt").write_text("\n".join(" ".join([f"w{i}"] * (1 + i % 8)) for i in range(80)))
+    with pytest.warns(UserWarning, match="40 phrases, in 1 of 1 file"):
+        sampler = PhraseSampler(read_phrases(tmp_path, fits), seed=0)
+    prompts = [prompt for _ in range(20) for prompt in sampler.sample(20)]
+    assert all(map(fits, prompts))
+    assert any(JOIN in prompt and len(prompt.split()) == 9 for prompt in prompts)      # the limit itself is in use
 
 
 # --- phrases
@@ -109,6 +182,24 @@ def test_a_frequent_phrase_comes_up_as_often_as_the_corpus_says():
 
 def test_a_small_corpus_gives_single_phrases_until_it_is_used_up():
     assert sorted(PhraseSampler(["a", "b", "c"], seed=0).sample(3)) == ["a", "b", "c"]
+
+
+def test_four_processes_share_each_steps_prompts_with_none_twice_and_none_lost(monkeypatch):
+    processes, own, steps = 4, 3, 20
+    phrases = [f"p{i}" for i in range(40)]
+    monkeypatch.setenv("WORLD_SIZE", str(processes))
+    parts = []
+    for rank in range(processes):
+        monkeypatch.setenv("RANK", str(rank))
+        sampler = PhraseSampler(phrases, seed=3)
+        parts.append([distributed.own_rows(sampler.sample(own * distributed.world_size())) for _ in range(steps)])
+    alone = PhraseSampler(phrases, seed=3)
+    for step in zip(*parts, strict=True):
+        together = [prompt for part in step for prompt in part]
+        assert [len(part) for part in step] == [own] * processes
+        assert together == alone.sample(own * processes)
+        used = [phrase for prompt in together for phrase in prompt.split(JOIN)]
+        assert len(used) == len(set(used))
 
 
 def test_more_prompts_than_phrases_are_refused():

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from attention import clustering_feature, evaluate, run_attention
 from attention.domains import DOMAINS
 from attention.errors import UserError
-from attention.training import load_editor
+from attention.runs import load_editor
 
 pytestmark = pytest.mark.skipif(not DOMAINS["drawn"].generator.exists(), reason="the drawn world is not built")
 SMALL = ["--batch_size", "3", "--save_intermediate_image_every", "2"]
@@ -33,8 +33,8 @@ def train(folder, *flags):
 
 def test_a_run_folder_holds_everything_that_the_readme_names(run):
     names = {path.name for path in run.iterdir()}
-    assert {"config.json", "regions.safetensors", "regions.png", "regions.json", "editor.safetensors", "state.pt",
-            "metrics.jsonl", "samples"} <= names
+    assert {"config.json", "regions.safetensors", "regions.png", "regions.json", "editor.safetensors", "checkpoints",
+            "metrics.jsonl", "samples", "plot.png", "tensorboard"} <= names
     assert not [name for name in names if name.endswith(".partial")]
     assert Image.open(run / "samples/000004.png").size[0] > 1000
 
@@ -61,7 +61,7 @@ def test_evaluation_writes_a_figure_for_every_prompt(run):
 
 def test_interrupted_and_resumed_equals_uninterrupted(run, tmp_path, monkeypatch):
     regions = ["--cluster_path", str(run / "regions.safetensors"), "--step", "4", *SMALL]
-    real, calls = run_attention.train.__globals__["train_step"], []
+    real, calls = run_attention.train.__globals__["find_gradients"], []
 
     def stop_at_third(*arguments):
         calls.append(1)
@@ -69,11 +69,11 @@ def test_interrupted_and_resumed_equals_uninterrupted(run, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setitem(run_attention.train.__globals__, "train_step", stop_at_third)
+    monkeypatch.setitem(run_attention.train.__globals__, "find_gradients", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, *regions)
-    monkeypatch.setitem(run_attention.train.__globals__, "train_step", real)
-    train(tmp_path, "--resume", *regions)
+    monkeypatch.setitem(run_attention.train.__globals__, "find_gradients", real)
+    train(tmp_path, "--resume", "auto", *regions)
     whole, resumed = load_file(run / "editor.safetensors"), load_file(tmp_path / "editor.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
 
@@ -97,7 +97,7 @@ def test_clustering_is_deterministic_for_a_seed(run, tmp_path):
     (["--batch_size", "1"], ["--batch_size", "at least 2"]),
     (["--ckpt", "nowhere.pt"], ["nowhere.pt", "missing"]),
     (["--cluster_path", "nowhere.safetensors"], ["nowhere.safetensors", "clustering_feature"]),
-    (["--resume", "--lr", "0.5"], ["--lr", "0.5"]),
+    (["--resume", "auto", "--lr", "0.5"], ["--lr", "0.5"]),
 ])
 def test_a_training_mistake_is_one_sentence_that_names_it(run, flags, words):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}

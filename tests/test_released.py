@@ -20,8 +20,8 @@ from attention.errors import UserError, exit_with_message
 from attention.losses import attention_budget, region_consistency, style_delta
 from attention.regions import RegionClusters, pool_by_region
 from attention.released import from_released, main, to_released
+from attention.runs import load_editor
 from attention.spatial_attention import gate
-from attention.training import load_editor
 
 GOLDEN_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
 FORMATS = ("mapper_256_cm1_a13_k20", "mapper_1024_cm2_a13_k20")

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -16,7 +17,7 @@ from attention.editor import RegionEditor
 from attention.generator import Generator
 from attention.mapper import StyleMapper
 from attention.regions import RegionClusters
-from attention.training import loss_terms, update
+from attention.training import backward_at_once, backward_by_parts, ramps_at
 
 # --- the published loop
 
@@ -29,6 +30,10 @@ class StubCLIP:
 
     def encode_image(self, images):
         return F.avg_pool2d(preprocess(images, 224), 28).flatten(1) @ self.matrix * 10
+
+
+def world(clip):
+    return SimpleNamespace(entry=SimpleNamespace(views=None), clip=clip, device=torch.device("cpu"))
 
 
 def published_editor(data):
@@ -61,8 +66,8 @@ def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
     assert [config.lambda_ess, config.lambda_sec, config.lambda_id, config.lambda_delta] == pytest.approx(
         data["config/lambda_ess_sec_id_delta"].tolist())
     assert config.lr == float(data["config/lr"]) and config.attention_start == float(data["config/freeze_until"])
-    domain = SimpleNamespace(entry=SimpleNamespace(views=None), clip=StubCLIP(data["stub/clip_matrix"]))
-    optimiser = torch.optim.Adam(editor.parameters(), lr=config.lr)
+    domain = world(StubCLIP(data["stub/clip_matrix"]))
+    optimiser = torch.optim.Adam(editor.parameters())
     named = parameters(editor)
     names = {"clip_contrastive": "consist", "region_consistency": "essence", "attention_budget": "secphase",
              "perceptual": "identity", "style_delta": "delta", "total": "total"}
@@ -72,10 +77,13 @@ def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
         row = int(data["pick_source"][step, 0])
         source = editor.source_of([data[f"styles_{index:02}"][row].flatten(1) for index in range(11)])
         target, where = data["log/target_features"][step], data["log/attention_text"][step]
-        edit = editor(source, target, where, straight_through=True)
-        terms = loss_terms(config, domain, editor, source, edit, target, torch.Generator(),
-                           lambda image: F.relu(F.conv2d(preprocess(image, 224), data["stub/vgg_weight"], stride=8)))
-        values = update(config, optimiser, t, terms)
+        optimiser.zero_grad()
+        values = backward_at_once(config, domain, editor, editor, source, target, where, torch.Generator(), ramps_at(t),
+                                  lambda image: F.relu(F.conv2d(preprocess(image, 224), data["stub/vgg_weight"], stride=8)))
+        optimiser.param_groups[0]["lr"] = losses.learning_rate(t, config.lr)
+        with torch.no_grad():
+            edit = editor(source, target, where)
+        optimiser.step()
         for ours, theirs in names.items():
             assert values[ours] == pytest.approx(float(data[f"log/{theirs}"][step]), rel=1e-3), (step, ours)
         for name in [key.split("/")[1] for key in data if key.startswith(f"has_grad_step{step}/")]:
@@ -92,29 +100,58 @@ def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
             assert_close_to_max(edit.mask, data[f"log/attention_map_{moment}_step"], 1e-3)
 
 
-# --- several processes
+# --- several processes, several parts
 
 PROMPTS = 4
+SETTINGS = resolve(TrainConfig(temperature=0.1, relative=True, lambda_area=0.3), GENERAL)
+
+
+def tiny_step():
+    """An editor, a source, and what and where of PROMPTS prompts, in a world with a linear CLIP."""
+    editor = tiny_editor()
+    random = torch.Generator().manual_seed(1)
+    source = editor.source(torch.randn(1, 16, generator=random))
+    target, where = (torch.randn(PROMPTS, 8, generator=random) for _ in range(2))
+    matrix = torch.randn(3 * 8 * 8, 8, generator=random)
+    clip = SimpleNamespace(encode_image=lambda images: F.avg_pool2d(images, 4).flatten(1) @ matrix)
+    return world(clip), editor, source, target, where
+
+
+def run_backward(backward, config, domain, editor, edit, source, target, where):
+    return backward(config, domain, editor, edit, source, target, where, torch.Generator().manual_seed(0), ramps_at(0.5),
+                    lambda image: image)
 
 
 def joint_gradient(folder):
     """One step's gradients of the tiny editor, all prompts together; in a group, each process takes its own rows."""
     with distributed.group(torch.device("cpu")):
-        editor = tiny_editor()
-        random = torch.Generator().manual_seed(1)
-        source = editor.source(torch.randn(1, 16, generator=random))
-        target, where = (torch.randn(PROMPTS, 8, generator=random) for _ in range(2))
-        matrix = torch.randn(3 * 8 * 8, 8, generator=random)
-        domain = SimpleNamespace(entry=SimpleNamespace(views=None), clip=SimpleNamespace(
-            encode_image=lambda images: F.avg_pool2d(images, 4).flatten(1) @ matrix))
-        config = resolve(TrainConfig(temperature=0.1, relative=True), GENERAL)
-        own = distributed.own_rows(target)
-        wrapped = distributed.parallel(editor)          # kept: its hooks average the gradients
-        edit = wrapped(source, own, distributed.own_rows(where), straight_through=True)
-        terms = loss_terms(config, domain, editor, source, edit, own, torch.Generator(), lambda image: image)
-        sum(weight * value for weight, value in terms.values()).backward()
+        domain, editor, source, target, where = tiny_step()
+        wrapped = distributed.parallel(editor)
+        run_backward(backward_at_once, SETTINGS, domain, editor, wrapped, source, distributed.own_rows(target),
+                     distributed.own_rows(where))
         gradients = {name: value.grad for name, value in editor.named_parameters()}
         torch.save(gradients, f"{folder}/{distributed.world_size()}_{distributed.rank()}.pt")
+
+
+@pytest.mark.parametrize("micro_batch", (1, 2, 3))
+def test_parts_of_a_batch_give_the_gradient_and_the_values_of_the_whole(micro_batch):
+    whole, parted = tiny_step(), tiny_step()
+    values = run_backward(backward_at_once, SETTINGS, whole[0], whole[1], *whole[1:])
+    same = run_backward(backward_by_parts, replace(SETTINGS, micro_batch=micro_batch), parted[0], parted[1], *parted[1:])
+    assert same == pytest.approx(values, rel=1e-5)
+    for one, other in zip(whole[1].parameters(), parted[1].parameters(), strict=True):
+        assert_close_to_max(other.grad, one.grad, 1e-4)
+    vectors = [torch.cat([value.grad.flatten() for value in step[1].parameters()]) for step in (whole, parted)]
+    assert (vectors[1] - vectors[0]).norm() <= 1e-5 * vectors[0].norm()
+
+
+def test_both_passes_of_a_part_see_the_same_augmented_views():
+    domain, editor, source, target, where = tiny_step()
+    seen = []
+    domain.entry.views = lambda images, noise: seen.append(torch.rand(1, generator=noise).item()) or images
+    config = replace(SETTINGS, micro_batch=2, relative=False)
+    run_backward(backward_by_parts, config, domain, editor, editor, source, target, where)
+    assert len(seen) == 4 and seen[:2] == seen[2:] and seen[0] != seen[1]
 
 
 def run_in(processes, folder):

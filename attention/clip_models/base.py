@@ -27,6 +27,10 @@ class TextImageModel(Protocol):
         """B texts -> (B, D) float32, not normalised, on the model's device."""
         ...
 
+    def fits(self, text: str) -> bool:
+        """Whether the model reads the whole text; a longer one is cut."""
+        ...
+
 
 def preprocess(images: Tensor, side: int) -> Tensor:
     """Resize square images to side x side: every output pixel is the mean of the area that it covers.

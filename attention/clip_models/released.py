@@ -48,6 +48,10 @@ class OpenClip(nn.Module):
         tokens = self.tokenize(texts, context_length=self.model.context_length)          # (B, context)
         return self.model.encode_text(tokens.to(self.model.logit_scale.device)).float()
 
+    def fits(self, text: str) -> bool:
+        """Whether the model reads the whole text; a longer one is cut."""
+        return not self.tokenize([text], context_length=self.model.context_length + 1)[0, -1]
+
 
 def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bool = False,
               dtype: torch.dtype = torch.float32) -> OpenClip:

@@ -114,6 +114,10 @@ class TinyCLIP(nn.Module):
                           "is meant; it was trained on the words in tokenizer.words", stacklevel=2)
         return self.model.encode_text(self.tokenizer(texts).to(self.model.logit_scale.device)).float()
 
+    def fits(self, text: str) -> bool:
+        """Whether the model reads the whole text; a longer one is cut."""
+        return len(_split(text)) + 2 <= self.tokenizer.context_length           # with the start and the end
+
     def freeze(self) -> "TinyCLIP":
         """Fix the weights and the normalisation's statistics for good; returns itself."""
         self.frozen = True

@@ -1,0 +1,173 @@
+"""A run folder: the editor and the checkpoints that training leaves there, and how they are read again."""
+
+import json
+import shutil
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from attention import distributed
+from attention.checkpoints import (
+    atomic_torch_save,
+    read_safetensors,
+    read_torch_file,
+    write_atomically,
+    write_safetensors,
+)
+from attention.cluster_pickle import regions_from_pickle
+from attention.config import TrainConfig
+from attention.domains import Domain, load_domain
+from attention.editor import RegionEditor, style_spread
+from attention.errors import UserError
+from attention.generator import edited_layers
+from attention.regions import UNKNOWN, RegionClusters
+
+SPREAD_FACES = 512      # whose styles say how much each channel varies
+KEPT = 3                # newest checkpoints that stay, beside the best
+# Options that may differ when a run goes on: where and how it runs, not what it computes.
+FREE = {"run", "resume", "device", "cluster_path", "save_intermediate_image_every", "description", "trust", "gpu_id",
+        "multiprocessing_distributed", "use_cluster", "work_in_stylespace", "micro_batch", "precision"}
+
+
+def load_regions(config: TrainConfig, domain: Domain) -> RegionClusters:
+    """The regions that a run asks for: of its folder, or of --cluster_path, which may be the authors' pickle."""
+    path = config.cluster_path or config.run / "regions.safetensors"
+    if path.suffix == ".pkl":
+        return regions_from_pickle(path, (config.cluster_layer or config.attention_layer) - 1, domain.name)
+    return RegionClusters.load(path)
+
+
+def build_editor(config: TrainConfig, domain: Domain, regions: RegionClusters) -> RegionEditor:
+    """An untrained editor of a run's configuration, its weights seeded; --max_change 0 leaves styles unbounded."""
+    layer, cluster_layer = config.attention_layer - 1, (config.cluster_layer or config.attention_layer) - 1
+    regions.check(layer=cluster_layer, generator_hash=domain.generator_hash,
+                  channels=domain.generator.layers[cluster_layer].out_channels, num_regions=config.cluster_num)
+    count = len(edited_layers(domain.generator.layers, layer))
+    spread = style_spread(domain.generator, domain.sample_w(SPREAD_FACES, config.seed), count)
+    torch.manual_seed(config.seed)
+    editor = RegionEditor(domain.generator, regions, layer, domain.clip.dim, max_change=config.max_change,
+                          spread=spread if config.max_change else None)
+    return editor.to(domain.device)
+
+
+def save_editor(editor: RegionEditor, config: TrainConfig, domain: Domain, path: Path) -> None:
+    """Write mapper and attention with all that is needed to rebuild them, as safetensors."""
+    said = {name: value for name, value in plain(config).items() if name not in FREE}     # the same edits, the same file
+    metadata = {"kind": "where2edit editor", "config": json.dumps(said),
+                "generator_hash": domain.generator_hash, "regions": json.dumps(editor.regions.metadata)}
+    write_safetensors(path, editor.state_dict(), metadata)
+
+
+def load_editor(folder: Path, device: str = "auto", trust: bool = False) -> tuple[RegionEditor, Domain, TrainConfig]:
+    """Rebuild the editor of a run folder, frozen, with its domain and configuration.
+
+    `trust` runs a CLIP archive that is not OpenAI's; it is the caller's word, never the folder's.
+
+    Raises:
+        UserError: the folder has no whole editor, or its generator is not the one that the editor was trained on.
+    """
+    path = Path(folder) / "editor.safetensors"
+    tensors, metadata = read_safetensors(path, "where2edit editor", "python -m attention.run_attention")
+    given = json.loads(metadata["config"])
+    given = {name: Path(value) if name in ("run", "ckpt", "cluster_path", "captions") and value else value
+             for name, value in given.items()}
+    try:
+        config = TrainConfig(**given)
+    except TypeError as error:
+        raise UserError(f"{path} was made by another version of this program ({error}); train it again: "
+                        "python -m attention.run_attention") from error
+    domain = load_domain(config.domain, config.ckpt, device, config.clip_model, trust)
+    if metadata["generator_hash"] not in (UNKNOWN, domain.generator_hash):
+        raise UserError(f"{path} was trained on the generator {metadata['generator_hash']}, but {config.domain} has "
+                        f"{domain.generator_hash}; train it again: python -m attention.run_attention")
+    regions = RegionClusters.from_metadata(tensors["regions.centroids"], json.loads(metadata["regions"]), path)
+    editor = build_editor(config, domain, regions.to(domain.device))
+    editor.load_state_dict(tensors)
+    return editor.requires_grad_(False).eval(), domain, config
+
+
+def save_checkpoint(config: TrainConfig, domain: Domain, editor: RegionEditor, optimiser: torch.optim.Optimizer, step: int,
+                    score: float) -> Path:
+    """Write RUN/editor.safetensors and RUN/checkpoints/STEP.pt; the newest KEPT stay, and the best as best.pt.
+
+    A checkpoint holds all that the next step depends on. Every random number comes from the seed and the number of the
+    step, in each process, so there are no random states to keep.
+
+    Args:
+        step: steps done.
+        score: the mean total loss since the last checkpoint; the lowest is the best.
+    """
+    save_editor(editor, config, domain, config.run / "editor.safetensors")
+    folder = config.run / "checkpoints"
+    path, best = folder / f"{step:06d}.pt", folder / "best.pt"
+    atomic_torch_save({"editor": editor.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "score": score,
+                       "config": plain(config), "domain": domain.name, "generator_hash": domain.generator_hash,
+                       "regions": editor.regions.metadata, "processes": distributed.world_size()}, path)
+    if not best.exists() or score < read_torch_file(best)["score"]:
+        write_atomically(best, lambda temporary: shutil.copyfile(path, temporary))
+    for old in newest(folder)[KEPT:]:
+        old.unlink()
+    return path
+
+
+def newest(folder: Path) -> list[Path]:
+    """The numbered checkpoints of a folder, the newest first."""
+    return sorted(folder.glob("[0-9]*.pt"), reverse=True)
+
+
+def resume(config: TrainConfig, domain: Domain, editor: RegionEditor,
+           optimiser: torch.optim.Optimizer) -> tuple[int, Path | None]:
+    """Go on where --resume says: `auto` takes the newest whole checkpoint of the run, else it names the file.
+
+    A process that torchrun started again after a failure goes on by itself.
+
+    Returns:
+        Steps done, and the checkpoint; 0 and None to start anew.
+    Raises:
+        UserError: the file is no whole checkpoint, or was made with other options; each difference is named.
+    """
+    wish = config.resume or ("auto" if distributed.restarted() else None)
+    path = _newest_whole(config.run / "checkpoints") if wish == "auto" else wish and Path(wish)
+    if path is None:
+        return 0, None
+    state = _read_checkpoint(path)
+    wanted, made = plain(config), state["config"]
+    differs = [f"--{name} {made.get(name)} there, {value} here" for name, value in wanted.items()
+               if name not in FREE and made.get(name) != value]
+    differs += [f"{what} {state[key]} there, {here} here" for what, key, here in (
+        ("the domain", "domain", domain.name), ("the generator", "generator_hash", domain.generator_hash),
+        ("the regions", "regions", editor.regions.metadata), ("processes", "processes", distributed.world_size()))
+        if state[key] != here]
+    if differs:
+        raise UserError(f"{path} was made with other options: {'; '.join(differs)}; use the same, or another --run")
+    editor.load_state_dict(state["editor"])
+    optimiser.load_state_dict(state["optimiser"])
+    print(f"going on after step {state['step']} from {path}", file=sys.stderr)
+    return state["step"], path
+
+
+def _newest_whole(folder: Path) -> Path | None:
+    for path in newest(folder):
+        try:
+            _read_checkpoint(path)
+            return path
+        except UserError as error:
+            print(f"passed over: {error}", file=sys.stderr)
+    print(f"no checkpoint in {folder}: starting anew", file=sys.stderr)
+    return None
+
+
+def _read_checkpoint(path: Path) -> dict:
+    state = read_torch_file(path)
+    needed = {"editor", "optimiser", "step", "score", "config", "domain", "generator_hash", "regions", "processes"}
+    if absent := needed - set(state):
+        raise UserError(f"{path} lacks {', '.join(sorted(absent))}: it is not a training checkpoint; name another one with "
+                        "--resume, or start without")
+    return state
+
+
+def plain(config: TrainConfig) -> dict:
+    """The options as JSON holds them."""
+    return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(config).items()}

@@ -1,0 +1,184 @@
+"""A run that is killed, asked to stop, or loses a process: nothing is half-written, and going on gives the same result."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from attention import clustering_feature, distributed, run_attention, runs
+from attention.domains import DOMAINS
+from attention.errors import UserError
+from attention.published import ROOT
+
+pytestmark = pytest.mark.skipif(not DOMAINS["drawn"].generator.exists(), reason="the drawn world is not built")
+STEPS = 10
+FLAGS = ["--step", str(STEPS), "--batch_size", "2", "--save_intermediate_image_every", "2", "--resume", "auto"]
+
+# Runs the training and ends its own process hard: at a time, or in the middle of the write of a checkpoint.
+CHILD = """
+import os, signal, sys, threading
+import torch
+from attention import run_attention, training
+from attention.errors import exit_with_message
+torch.set_num_threads(1)
+moment, *flags = sys.argv[1:]
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+if moment.startswith("write"):
+    whole, count = torch.save, [int(moment[5:])]
+    def save(state, path):
+        count[0] -= 1
+        if count[0] < 0:
+            path.write_bytes(b"half of a checkpoint")
+            die()
+        whole(state, path)
+    torch.save = save
+elif moment.startswith("after"):
+    real = training.find_gradients
+    def begun(*arguments):      # the time counts from the first step: before it there is nothing to lose
+        if not begun.timer.is_alive():
+            begun.timer.start()
+        return real(*arguments)
+    begun.timer = threading.Timer(float(moment[5:]), die)
+    begun.timer.daemon = True
+    training.find_gradients = begun
+exit_with_message(lambda: run_attention.main(flags))
+"""
+
+
+def start(folder: Path, moment: str = "never") -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", CHILD, moment, "--run", str(folder), *FLAGS], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+@pytest.fixture(scope="module")
+def regions(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("regions")
+    clustering_feature.main(["--run", str(folder), "--step", "2"])
+    return folder / "regions.safetensors"
+
+
+@pytest.fixture(scope="module")
+def whole(regions, tmp_path_factory) -> Path:
+    """The run folder of a run that nothing interrupts."""
+    return finished(fresh(tmp_path_factory.mktemp("whole"), regions))
+
+
+def fresh(folder: Path, regions: Path) -> Path:
+    (folder / "regions.safetensors").write_bytes(regions.read_bytes())
+    return folder
+
+
+def finished(folder: Path) -> Path:
+    process = start(folder)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return folder
+
+
+def assert_same_result(folder: Path, whole: Path):
+    assert (folder / "editor.safetensors").read_bytes() == (whole / "editor.safetensors").read_bytes()
+    lines = [[json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (folder, whole)]
+    assert lines[0] == lines[1]
+
+
+def kill_and_go_on(folder: Path, moments: list[str]) -> None:
+    for moment in moments:
+        process = start(folder, moment)
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode in (-signal.SIGKILL, 0), errors       # it may have finished before its moment
+        for path in runs.newest(folder / "checkpoints"):
+            torch.load(path, weights_only=True)                         # whole, each of them
+    finished(folder)
+
+
+def test_killed_while_writing_a_checkpoint_and_resumed_equals_uninterrupted(regions, whole, tmp_path):
+    kill_and_go_on(fresh(tmp_path, regions), ["write1", "after0.5"])
+    assert_same_result(tmp_path, whole)
+
+
+@pytest.mark.slow
+def test_killed_at_twenty_moments_and_resumed_equals_uninterrupted(regions, whole, tmp_path):
+    draw = random.Random(0)
+    moments = [f"write{draw.randrange(4)}" if i % 4 == 0 else f"after{draw.uniform(0, 2):.2f}" for i in range(20)]
+    kill_and_go_on(fresh(tmp_path, regions), moments)
+    assert_same_result(tmp_path, whole)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_a_polite_signal_ends_the_step_and_leaves_a_checkpoint(number, code, regions, whole, tmp_path):
+    process = start(fresh(tmp_path, regions))
+    while not list((tmp_path / "checkpoints").glob("[0-9]*.pt")) and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == code and "Traceback" not in errors
+    newest = runs.newest(tmp_path / "checkpoints")[0]
+    assert 2 < torch.load(newest, weights_only=True)["step"] == int(newest.stem) < STEPS
+    assert_same_result(finished(tmp_path), whole)
+
+
+def test_the_newest_checkpoints_and_the_best_are_kept(whole):
+    assert [path.stem for path in runs.newest(whole / "checkpoints")] == ["000010", "000008", "000006"]
+    best = torch.load(whole / "checkpoints/best.pt", weights_only=True)
+    kept = [torch.load(path, weights_only=True)["score"] for path in runs.newest(whole / "checkpoints")]
+    assert best["score"] <= min(kept)
+
+
+def test_a_broken_newest_checkpoint_is_passed_over(regions, whole, tmp_path, capsys):
+    folder = fresh(tmp_path, regions)
+    (folder / "checkpoints").mkdir()
+    for path in runs.newest(whole / "checkpoints"):
+        (folder / "checkpoints" / path.name).write_bytes(path.read_bytes())
+    broken = folder / "checkpoints/000010.pt"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    run_attention.main(["--run", str(folder), *FLAGS])
+    told = capsys.readouterr().err
+    assert "passed over" in told and "000010.pt" in told and f"going on after step 8 from {folder}" in told
+    assert (folder / "editor.safetensors").read_bytes() == (whole / "editor.safetensors").read_bytes()
+
+
+def test_another_world_or_other_regions_are_refused(regions, whole, tmp_path, monkeypatch):
+    clustering_feature.main(["--run", str(tmp_path), "--step", "2", "--seed", "7"])
+    flags = ["--run", str(tmp_path), *FLAGS[:-1], str(whole / "checkpoints/best.pt")]
+    with pytest.raises(UserError, match=r"best.pt was made with other options: the regions .*'seed': '42'.*'seed': '7'"):
+        run_attention.main(flags)
+
+
+def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(regions, tmp_path, monkeypatch):
+    real, saves = torch.save, []
+
+    def full(state, path):
+        saves.append(path)
+        if len(saves) == 2:
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        real(state, path)
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(UserError, match=r"000004.pt could not be written .*No space left"):
+        run_attention.main(["--run", str(fresh(tmp_path, regions)), *FLAGS])
+    names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    assert names == ["000002.pt", "best.pt"]
+    assert torch.load(tmp_path / "checkpoints/000002.pt", weights_only=True)["step"] == 2
+
+
+def die_as_second_process():
+    with distributed.group(torch.device("cpu")):
+        if distributed.rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        distributed.any_process(False)          # the first would wait here for the second
+
+
+def test_one_process_of_two_dying_ends_the_run_with_its_error():
+    command = [sys.executable, "-c", "import sys; sys.path[:0] = ['tests', '.']\nfrom attention import distributed\n"
+               "import test_survival\ndistributed.start(2, None, test_survival.die_as_second_process)"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and "process 1 of 2 was ended by signal 9" in done.stderr

@@ -3,11 +3,14 @@
 #     bash train_scripts.sh                       drawn faces, on a CPU, nothing to download -> runs/drawn
 #     bash train_scripts.sh drawn --seed 1        arguments after the first go to attention.run_attention
 #     bash train_scripts.sh ffhq                  real faces, one GPU, published settings    -> runs/ffhq
-#     bash train_scripts.sh ffhq --multiprocessing-distributed --gpu_id 0,1,2,3 --batch_size 2      the same on four
+#     bash train_scripts.sh ffhq-8gpu             the same on eight GPUs, one prompt each    -> runs/ffhq-8gpu
+#     bash train_scripts.sh released              the authors' run to the letter, eight GPUs -> runs/released
+# After an interruption, the same command with --resume auto at its end goes on from the last checkpoint.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
-domain="${1:-drawn}"
+name="${1:-drawn}"
+domain=drawn
 shift || true                                     # with no argument there is nothing to shift
 
 weights="${WHERE2EDIT_WEIGHTS:-pretrained_models}"
@@ -18,9 +21,11 @@ need() {                                          # need FILE ADDRESS: name the 
 }
 
 settings=()                                       # of both steps; drawn faces take theirs from attention/domains.py
-case "$domain" in
+training=()                                       # of the second step alone
+case "$name" in
     drawn) ;;
-    ffhq)
+    ffhq | ffhq-8gpu | released)
+        domain=ffhq
         complete=yes
         need stylegan2-ffhq-config-f.pt "https://drive.google.com/file/d/1EM87UquaoQmk17Q8d5kYIAHqu0dkYqdT"
         need ViT-B-32.pt "https://openaipublic.azureedge.net/clip/models/40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt"
@@ -28,21 +33,24 @@ case "$domain" in
         [[ $complete == yes ]] || exit 2
         # The published layer and number of regions. The rest of the published settings are the general defaults
         # (attention/config.py), and the size of 1024 px is read from the weights. The published run gave 8 GPUs one
-        # prompt each; here one GPU has a batch of 8.
+        # prompt each; one GPU has a batch of 8.
         settings=(--attention_layer 13 --cluster_num 20)
+        [[ $name == released ]] && settings+=(--recipe released)
+        [[ $name == ffhq ]] || training=(--multiprocessing-distributed --gpu_id 0,1,2,3,4,5,6,7 --batch_size 1)
         ;;
     *)
-        echo "train_scripts.sh knows drawn (the default) and ffhq, not '$domain'" >&2
+        echo "train_scripts.sh knows drawn (the default), ffhq, ffhq-8gpu and released, not '$name'" >&2
         exit 2
         ;;
 esac
 
 source "$here/.ci/environment.sh"                 # from here on, paths count from the repository root
-run="runs/$domain"
-# ${settings[@]+...}: bash before 4.4 takes an empty array for an unset one.
-settings=(--domain "$domain" --run "$run" ${settings[@]+"${settings[@]}"})
-python -m attention.clustering_feature "${settings[@]}"
-python -m attention.run_attention "${settings[@]}" --cluster_path "$run/regions.safetensors" "$@"
-if [[ $domain == drawn ]]; then                   # the measures need faces whose true parts are known
+run="runs/$name"
+settings=(--domain "$domain" --run "$run" ${settings[@]+"${settings[@]}"})   # bash before 4.4: an empty array is unset
+if [[ " $* " != *" --resume "* ]]; then           # a run that goes on keeps its regions
+    python -m attention.clustering_feature "${settings[@]}"
+fi
+python -m attention.run_attention "${settings[@]}" ${training[@]+"${training[@]}"} "$@"
+if [[ $name == drawn ]]; then                     # the measures need faces whose true parts are known
     python -m attention.evaluate --run "$run"
 fi

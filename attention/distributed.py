@@ -31,9 +31,9 @@ def launched() -> bool:
     return "WORLD_SIZE" in os.environ
 
 
-def restarted() -> bool:
-    """Whether torchrun started this process again after a failure (--max_restarts)."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+def restarts() -> int:
+    """How often torchrun has started this process again after a failure (--max_restarts)."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
 
 
 def local_rank() -> int:
@@ -49,7 +49,10 @@ def group(device: torch.device) -> Iterator[None]:
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    # The store of torchrun's agent outlives a restart; without a prefix gloo finds the addresses of the dead there.
+    store, number, size = next(dist.rendezvous("env://"))
+    store = dist.PrefixStore(f"attempt {restarts()}", store)
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=number, world_size=size)
     try:
         yield
     finally:

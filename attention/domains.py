@@ -94,7 +94,7 @@ DOMAINS = {
     "drawn": DomainEntry(generator=SHIPPED / "generator.safetensors", clip="tiny",
                          clip_source=str(SHIPPED / "clip.safetensors"), truncation=1.0, prompts=EDIT_PROMPTS,
                          where_texts=_drawn_where, views=augment,
-                         settings=dict(cluster_num=64, position_weight=0.5, step=1100, batch_size=16, temperature=0.03,
+                         settings=dict(cluster_num=64, position_weight=0.5, step=1200, batch_size=16, temperature=0.03,
                                        relative=True, lambda_ess=1.0, lambda_sec=0.02, lambda_area=0.4, lambda_id=0.8,
                                        lambda_delta=0.03, max_change=30.0, precision="bf16")),
 }

@@ -128,7 +128,7 @@ def resume(config: TrainConfig, domain: Domain, editor: RegionEditor,
     Raises:
         UserError: the file is no whole checkpoint, or was made with other options; each difference is named.
     """
-    wish = config.resume or ("auto" if distributed.restarted() else None)
+    wish = config.resume or ("auto" if distributed.restarts() else None)
     path = _newest_whole(config.run / "checkpoints") if wish == "auto" else wish and Path(wish)
     if path is None:
         return 0, None

@@ -21,21 +21,21 @@ def run_main_job(script: Path, *arguments: str, folder: Path) -> subprocess.Comp
 def test_an_unknown_domain_is_one_sentence_and_exit_code_2(tmp_path):
     result = run_main_job(REPOSITORY / "train_scripts.sh", "cats", folder=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
-    assert result.stderr == "train_scripts.sh knows drawn (the default) and ffhq, not 'cats'\n"
+    assert result.stderr == "train_scripts.sh knows drawn (the default), ffhq, ffhq-8gpu and released, not 'cats'\n"
 
 
-@pytest.mark.parametrize("present", [(), FFHQ_FILES[1:]])
-def test_ffhq_names_every_file_that_it_lacks_and_its_source(present, tmp_path):
-    missing = [name for name in FFHQ_FILES if name not in present]
+@pytest.mark.parametrize(("name", "present"), [("ffhq", ()), ("ffhq", FFHQ_FILES[1:]), ("ffhq-8gpu", ()), ("released", ())])
+def test_ffhq_names_every_file_that_it_lacks_and_its_source(name, present, tmp_path):
+    missing = [file for file in FFHQ_FILES if file not in present]
     shutil.copy(REPOSITORY / "train_scripts.sh", tmp_path)
     (tmp_path / "pretrained_models").mkdir()
-    for name in present:
-        (tmp_path / "pretrained_models" / name).write_bytes(b"weights")
-    result = run_main_job(tmp_path / "train_scripts.sh", "ffhq", folder=Path("/"))
+    for file in present:
+        (tmp_path / "pretrained_models" / file).write_bytes(b"weights")
+    result = run_main_job(tmp_path / "train_scripts.sh", name, folder=Path("/"))
     lines = result.stderr.splitlines()
     assert result.returncode == 2 and len(lines) == len(missing)
-    for line, name in zip(lines, missing, strict=True):
-        assert name in line and "is missing: get it from https://" in line
+    for line, file in zip(lines, missing, strict=True):
+        assert f"{file} is missing: get it from https://" in line and f"python -m attention.download {file}" in line
 
 
 @pytest.mark.parametrize("script", ("train_scripts.sh", "tests/run.sh", ".ci/run", ".ci/environment.sh"))

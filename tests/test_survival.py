@@ -182,3 +182,31 @@ def test_one_process_of_two_dying_ends_the_run_with_its_error():
                "import test_survival\ndistributed.start(2, None, test_survival.die_as_second_process)"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1 and "process 1 of 2 was ended by signal 9" in done.stderr
+
+
+# Kills the second process once, before its fourth step; torchrun starts both again, and they go on by themselves.
+RESTARTED = """
+import os, signal, sys
+from attention import run_attention, training
+real = training.find_gradients
+def find_gradients(*arguments):
+    if arguments[4] == 3 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+training.find_gradients = find_gradients
+run_attention.main(sys.argv[1:])
+"""
+
+
+@pytest.mark.slow
+def test_torchrun_restarts_from_the_last_checkpoint(regions, tmp_path):
+    script = tmp_path / "child.py"
+    script.write_text(RESTARTED)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts",
+               "1", "--", script, "--run", fresh(tmp_path, regions), *FLAGS[:-2], "--step", "5"]
+    done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=300,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert f"going on after step 2 from {tmp_path}" in done.stderr
+    steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert steps == [0, 4] and torch.load(tmp_path / "checkpoints/000005.pt", weights_only=True)["processes"] == 2

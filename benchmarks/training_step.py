@@ -1,0 +1,99 @@
+"""What one training step costs at the published sizes, with random weights: seconds, and memory above the models.
+
+    python -m benchmarks.training_step                                        # 1024 px, 8 prompts at once
+    python -m benchmarks.training_step --micro_batch 1                        # the same gradients, one prompt at a time
+    python -m benchmarks.training_step --side 256 --batch_size 2 --steps 3
+
+Prints one line of JSON. Generator (channel multiplier 2), CLIP ViT-B/32 and VGG-16 have the published shapes; time and
+memory do not depend on the values of their weights.
+"""
+
+import json
+import platform
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import open_clip
+import torch
+from torchvision.models import vgg16
+
+from attention.captions import PhraseSampler
+from attention.clip_models.base import preprocess
+from attention.clip_models.released import OpenClip
+from attention.config import GENERAL, TrainConfig, option, parse_config, resolve
+from attention.domains import REAL_WHERE, Domain, DomainEntry, checked_device
+from attention.errors import exit_with_message
+from attention.generator import Generator
+from attention.perceptual import RELU2_2, VGG_SIDE
+from attention.regions import RegionClusters
+from attention.runs import build_editor
+from attention.training import find_gradients
+
+LAYER, REGIONS = 13, 20         # published; the layer counts from 1
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """Options."""
+
+    side: int = option(1024, "pixels of the generator's picture", min=64)
+    batch_size: int = option(8, "prompts a step", min=2)
+    micro_batch: int | None = option(None, "prompts at once", min=1)
+    precision: str = option("fp32", "of synthesis", choices=("fp32", "bf16"))
+    steps: int = option(1, "steps to measure, after one that warms up", min=1)
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto")
+
+
+def main(argv: Sequence[str] | None = None) -> dict:
+    """Measure and print; returns what was printed."""
+    config = parse_config(StepConfig, argv, __doc__)
+    device = checked_device(config.device)
+    torch.manual_seed(0)
+    domain = random_world(config.side, device)
+    train = resolve(TrainConfig(batch_size=config.batch_size, micro_batch=config.micro_batch, precision=config.precision),
+                    GENERAL)
+    channels = domain.generator.layers[LAYER - 1].out_channels
+    regions = RegionClusters(torch.randn(REGIONS, channels + 2 * (channels // 16)), LAYER - 1, domain.name).to(device)
+    editor = build_editor(train, domain, regions)
+    network = vgg16().features[:RELU2_2].requires_grad_(False).eval().to(device)
+    sampler = PhraseSampler(REAL_WHERE + tuple(f"prompt {i}" for i in range(64)), seed=0)
+    before, seconds = memory(device), []
+    for step in range(config.steps + 1):
+        start = time.perf_counter()
+        # Halfway through a run: every term has its full weight, and the attention learns.
+        find_gradients(train, domain, editor, editor, train.step // 2 + step, sampler,
+                       lambda images: network(preprocess(images, VGG_SIDE)))
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    report = {**asdict(config), "seconds_a_step": sorted(seconds[1:])[config.steps // 2],
+              "peak_gib_above_models": (memory(device) - before) / 2**30, "models_gib": before / 2**30,
+              "threads": torch.get_num_threads(), "machine": platform.processor() or platform.machine(),
+              "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None, "torch": torch.__version__}
+    print(json.dumps(report))
+    return report
+
+
+def random_world(side: int, device: torch.device) -> Domain:
+    """FFHQ's world with random weights: a generator of this side and CLIP ViT-B/32."""
+    generator = Generator(side).requires_grad_(False).eval().to(device)
+    generator.set_mean_w()
+    entry = DomainEntry(Path("random"), "released", "random", 0.7, REAL_WHERE, lambda prompt: REAL_WHERE)
+    domain = Domain("ffhq", entry, generator, "", device)
+    clip = open_clip.create_model("ViT-B-32", pretrained=None, force_quick_gelu=True)
+    vars(domain)["clip"] = OpenClip(clip).to(device)          # in place of the one that would be loaded on first use
+    return domain
+
+
+def memory(device: torch.device) -> int:
+    """The most bytes in use so far: of the GPU, or of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -27,14 +27,21 @@ class TextConv(nn.Module):
         self.weight = nn.Parameter(torch.randn(out_channels, in_channels))
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
+    def kernel(self, text: Tensor) -> Tensor:
+        """Text (B, D) -> the modulated and demodulated weights (B, out, C)."""
+        weight = self.weight * self.style(text)[:, None, :] * self.weight.shape[1] ** -0.5  # (B, out, C)
+        return weight * torch.rsqrt(weight.square().sum(2, keepdim=True) + 1e-8)
+
     def forward(self, x: Tensor, text: Tensor) -> Tensor:
         """x (B, C, h, w) or (1, C, h, w), text (B, D) -> (B, out, h, w); one map for many texts is never copied."""
-        weight = self.weight * self.style(text)[:, None, :] * self.weight.shape[1] ** -0.5  # (B, out, C)
-        weight = weight * torch.rsqrt(weight.square().sum(2, keepdim=True) + 1e-8)
-        pixels = x.flatten(2)                                                               # (B, C, hw)
-        # With one map, the texts' kernels stack into a single product (B * out, C) @ (C, hw).
-        y = weight @ (pixels[0] if len(x) == 1 else pixels)                                 # (B, out, hw)
-        return fused_leaky_relu(y.unflatten(2, x.shape[2:]), self.bias)
+        return fused_leaky_relu(convolve(self.kernel(text), x), self.bias)
+
+
+def convolve(kernel: Tensor, x: Tensor) -> Tensor:
+    """A 1x1 convolution with a kernel of its own for each picture: (B, out, C), (B or 1, C, h, w) -> (B, out, h, w)."""
+    pixels = x.flatten(2)                                                                   # (B, C, hw)
+    # With one map, the texts' kernels stack into a single product (B * out, C) @ (C, hw).
+    return (kernel @ (pixels[0] if len(x) == 1 else pixels)).unflatten(2, x.shape[2:])
 
 
 class SpatialAttention(nn.Module):
@@ -51,7 +58,7 @@ class SpatialAttention(nn.Module):
     def __init__(self, layers: Sequence[LayerSpec], constant_channels: int, text_dim: int, map_size: int,
                  features: int = FEATURES):
         super().__init__()
-        self.map_size = map_size
+        self.map_size, self.features = map_size, features
         self.indices = tuple(layer.index for layer in layers if layer.kind == "conv")
         widths = [constant_channels] + [layer.out_channels for layer in layers if layer.kind == "conv"]
         self.heads = nn.ModuleList(TextConv(width, features, text_dim) for width in widths)
@@ -71,13 +78,19 @@ class SpatialAttention(nn.Module):
         with torch.autocast(text.device.type, enabled=False):
             text = text.float()
             maps = [constant] + [features[index] for index in self.indices]
-            seen = [self._read(head, feature, text) for head, feature in zip(self.heads, maps, strict=True)]
-            return self.last(torch.cat(seen, dim=1), text) + self.initial                   # (B, 1, h, h)
+            kernels = self.last.kernel(text).split(self.features, dim=2)                    # of each head, (B, 1, 32)
+            parts = [self._read(head, kernel, feature, text)
+                     for head, kernel, feature in zip(self.heads, kernels, maps, strict=True)]
+            return fused_leaky_relu(torch.stack(parts).sum(0), self.last.bias) + self.initial   # (B, 1, h, h)
 
-    def _read(self, head: TextConv, feature: Tensor, text: Tensor) -> Tensor:
-        # A nearest resize commutes with a 1x1 convolution: large maps shrink before it, small ones grow after it.
+    def _read(self, head: TextConv, kernel: Tensor, feature: Tensor, text: Tensor) -> Tensor:
+        """A head's share (B, 1, h, h) in the last convolution.
+
+        Nearest resizes commute with 1x1 convolutions: large maps shrink before the first, and what comes of small ones
+        grows after the second, one channel instead of all. So the concatenation of all heads never exists.
+        """
         small = _nearest(feature, min(self.map_size, feature.shape[-1])).float()            # (B|1, C, <= h, <= h)
-        return _nearest(head(small, text), self.map_size)                                   # (B, 32, h, h)
+        return _nearest(convolve(kernel, head(small, text)), self.map_size)                 # (B, 1, h, h)
 
     def released_names(self) -> dict[str, str]:
         """Our parameter names -> those of the authors' checkpoint (without its `module.` prefix).

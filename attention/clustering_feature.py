@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         image, features = domain.generator.synthesis(styles)
     overlay = region_overlay(image, regions.assign(features[layer]))
     write_atomically(folder / "regions.png", lambda path: Image.fromarray(overlay).save(path, format="PNG"))
-    if domain.name == "drawn":
+    if domain.entry.drawn:
         report = regions_against_parts(domain, regions)
         write_atomically(folder / "regions.json", lambda path: path.write_text(json.dumps(report, indent=1)))
         parts = ", ".join(f"{part} {value:.2f}" for part, value in report["best_union_iou"].items())

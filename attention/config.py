@@ -3,10 +3,7 @@
     @dataclass(frozen=True)
     class Example:
         batch_size: int = field(default=8, metadata={"help": "prompts a step", "min": 2})
-        gpu_id: str | None = option(None, "GPUs to use, as in 0,1; with --multiprocessing-distributed a process for each")
-    multiprocessing_distributed: bool = option(False, "one process for every GPU of --gpu_id (or use torchrun)",
-                                               published="--multiprocessing-distributed")
-    use_cluster: bool = field(default=False, metadata={"help": "pool the attention over regions"})
+        use_cluster: bool = field(default=False, metadata={"help": "pool the attention over regions"})
         attention_layer: int | None = None              # not given: resolve() asks the recipe, then the domain
 
     config = resolve(parse_config(Example, ["--batch_size", "16"], "Example."), recipe, domain, general)

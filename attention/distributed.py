@@ -2,18 +2,22 @@
 
 import logging
 import os
+import signal
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
-from attention.errors import UserError, exit_with_message
+from attention.errors import UserError
 
 
 def rank() -> int:
@@ -50,7 +54,11 @@ def group(device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # The store of torchrun's agent outlives a restart; without a prefix gloo finds the addresses of the dead there.
-    store, number, size = next(dist.rendezvous("env://"))
+    try:
+        store, number, size = next(dist.rendezvous("env://"))
+    except RuntimeError as error:
+        raise UserError(f"this process could not join the others ({str(error).splitlines()[0]}); choose a free port with "
+                        "torchrun's --master_port, or --standalone on one machine") from error
     store = dist.PrefixStore(f"attempt {restarts()}", store)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=number, world_size=size)
     try:
@@ -117,29 +125,49 @@ def without_exchange(module: nn.Module) -> AbstractContextManager:
 def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None:
     """Run `entry` in that many processes on this machine, as `torchrun --nproc_per_node` does, and wait for them.
 
+    The UserError of any process is printed once, and all end with code 2. SIGTERM, SIGUSR1 and Ctrl-C are handed on.
+
     Args:
-        entry: an importable function without arguments; its UserError is printed once and ends everything with code 2.
-        gpus: the GPUs to use, as in "0,1"; on a machine without any, the processes share the CPU.
+        entry: an importable function without arguments.
+        gpus: the GPUs to use, as in "0,1", counted among those that this process may see; on a machine without any, the
+            processes share the CPU.
     """
     if gpus is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpus
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)    # a process says itself what was wrong
-    config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, rdzv_backend="c10d",
-                          rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        allowed = visible.split(",") if visible else None
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(allowed[int(number)] if allowed else number
+                                                      for number in gpus.split(","))
+    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):     # a process says itself what was wrong
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")       # torchrun's own default: processes that share cores
+    signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))   # torchrun knows only that
+    with tempfile.TemporaryDirectory() as said:
+        config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id="where2edit", rdzv_backend="c10d",
+                              rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1)
+        try:
+            elastic_launch(config, _run)(entry, said)
+        except SignalException as error:                # the processes have ended their step and saved
+            if error.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+        except ChildFailedError as error:
+            number, failure = min(error.failures.items(), key=lambda one: one[1].timestamp)     # the first to fail
+            messages = sorted(Path(said).iterdir())
+            if messages:
+                raise UserError(messages[0].read_text(encoding="utf-8")) from None
+            cause = f"signal {-failure.exitcode}" if failure.exitcode < 0 else "the error above"
+            print(f"error: process {number} of {processes} was ended by {cause}", file=sys.stderr)
+            sys.exit(1)
+
+
+def _run(entry: Callable[[], object], said: str) -> None:
+    """In each process: leave a mistake's message in the folder `said`, for the process that started all to print."""
     try:
-        elastic_launch(config, _run)(entry)
-    except ChildFailedError as error:
-        number, failure = min(error.failures.items(), key=lambda entry: entry[1].timestamp)     # the first to fail
-        if failure.exitcode < 0:
-            print(f"error: process {number} of {processes} was ended by signal {-failure.exitcode}", file=sys.stderr)
-        sys.exit(max(failure.exitcode, 1))
-
-
-def _run(entry: Callable[[], object]) -> None:
-    if rank() > 0:
-        sys.stderr = open(os.devnull, "w")              # noqa: SIM115 (for the rest of the process: rank 0 speaks)
-    exit_with_message(entry)
+        entry()
+    except UserError as error:
+        Path(said, f"{rank()}").write_text(str(error), encoding="utf-8")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def process_count(gpus: str | None, device: torch.device, all_gpus: bool) -> int:

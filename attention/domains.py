@@ -6,7 +6,7 @@ This is the only file that knows concrete choices. A new world is one more entry
 import hashlib
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +23,7 @@ else:
 from attention.checkpoints import read_torch_file
 from attention.clip_models import CLIP_MODELS
 from attention.clip_models.base import TextImageModel
-from attention.config import GENERAL, RECIPES, ClusterConfig, TrainConfig, WorldConfig, resolve
+from attention.config import GENERAL, KINDS, RECIPES, TrainConfig, WorldConfig, resolve
 from attention.distributed import local_rank, world_size
 from attention.drawn.concepts import BY_PHRASE, EDIT_PROMPTS, PART_NAMES
 from attention.drawn.fit_clip import augment
@@ -34,6 +34,7 @@ from attention.published import SHIPPED, WEIGHTS, missing
 
 REAL_WHERE = ("tanned skin", "narrow nose", "narrow eyes", "thin eyebrows", "wearing a pair of earrings",
               "pink lipsticks", "grey hair")                                     # the published attention prompts
+REAL_PROMPTS = tuple(dict.fromkeys(REAL_WHERE + EDIT_PROMPTS))      # a step needs as many as it has prompts, all different
 World = TypeVar("World", bound=WorldConfig)
 
 
@@ -46,7 +47,9 @@ class DomainEntry:
     clip_source: str                    # a file, or a name that the loader knows
     truncation: float
     prompts: tuple[str, ...]            # what a user would type; training and evaluation draw from them
-    where_texts: Callable[[str], tuple[str, ...]]       # prompt -> other texts that name its place
+    where_texts: Callable[[str], tuple[str, ...]]       # prompt -> texts that name its place
+    places: tuple[str, ...] = ()        # what --shared_where draws from; the prompts if empty
+    drawn: bool = False                 # faces of the renderer: the truth about them is known to the pixel
     settings: Mapping[str, Any] = field(default_factory=dict)
     views: Callable[[Tensor, torch.Generator], Tensor] | None = None    # augmented views of an edit for CLIP to score
 
@@ -76,8 +79,9 @@ class Domain:
         return self.generator.mapping(z.to(self.device), self.entry.truncation)
 
 
-def _drawn_where(prompt: str) -> tuple[str, ...]:
-    if prompt not in BY_PHRASE:         # a caption's own words; they name their place themselves
+def _face_where(prompt: str) -> tuple[str, ...]:
+    """The names of a prompt's part, and other prompts of the same part; any other text names its place itself."""
+    if prompt not in BY_PHRASE:
         return (prompt,)
     part = BY_PHRASE[prompt].part
     others = tuple(other for other in EDIT_PROMPTS if BY_PHRASE[other].part == part)
@@ -87,13 +91,13 @@ def _drawn_where(prompt: str) -> tuple[str, ...]:
 
 DOMAINS = {
     "ffhq": DomainEntry(generator=WEIGHTS / "stylegan2-ffhq-config-f.pt", clip="released",
-                        clip_source=str(WEIGHTS / "ViT-B-32.pt"), truncation=0.7, prompts=REAL_WHERE,
-                        where_texts=lambda prompt: REAL_WHERE),
+                        clip_source=str(WEIGHTS / "ViT-B-32.pt"), truncation=0.7, prompts=REAL_PROMPTS,
+                        where_texts=_face_where, places=REAL_WHERE),
     # The fitted generator covers all of z, so nothing is truncated. A small CLIP gives weaker, noisier gradients than
     # ViT-B/32, and 128 px faces have parts of a few pixels: the README says why each setting differs from the paper's.
     "drawn": DomainEntry(generator=SHIPPED / "generator.safetensors", clip="tiny",
                          clip_source=str(SHIPPED / "clip.safetensors"), truncation=1.0, prompts=EDIT_PROMPTS,
-                         where_texts=_drawn_where, views=augment,
+                         where_texts=_face_where, drawn=True, views=augment,
                          settings=dict(cluster_num=64, position_weight=0.5, step=1200, batch_size=16, temperature=0.03,
                                        relative=True, lambda_ess=1.0, lambda_sec=0.02, lambda_area=0.4, lambda_id=0.8,
                                        lambda_delta=0.03, max_change=30.0, precision="bf16")),
@@ -140,18 +144,21 @@ def _read_entry(path: Path) -> DomainEntry:
             raise wrong(f"has {value!r} for {key}, expected {expected}")
     if absent := [key for key in ("generator", "prompts") if not said.get(key)]:
         raise wrong(f"lacks {' and '.join(absent)}")
-    known = {one.name for cls in (ClusterConfig, TrainConfig) for one in fields(cls)}
     settings = dict(said.get("settings", {}))
-    if unknown := sorted(set(settings) - known):
-        raise wrong(f"has the settings {', '.join(unknown)}, which are no flags of training or clustering")
+    for key, value in settings.items():
+        if key not in GENERAL:
+            raise wrong(f"has the setting {key!r}, but knows only {', '.join(GENERAL)}")
+        kind = type(GENERAL[key])
+        if type(value) is not kind and not (kind is float and type(value) is int):
+            raise wrong(f"has {value!r} for the setting {key}, expected {KINDS[kind]}")
     if "captions" in said:
         settings["captions"] = path.parent / said["captions"]
     clip = said.get("clip", "ViT-B-32.pt")
     local = path.parent / clip
-    where = tuple(said.get("where", ()))
     return DomainEntry(generator=path.parent / said["generator"], clip="released",
                        clip_source=str(local) if local.exists() else clip, truncation=float(said.get("truncation", 0.7)),
-                       prompts=tuple(said["prompts"]), where_texts=lambda prompt: where or (prompt,), settings=settings)
+                       prompts=tuple(said["prompts"]), where_texts=lambda prompt: (prompt,),
+                       places=tuple(said.get("where", ())), settings=settings)
 
 
 def settled(config: World) -> World:
@@ -215,7 +222,7 @@ def checked_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     try:
-        device = torch.device(name)
+        device = torch.device("cuda", local_rank()) if name == "cuda" else torch.device(name)
     except RuntimeError:
         raise UserError(f"--device is {name!r}, expected auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
@@ -261,13 +268,18 @@ def read_generator(path: Path) -> dict[str, Tensor]:
     if "g_ema" not in checkpoint:
         raise UserError(f"{path} has no g_ema, but a generator's checkpoint keeps its weights there; "
                         f"it holds {', '.join(map(str, list(checkpoint)[:4]))}, ...")
-    extra = {"latent_avg": checkpoint["latent_avg"]} if "latent_avg" in checkpoint else {}
-    return {**checkpoint["g_ema"], **extra}
+    state = checkpoint["g_ema"]
+    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor)
+                                              for name, value in state.items()):
+        raise UserError(f"{path} has a g_ema that is no table of tensors; expected a StyleGAN2 generator's weights: "
+                        "get or make the file again")
+    average = checkpoint.get("latent_avg")
+    return {**state, "latent_avg": average} if isinstance(average, Tensor) else state
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
     """16 hex digits that name a set of weights whatever file they came in."""
     digest = hashlib.sha256()
     for name in sorted(state):
-        digest.update(name.encode() + state[name].contiguous().numpy().tobytes())
+        digest.update(name.encode() + state[name].reshape(-1).view(torch.uint8).numpy().tobytes())     # bfloat16 too
     return digest.hexdigest()[:16]

@@ -45,8 +45,8 @@ SHEET_FACES, SHEET_PROMPTS = 4, 16
 def main(argv: Sequence[str] | None = None) -> Path:
     """Parse, load, measure every prompt, write; returns the path of metrics.json."""
     config = parse_config(EvaluateConfig, argv, __doc__)
-    editor, domain, trained = load_editor(config.run, config.device)
-    if domain.name != "drawn":
+    editor, domain, trained = load_editor(config.run, config.device, config.trust)
+    if not domain.entry.drawn:
         raise UserError(f"{config.run} edits {domain.name}, but this evaluation needs the truth that only drawn faces "
                         "have; evaluate a run of --domain drawn")
     reader = AttributeReader.load(SHIPPED / "reader.safetensors").to(domain.device)

@@ -74,31 +74,15 @@ class _Ignored:
         pass
 
 
-def _storage(payload: bytes) -> torch.storage.TypedStorage:
-    """The numbers under a tensor: a torch file of their own within the pickle."""
-    try:
-        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception as error:          # torch and pickle each raise their own kinds, with advice that is wrong here
-        raise pickle.UnpicklingError("the storage of a tensor is damaged or holds more than numbers") from error
-
-
-def _tensor(storage: torch.storage.TypedStorage, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
-    # as_strided refuses to leave the storage; set_ with a size would grow it and show whatever lies in that memory.
-    return torch.empty(0, dtype=storage.dtype).set_(storage).as_strided(size, stride, offset)
-
-
-def _parameter(tensor: Tensor, *_: Any) -> Tensor:
-    return tensor
-
-
+# Names in a file -> what stands for them; "_name" is a method of the unpickler.
 STAND_INS = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): dict,      # a network: {"class_name", "state", ...}
     ("dnnlib.util", "EasyDict"): dict,
     ("collections", "OrderedDict"): dict,
     ("builtins", "set"): set,
-    ("torch.storage", "_load_from_bytes"): _storage,
-    ("torch._utils", "_rebuild_tensor_v2"): _tensor,
-    ("torch._utils", "_rebuild_parameter"): _parameter,
+    ("torch.storage", "_load_from_bytes"): "_storage",
+    ("torch._utils", "_rebuild_tensor_v2"): "_tensor",
+    ("torch._utils", "_rebuild_parameter"): "_parameter",
     ("numpy", "dtype"): _Ignored,
     ("numpy", "ndarray"): _Ignored,
     **{(module, name): _Ignored for module in ("numpy.core.multiarray", "numpy._core.multiarray")
@@ -112,13 +96,32 @@ class _InertUnpickler(pickle.Unpickler):
     def __init__(self, file: io.BufferedIOBase, path: Path):
         super().__init__(file)
         self.path = path
+        self._ignored = type("Ignored", (_Ignored,), {})        # of this file alone: it too may get attributes
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in STAND_INS:
             raise UserError(f"{self.path} asks for {module}.{name}, which is no part of a network pickle of "
                             f"stylegan2-ada-pytorch or stylegan3 and was not run; {SUPPORTED} "
                             "(their legacy.py converts the older TensorFlow pickles)")
-        return STAND_INS[module, name]
+        stand_in = STAND_INS[module, name]
+        if stand_in is _Ignored:
+            return self._ignored
+        # Bound methods: a pickle may set attributes of what it is given, and these have none to set.
+        return getattr(self, stand_in) if isinstance(stand_in, str) else stand_in
+
+    def _storage(self, payload: bytes) -> torch.storage.TypedStorage:
+        """The numbers under a tensor: a torch file of their own within the pickle."""
+        try:
+            return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        except Exception as error:      # torch and pickle each raise their own kinds, with advice that is wrong here
+            raise pickle.UnpicklingError("the storage of a tensor is damaged or holds more than numbers") from error
+
+    def _tensor(self, storage: torch.storage.TypedStorage, offset: int, size: tuple, stride: tuple, *_: Any) -> Tensor:
+        # as_strided refuses to leave the storage; set_ with a size would grow it and show whatever lies in that memory.
+        return torch.empty(0, dtype=storage.dtype).set_(storage).as_strided(size, stride, offset)
+
+    def _parameter(self, tensor: Tensor, *_: Any) -> Tensor:
+        return tensor
 
 
 def _inert_generator(path: Path) -> dict:

@@ -23,7 +23,7 @@ def perceptual_features(domain: Domain) -> Callable[[Tensor], Tensor]:
     Raises:
         UserError: the file of VGG-16 is missing, cut short or of another kind.
     """
-    if domain.name == "drawn":
+    if domain.entry.drawn:
         return lambda images: images
     network = vgg_relu2_2(read_torch_file(VGG_WEIGHTS)).to(domain.device)
     return lambda images: network(preprocess(images, VGG_SIDE))         # as published: no ImageNet normalisation

@@ -4,8 +4,8 @@
     python -m attention.run_attention --domain ffhq --run runs/ffhq
     torchrun --nproc_per_node 8 -m attention.run_attention --domain ffhq --batch_size 1
 
-Needs RUN/regions.safetensors (or --cluster_path FILE) from clustering_feature. Writes config.json, editor.safetensors,
-state.pt, metrics.jsonl and samples/ into the run folder.
+Needs RUN/regions.safetensors (or --cluster_path FILE) from clustering_feature. Writes editor.safetensors, checkpoints/,
+config.json, metrics.jsonl, plot.png, tensorboard/ and samples/ into the run folder.
 """
 
 import importlib
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     device = checked_device(config.device)
     processes = distributed.process_count(config.gpu_id, device, config.multiprocessing_distributed)
     if processes == 1 or distributed.launched():
-        if config.gpu_id is not None and device.type == "cuda":
+        if config.gpu_id is not None and device.type == "cuda" and not distributed.launched():
             config = replace(config, device=f"cuda:{config.gpu_id.split(',')[0]}")
         return run(config)
     distributed.start(processes, config.gpu_id, partial(run, config))

@@ -61,8 +61,12 @@ class RunLog:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of one step by name; they are in the files when this returns."""
-        self._metrics.write(json.dumps({"step": step, **values}) + "\n")
-        self._metrics.flush()
+        try:
+            self._metrics.write(json.dumps({"step": step, **values}) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise UserError(f"{self.folder / 'metrics.jsonl'} could not be written ({error.strerror}); make room and go on "
+                            "with --resume auto") from error
         for name, value in values.items():
             self._board.add_scalar(f"training/{name}", value, step)
         self._board.flush()
@@ -73,12 +77,10 @@ class RunLog:
         self._board.flush()
 
     def close(self) -> None:
-        """Close the files and draw plot.png, if any step was logged; also right after an interruption."""
+        """Close the files; also right after an interruption."""
         self._metrics.close()
         if "_board" in vars(self):
             self._board.close()
-        if read_metrics(self.folder):
-            plot_metrics(self.folder)
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
@@ -86,9 +88,11 @@ def read_metrics(folder: Path) -> list[dict[str, float]]:
     path, lines = Path(folder) / "metrics.jsonl", []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except json.JSONDecodeError:
             continue
+        if isinstance(line, dict) and "step" in line:
+            lines.append(line)
     return lines
 
 

@@ -1,6 +1,7 @@
 """A run folder: the editor and the checkpoints that training leaves there, and how they are read again."""
 
 import json
+import math
 import shutil
 import sys
 from dataclasses import asdict
@@ -22,6 +23,7 @@ from attention.domains import Domain, load_domain
 from attention.editor import RegionEditor, style_spread
 from attention.errors import UserError
 from attention.generator import edited_layers
+from attention.losses import REGION_RAMP
 from attention.regions import UNKNOWN, RegionClusters
 
 SPREAD_FACES = 512      # whose styles say how much each channel varies
@@ -70,21 +72,26 @@ def load_editor(folder: Path, device: str = "auto", trust: bool = False) -> tupl
     """
     path = Path(folder) / "editor.safetensors"
     tensors, metadata = read_safetensors(path, "where2edit editor", "python -m attention.run_attention")
-    given = json.loads(metadata["config"])
-    given = {name: Path(value) if name in ("run", "ckpt", "cluster_path", "captions") and value else value
-             for name, value in given.items()}
     try:
+        given = {name: Path(value) if name in ("run", "ckpt", "cluster_path", "captions") and value else value
+                 for name, value in json.loads(metadata["config"]).items()}
         config = TrainConfig(**given)
-    except TypeError as error:
+        known_hash, regions_metadata = metadata["generator_hash"], json.loads(metadata["regions"])
+        centroids = tensors["regions.centroids"]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{path} was made by another version of this program ({error}); train it again: "
                         "python -m attention.run_attention") from error
     domain = load_domain(config.domain, config.ckpt, device, config.clip_model, trust)
-    if metadata["generator_hash"] not in (UNKNOWN, domain.generator_hash):
-        raise UserError(f"{path} was trained on the generator {metadata['generator_hash']}, but {config.domain} has "
+    if known_hash not in (UNKNOWN, domain.generator_hash):
+        raise UserError(f"{path} was trained on the generator {known_hash}, but {config.domain} has "
                         f"{domain.generator_hash}; train it again: python -m attention.run_attention")
-    regions = RegionClusters.from_metadata(tensors["regions.centroids"], json.loads(metadata["regions"]), path)
+    regions = RegionClusters.from_metadata(centroids, regions_metadata, path)
     editor = build_editor(config, domain, regions.to(domain.device))
-    editor.load_state_dict(tensors)
+    try:
+        editor.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the generator of {config.domain} ({' '.join(str(error).split())[:200]}); "
+                        "give the generator that it was trained on, or train it again") from error
     return editor.requires_grad_(False).eval(), domain, config
 
 
@@ -97,7 +104,7 @@ def save_checkpoint(config: TrainConfig, domain: Domain, editor: RegionEditor, o
 
     Args:
         step: steps done.
-        score: the mean total loss since the last checkpoint; the lowest is the best.
+        score: the mean total loss since the last checkpoint; the lowest is the best, once all losses have their weight.
     """
     save_editor(editor, config, domain, config.run / "editor.safetensors")
     folder = config.run / "checkpoints"
@@ -105,7 +112,9 @@ def save_checkpoint(config: TrainConfig, domain: Domain, editor: RegionEditor, o
     atomic_torch_save({"editor": editor.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "score": score,
                        "config": plain(config), "domain": domain.name, "generator_hash": domain.generator_hash,
                        "regions": editor.regions.metadata, "processes": distributed.world_size()}, path)
-    if not best.exists() or score < read_torch_file(best)["score"]:
+    before = read_torch_file(best) if best.exists() else {"score": math.inf, "step": 0}
+    # While the ramps rise, later totals contain more: they are no comparison.
+    if score < before["score"] or before["step"] <= REGION_RAMP[1] * config.step:
         write_atomically(best, lambda temporary: shutil.copyfile(path, temporary))
     for old in newest(folder)[KEPT:]:
         old.unlink()
@@ -114,7 +123,18 @@ def save_checkpoint(config: TrainConfig, domain: Domain, editor: RegionEditor, o
 
 def newest(folder: Path) -> list[Path]:
     """The numbered checkpoints of a folder, the newest first."""
-    return sorted(folder.glob("[0-9]*.pt"), reverse=True)
+    return sorted(folder.glob("[0-9]*.pt"), key=lambda path: int(path.stem), reverse=True)
+
+
+def forget_later(run: Path, step: int) -> None:
+    """Remove the checkpoints of an earlier run beyond `step`, and what a killed process left half-written."""
+    folder = run / "checkpoints"
+    later = [path for path in newest(folder) if int(path.stem) > step]
+    best = folder / "best.pt"
+    if best.exists() and (step == 0 or read_torch_file(best)["step"] > step):
+        later.append(best)
+    for path in [*later, *run.glob(".*.partial"), *folder.glob(".*.partial")]:
+        path.unlink()
 
 
 def resume(config: TrainConfig, domain: Domain, editor: RegionEditor,
@@ -128,7 +148,7 @@ def resume(config: TrainConfig, domain: Domain, editor: RegionEditor,
     Raises:
         UserError: the file is no whole checkpoint, or was made with other options; each difference is named.
     """
-    wish = config.resume or ("auto" if distributed.restarts() else None)
+    wish = "auto" if distributed.restarts() else config.resume
     path = _newest_whole(config.run / "checkpoints") if wish == "auto" else wish and Path(wish)
     if path is None:
         return 0, None
@@ -140,6 +160,8 @@ def resume(config: TrainConfig, domain: Domain, editor: RegionEditor,
         ("the domain", "domain", domain.name), ("the generator", "generator_hash", domain.generator_hash),
         ("the regions", "regions", editor.regions.metadata), ("processes", "processes", distributed.world_size()))
         if state[key] != here]
+    if not torch.equal(state["editor"]["regions.centroids"], editor.regions.centroids.cpu()):
+        differs.append("the regions' centroids are others")
     if differs:
         raise UserError(f"{path} was made with other options: {'; '.join(differs)}; use the same, or another --run")
     editor.load_state_dict(state["editor"])
@@ -160,6 +182,9 @@ def _newest_whole(folder: Path) -> Path | None:
 
 
 def _read_checkpoint(path: Path) -> dict:
+    if not path.is_file():
+        raise UserError(f"--resume {path} is not a file; expected auto, or a checkpoint of a run such as "
+                        "runs/drawn/checkpoints/best.pt")
     state = read_torch_file(path)
     needed = {"editor", "optimiser", "step", "score", "config", "domain", "generator_hash", "regions", "processes"}
     if absent := needed - set(state):

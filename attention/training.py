@@ -2,7 +2,7 @@
 
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
@@ -19,8 +19,8 @@ from attention.checkpoints import write_atomically
 from attention.config import TrainConfig
 from attention.domains import Domain
 from attention.editor import Edit, RegionEditor, Source
-from attention.run_log import RunLog, check_finite
-from attention.runs import build_editor, load_regions, plain, resume, save_checkpoint
+from attention.run_log import RunLog, check_finite, plot_metrics
+from attention.runs import build_editor, forget_later, load_regions, plain, resume, save_checkpoint
 from attention.sheets import edit_sheet, evenly
 
 SHEET_FACES, SHEET_PROMPTS = 4, 16
@@ -51,6 +51,7 @@ def _train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[T
     sampler = PhraseSampler(_phrases(config, domain), config.seed)
     start, checkpoint = resume(config, domain, editor, optimiser)
     if first:
+        forget_later(config.run, start)
         regions.save(config.run / "regions.safetensors")
         log = RunLog(config.run, plain(config), start)
     bar = tqdm(range(start, config.step), desc="training", initial=start, total=config.step, disable=not first)
@@ -82,6 +83,8 @@ def _train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[T
         finally:
             if first:
                 log.close()
+    if first and done > start:
+        plot_metrics(config.run)
     if signal.SIGINT in came:
         raise KeyboardInterrupt
     if done < config.step and first:
@@ -98,7 +101,7 @@ def stop_requests() -> Iterator[list[int]]:
     came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and came:
+        if number == signal.SIGINT and came and not distributed.launched():     # torchrun repeats what it is sent
             raise KeyboardInterrupt
         came.append(number)
 
@@ -130,14 +133,14 @@ def find_gradients(config: TrainConfig, domain: Domain, editor: RegionEditor, ed
     several processes.
     """
     random = np.random.default_rng([config.seed, step])
-    noise_seed = int(random.integers(2**31)) + distributed.rank()
-    noise = torch.Generator(device=domain.device).manual_seed(noise_seed)
+    count = config.batch_size * distributed.world_size()
+    seeds = distributed.own_rows(random.integers(2**31, size=count).tolist())     # of each prompt's augmented view
     target, where = conditions(config, domain, sampler, random)                   # (B, D) each
     with autocast(config, domain):
         source = editor.source(domain.sample_w(1, int(random.integers(2**31))))
     editor.zero_grad(set_to_none=True)
     backward = backward_by_parts if (config.micro_batch or len(target)) < len(target) else backward_at_once
-    values = backward(config, domain, editor, edit, source, target, where, noise, ramps_at(step / config.step),
+    values = backward(config, domain, editor, edit, source, target, where, seeds, ramps_at(step / config.step),
                       perceptual_features)
     norms = [parameter.grad.norm() for parameter in editor.parameters() if parameter.grad is not None]
     return {**values, "gradient_norm": float(torch.stack(norms).norm())}
@@ -156,12 +159,12 @@ def ramps_at(t: float) -> dict[str, float]:
 
 
 def backward_at_once(config: TrainConfig, domain: Domain, editor: RegionEditor, edit: nn.Module, source: Source,
-                     target: Tensor, where: Tensor, noise: torch.Generator, ramps: dict[str, float],
+                     target: Tensor, where: Tensor, seeds: Sequence[int], ramps: dict[str, float],
                      perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """Gradients of the ramped and weighted sum of all terms; returns every value by name."""
     with autocast(config, domain):
         edited = edit(source, target, where, straight_through=True)
-    generated, before = embed(config, domain, source, edited, noise)
+    generated, before = embed(config, domain, source, edited, seeds)
     terms = {"clip_contrastive": (config.lambda_clip, contrastive(config, generated, before, target)),
              **loss_terms(config, editor, source, edited, perceptual_features)}
     total = sum(ramps[name] * weight * term for name, (weight, term) in terms.items())
@@ -171,37 +174,35 @@ def backward_at_once(config: TrainConfig, domain: Domain, editor: RegionEditor, 
 
 
 def backward_by_parts(config: TrainConfig, domain: Domain, editor: RegionEditor, edit: nn.Module, source: Source,
-                      target: Tensor, where: Tensor, noise: torch.Generator, ramps: dict[str, float],
+                      target: Tensor, where: Tensor, seeds: Sequence[int], ramps: dict[str, float],
                       perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
     """The same gradients with the memory of --micro_batch prompts, at the price of a second forward pass.
 
     The contrastive term needs all embeddings at once, but its gradient reaches the editor through each alone: first the
     embeddings without a graph, then the term's gradient at them, then part by part the rest of the chain rule.
     """
-    parts = list(zip(target.split(config.micro_batch), where.split(config.micro_batch), strict=True))
-    states, embeddings = [], []
+    size = config.micro_batch
+    parts = [(target[i:i + size], where[i:i + size], seeds[i:i + size]) for i in range(0, len(target), size)]
+    embeddings = []
     with torch.no_grad():
-        for what, place in parts:
-            states.append(noise.get_state())
+        for what, place, own_seeds in parts:
             with autocast(config, domain):
                 edited = editor(source, what, place)
-            embeddings.append(embed(config, domain, source, edited, noise))
+            embeddings.append(embed(config, domain, source, edited, own_seeds))
     generated = torch.cat([part for part, _ in embeddings]).requires_grad_()
     before = torch.cat([part for _, part in embeddings]) if config.relative else None
     term = contrastive(config, generated, before, target)
     (config.lambda_clip * term).backward()
     values = {"total": config.lambda_clip * float(term.detach()), "clip_contrastive": float(term.detach())}
-    gradients = generated.grad.split(config.micro_batch)
-    for i, ((what, place), state, gradient) in enumerate(zip(parts, states, gradients, strict=True)):
-        noise.set_state(state)
+    for i, ((what, place, own_seeds), gradient) in enumerate(zip(parts, generated.grad.split(size), strict=True)):
         with nullcontext() if i == len(parts) - 1 else distributed.without_exchange(edit):
             with autocast(config, domain):
                 edited = edit(source, what, place, straight_through=True)
-            again, _ = embed(config, domain, source, edited, noise)
+            again, _ = embed(config, domain, source, edited, own_seeds)
             terms, share = loss_terms(config, editor, source, edited, perceptual_features), len(what) / len(target)
-            total = share * sum(ramps[name] * weight * term for name, (weight, term) in terms.items())
-            (total + (again * gradient).sum()).backward()
-        found = {"total": total / share, **{name: term for name, (_, term) in terms.items()},
+            total = sum((ramps[name] * weight * term for name, (weight, term) in terms.items()), term.new_zeros(()))
+            (share * total + (again * gradient).sum()).backward()
+        found = {"total": total, **{name: term for name, (_, term) in terms.items()},
                  "mask_area": (edited.gated > 0).float().mean()}
         values |= {name: values.get(name, 0.0) + share * float(value.detach()) for name, value in found.items()}
     return values
@@ -224,17 +225,21 @@ def loss_terms(config: TrainConfig, editor: RegionEditor, source: Source, edit: 
 
 
 def embed(config: TrainConfig, domain: Domain, source: Source, edit: Edit,
-          noise: torch.Generator) -> tuple[Tensor, Tensor | None]:
-    """CLIP embeddings (B, D) of the domain's augmented views of the edits and, for --relative, of their source."""
-    def views(images: Tensor) -> Tensor:
-        return images if domain.entry.views is None else domain.entry.views(images, noise)
+          seeds: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+    """CLIP embeddings (B, D) of the domain's augmented views of the edits and, for --relative, of their source.
 
-    state = noise.get_state()
+    Every prompt has a seed of its own, so its view does not depend on how prompts share parts and processes.
+    """
+    def views(images: Tensor) -> Tensor:
+        if domain.entry.views is None:
+            return images
+        return torch.cat([domain.entry.views(image, torch.Generator(domain.device).manual_seed(seed))
+                          for image, seed in zip(images.split(1), seeds, strict=True)])
+
     generated = domain.clip.encode_image(views(edit.image))
     if not config.relative:
         return generated, None
-    noise.set_state(state)          # the source through the very views of its edits, so that only the edit differs
-    with torch.no_grad():
+    with torch.no_grad():           # the source through the very views of its edits, so that only the edit differs
         return generated, domain.clip.encode_image(views(source.image.expand_as(edit.image)))
 
 
@@ -256,7 +261,7 @@ def conditions(config: TrainConfig, domain: Domain, sampler: PhraseSampler,
     wheres = [JOIN.join(str(random.choice(domain.entry.where_texts(phrase))) for phrase in what.split(JOIN))
               if random.random() < config.where_share else what for what in whats]
     if config.shared_where:
-        wheres = [str(random.choice(domain.entry.where_texts(whats[0])))] * count
+        wheres = [str(random.choice(domain.entry.places or domain.entry.prompts))] * count
     w_seed, by_picture = int(random.integers(2**31)), random.random(count) < PICTURE_SHARE[config.target]
     with torch.no_grad():
         where = domain.clip.encode_text(distributed.own_rows(wheres))

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from attention.captions import PhraseSampler
 from attention.config import ClusterConfig, TrainConfig
 from attention.domains import domain_entry, domain_of, load_domain, settled
 from attention.errors import UserError
@@ -34,7 +35,7 @@ def write_toml(folder: Path, *lines: str) -> str:
 def test_the_example_describes_a_world_whose_settings_are_flags():
     entry = domain_entry(str(ROOT / "pretrained_models/example.toml"))
     assert entry.generator == ROOT / "pretrained_models/stylegan2-car.pt"
-    assert len(entry.prompts) == 4 and "wheels" in entry.where_texts("a red car")
+    assert len(entry.prompts) == 4 and "wheels" in entry.places and entry.where_texts("a red car") == ("a red car",)
 
 
 def test_a_toml_world_loads_its_own_generator_with_its_settings(tmp_path, checkpoint):
@@ -58,7 +59,9 @@ def test_a_toml_world_loads_its_own_generator_with_its_settings(tmp_path, checkp
     (['generator = "cars.pt"', "prompts = [1]"], r"has \[1\] for prompts, expected a list of texts"),
     (['generator = "cars.pt"', 'prompts = ["a"]', "truncation = true"], "has True for truncation, expected a number"),
     (['generator = "cars.pt"', 'prompts = ["a"]', 'colour = "red"'], "has the key 'colour'"),
-    (['generator = "cars.pt"', 'prompts = ["a"]', "[settings]", "steps = 3"], "has the settings steps"),
+    (['generator = "cars.pt"', 'prompts = ["a"]', "[settings]", "steps = 3"], "has the setting 'steps'"),
+    (['generator = "cars.pt"', 'prompts = ["a"]', "[settings]", 'step = "abc"'], "has 'abc' for the setting step"),
+    (['generator = "cars.pt"', 'prompts = ["a"]', "[settings]", "seed = 3"], "has the setting 'seed'"),
     (["generator ="], "cannot be read as TOML"),
 ])
 def test_a_wrong_toml_is_named_with_what_was_found(lines, words, tmp_path):
@@ -102,3 +105,14 @@ def test_the_released_recipe_weighs_the_contrastive_term_by_the_number_of_proces
     monkeypatch.setenv("WORLD_SIZE", "8")
     assert settled(TrainConfig(recipe="released")).lambda_clip == 1 / 8
     assert settled(TrainConfig()).lambda_clip == 1
+
+
+@pytest.mark.parametrize(("name", "processes"), [("ffhq", 1), ("ffhq", 2), ("drawn", 1)])
+def test_a_domain_has_prompts_enough_for_the_steps_of_its_presets(name, processes):
+    config, entry = settled(TrainConfig(domain=name)), domain_entry(name)
+    assert len(PhraseSampler(entry.prompts, 0).sample(config.batch_size * processes)) == config.batch_size * processes
+
+
+def test_a_world_in_a_file_named_drawn_is_not_the_drawn_world(tmp_path, checkpoint):
+    (tmp_path / "drawn.toml").write_text('generator = "cars.pt"\nprompts = ["a", "b"]')
+    assert not load_domain(str(tmp_path / "drawn.toml")).entry.drawn

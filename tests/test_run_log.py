@@ -193,12 +193,6 @@ def test_plot_png_is_drawn_from_metrics_jsonl_alone_without_pyplot(tmp_path, mon
         assert len(np.unique(np.asarray(picture.convert("L")))) > 10           # something is drawn
 
 
-def test_close_draws_the_plot_of_what_was_logged(tmp_path):
-    RunLog(tmp_path / "none", {}).close()
-    assert not (tmp_path / "none/plot.png").exists()
-    run_steps(tmp_path / "some", 0, 20).close()
-    assert (tmp_path / "some/plot.png").exists()
-
 
 def test_nothing_to_plot_is_said_with_the_command_that_trains(tmp_path):
     with pytest.raises(UserError, match=r"metrics\.jsonl has no whole line.*python -m attention\.run_attention --run"):

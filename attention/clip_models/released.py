@@ -9,7 +9,6 @@ from pickle import UnpicklingError
 import open_clip
 import torch
 from open_clip.model import CLIP, build_model_from_openai_state_dict
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -115,10 +114,13 @@ def _read_weights(path: Path, trust: bool) -> dict[str, Tensor]:
         else:
             weights = torch.load(path, map_location="cpu", weights_only=True)
             weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
-    except (RuntimeError, OSError, EOFError, UnpicklingError, SafetensorError) as error:
+    except UserError:
+        raise
+    except Exception as error:          # zipfile, pickle, torch and safetensors each raise their own kinds
         raise UserError(f"{path} cannot be read as CLIP weights ({_reason(error)}); "
                         "it may be cut short or of another kind: download it again") from error
-    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+    if not isinstance(weights, dict) or not all(isinstance(name, str) and isinstance(value, Tensor)
+                                                for name, value in weights.items()):
         raise UserError(f"{path} holds a {type(weights).__name__} that is not a table of tensors; "
                         "expected CLIP weights such as OpenAI's ViT-B-32.pt")
     return {name.removeprefix("module."): value for name, value in weights.items() if name not in OPENAI_SCALARS}

@@ -279,7 +279,11 @@ def read_generator(path: Path) -> dict[str, Tensor]:
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:
     """16 hex digits that name a set of weights whatever file they came in."""
+    def raw(tensor: Tensor) -> bytes:
+        tensor = tensor.float() if tensor.dtype == torch.bfloat16 else tensor               # numpy has no bfloat16
+        return tensor.contiguous().numpy().tobytes()
+
     digest = hashlib.sha256()
     for name in sorted(state):
-        digest.update(name.encode() + state[name].reshape(-1).view(torch.uint8).numpy().tobytes())     # bfloat16 too
+        digest.update(name.encode() + raw(state[name]))
     return digest.hexdigest()[:16]

@@ -4,6 +4,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from attention import clustering_feature, distributed, run_attention, runs
+from attention import clustering_feature, distributed, run_attention, runs, training
 from attention.domains import DOMAINS
 from attention.errors import UserError
 from attention.published import ROOT
 
 pytestmark = pytest.mark.skipif(not DOMAINS["drawn"].generator.exists(), reason="the drawn world is not built")
 STEPS = 8
-FLAGS = ["--step", str(STEPS), "--batch_size", "2", "--save_intermediate_image_every", "2", "--resume", "auto"]
+FLAGS = ["--step", str(STEPS), "--batch_size", "2", "--save_intermediate_image_every", "4", "--resume", "auto"]
 
 # Runs the training and ends its own process hard: at a time, or in the middle of the write of a checkpoint.
 CHILD = """
@@ -68,7 +69,7 @@ def regions(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def whole(regions, tmp_path_factory) -> Path:
     """The run folder of a run that nothing interrupts."""
-    return finished(fresh(tmp_path_factory.mktemp("whole"), regions))
+    return finished(fresh(tmp_path_factory.mktemp("whole"), regions), "--save_intermediate_image_every", "2")
 
 
 def fresh(folder: Path, regions: Path) -> Path:
@@ -76,12 +77,12 @@ def fresh(folder: Path, regions: Path) -> Path:
     return folder
 
 
-def finished(folder: Path) -> Path:
+def finished(folder: Path, *flags: str) -> Path:
     """Run on to the end, in this process: bits are compared, so with the children's one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run_attention.main(["--run", str(folder), *FLAGS])
+        run_attention.main(["--run", str(folder), *FLAGS, *flags])
     finally:
         torch.set_num_threads(threads)
     return folder
@@ -112,7 +113,7 @@ def test_killed_while_writing_a_checkpoint_and_resumed_equals_uninterrupted(regi
 @pytest.mark.slow
 def test_killed_at_twenty_moments_and_resumed_equals_uninterrupted(regions, whole, tmp_path):
     draw = random.Random(0)
-    moments = [f"write{draw.randrange(4)}" if i % 4 == 0 else f"after{draw.uniform(0, 2):.2f}" for i in range(20)]
+    moments = [f"write{draw.randrange(2)}" if i % 4 == 0 else f"after{draw.uniform(0, 2):.2f}" for i in range(20)]
     kill_and_go_on(fresh(tmp_path, regions), moments)
     assert_same_result(tmp_path, whole)
 
@@ -157,6 +158,44 @@ def test_regions_of_another_seed_are_refused(whole, tmp_path):
         run_attention.main(flags)
 
 
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("domain", "ffhq", "the domain ffhq there, drawn here"),
+    ("generator_hash", "0123", "the generator 0123 there"),
+    ("processes", 2, "processes 2 there, 1 here"),
+    ("config", {"attention_layer": 10, "cluster_num": 20}, "--attention_layer 10 there, 13 here; --cluster_num 20 there"),
+])
+def test_a_checkpoint_of_something_else_is_refused_with_each_difference(key, value, words, whole, regions, tmp_path):
+    state = torch.load(whole / "checkpoints/best.pt", weights_only=True)
+    state[key] = {**state["config"], **value} if key == "config" else value
+    torch.save(state, tmp_path / "other.pt")
+    with pytest.raises(UserError, match=words):
+        run_attention.main(["--run", str(fresh(tmp_path, regions)), *FLAGS[:-1], str(tmp_path / "other.pt")])
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_moves_a_weight(regions, tmp_path, monkeypatch):
+    real = training.find_gradients
+
+    def broken(*arguments):
+        return real(*arguments) | ({"perceptual": float("nan")} if arguments[4] == 5 else {})
+
+    monkeypatch.setattr(training, "find_gradients", broken)
+    with pytest.raises(UserError, match=r"at step 5 because perceptual is nan.* the last good one is .*000004\.pt"):
+        run_attention.main(["--run", str(fresh(tmp_path, regions)), *FLAGS])
+    assert [path.stem for path in runs.newest(tmp_path / "checkpoints")] == ["000004"]
+
+
+def test_a_port_in_use_is_told(monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(taken.getsockname()[1])), ("RANK", "0"),
+                            ("WORLD_SIZE", "2")):
+            monkeypatch.setenv(name, value)
+        with (pytest.raises(UserError, match=r"could not join the others .*--master_port"),
+              distributed.group(torch.device("cpu"))):
+            pass
+
+
 def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(regions, tmp_path, monkeypatch):
     real, saves = torch.save, []
 
@@ -168,11 +207,11 @@ def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(regions, 
         real(state, path)
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(UserError, match=r"000004.pt could not be written .*No space left"):
+    with pytest.raises(UserError, match=r"000008.pt could not be written .*No space left"):
         run_attention.main(["--run", str(fresh(tmp_path, regions)), *FLAGS])
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
-    assert names == ["000002.pt", "best.pt"]
-    assert torch.load(tmp_path / "checkpoints/000002.pt", weights_only=True)["step"] == 2
+    assert names == ["000004.pt", "best.pt"]
+    assert torch.load(tmp_path / "checkpoints/000004.pt", weights_only=True)["step"] == 4
 
 
 def test_a_new_run_in_the_folder_of_an_old_one_starts_without_its_checkpoints(whole, regions, tmp_path):
@@ -182,7 +221,7 @@ def test_a_new_run_in_the_folder_of_an_old_one_starts_without_its_checkpoints(wh
         (folder / "checkpoints" / path.name).write_bytes(path.read_bytes())
     (folder / "checkpoints/.000004.pt.1.partial").write_bytes(b"left by a killed process")
     run_attention.main(["--run", str(folder), "--step", "3", *FLAGS[2:-2]])
-    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000002.pt", "000003.pt", "best.pt"]
+    assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000003.pt", "best.pt"]
     assert torch.load(folder / "checkpoints/best.pt", weights_only=True)["step"] <= 3
 
 
@@ -216,13 +255,13 @@ def test_one_process_of_two_dying_ends_the_run_with_its_error():
     assert done.returncode == 1 and "process 1 of 2 was ended by signal 9" in done.stderr
 
 
-# Kills the second process once, before its fourth step; torchrun starts both again, and they go on by themselves.
+# Kills the second process once, before its sixth step; torchrun starts both again, and they go on by themselves.
 RESTARTED = """
 import os, signal, sys
 from attention import run_attention, training
 real = training.find_gradients
 def find_gradients(*arguments):
-    if arguments[4] == 3 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+    if arguments[4] == 5 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
     return real(*arguments)
 training.find_gradients = find_gradients
@@ -235,13 +274,13 @@ def test_torchrun_restarts_from_the_last_checkpoint(regions, tmp_path):
     script = tmp_path / "child.py"
     script.write_text(RESTARTED)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts",
-               "1", "--", script, "--run", fresh(tmp_path, regions), *FLAGS[:-2], "--step", "5"]
+               "1", "--", script, "--run", fresh(tmp_path, regions), *FLAGS[:-2], "--step", "7"]
     done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=300,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
-    assert f"going on after step 2 from {tmp_path}" in done.stderr
+    assert f"going on after step 4 from {tmp_path}" in done.stderr
     steps = [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert steps == [0, 4] and torch.load(tmp_path / "checkpoints/000005.pt", weights_only=True)["processes"] == 2
+    assert steps == [0, 6] and torch.load(tmp_path / "checkpoints/000007.pt", weights_only=True)["processes"] == 2
 
 
 @pytest.mark.slow

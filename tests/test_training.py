@@ -103,7 +103,7 @@ def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
 
 # --- several processes, several parts
 
-PROMPTS = 4
+PROMPTS = 8
 SETTINGS = resolve(TrainConfig(temperature=0.1, relative=True, lambda_area=0.3), GENERAL)
 
 

@@ -114,7 +114,7 @@ def domain_entry(name: str) -> DomainEntry:
         return _read_entry(Path(name))
     if name not in DOMAINS:
         raise UserError(f"--domain is {name!r}, expected one of {', '.join(DOMAINS)}, or a TOML file that describes a "
-                        "world (pretrained_models/README.md)")
+                        "world (pretrained_models/example.toml)")
     return DOMAINS[name]
 
 

@@ -166,7 +166,7 @@ def resume(config: TrainConfig, domain: Domain, editor: RegionEditor,
         raise UserError(f"{path} was made with other options: {'; '.join(differs)}; use the same, or another --run")
     editor.load_state_dict(state["editor"])
     optimiser.load_state_dict(state["optimiser"])
-    print(f"going on after step {state['step']} from {path}", file=sys.stderr)
+    _say(f"going on after step {state['step']} from {path}")
     return state["step"], path
 
 
@@ -176,9 +176,14 @@ def _newest_whole(folder: Path) -> Path | None:
             _read_checkpoint(path)
             return path
         except UserError as error:
-            print(f"passed over: {error}", file=sys.stderr)
-    print(f"no checkpoint in {folder}: starting anew", file=sys.stderr)
+            _say(f"passed over: {error}")
+    _say(f"no checkpoint in {folder}: starting anew")
     return None
+
+
+def _say(text: str) -> None:
+    if distributed.rank() == 0:         # all processes read the same checkpoint
+        print(text, file=sys.stderr)
 
 
 def _read_checkpoint(path: Path) -> dict:

@@ -39,7 +39,7 @@ LAYER, REGIONS = 13, 20         # published; the layer counts from 1
 class StepConfig:
     """Options."""
 
-    side: int = option(1024, "pixels of the generator's picture", min=64)
+    side: int = option(1024, "pixels of the generator's picture", choices=(64, 128, 256, 512, 1024))
     batch_size: int = option(8, "prompts a step", min=2)
     micro_batch: int | None = option(None, "prompts at once", min=1)
     precision: str = option("fp32", "of synthesis", choices=("fp32", "bf16"))

@@ -14,7 +14,10 @@ from attention.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, 
 
 @dataclass(frozen=True)
 class Source:
-    """Unedited pictures: styles and features by layer, image (B, 3, R, R) in [-1, 1], labels (B, h, w) of regions."""
+    """Unedited pictures: styles by layer, image (B, 3, R, R) in [-1, 1], labels (B, h, w) of regions.
+
+    Features are by layer, shrunk to the side of the blend layer: attention sees no more of them.
+    """
 
     styles: list[Tensor]
     features: list[Tensor]
@@ -72,8 +75,9 @@ class RegionEditor(nn.Module):
     @torch.no_grad()
     def source_of(self, styles: list[Tensor]) -> Source:
         """One style (B, C_l) per layer -> the unedited pictures."""
-        image, features = self.generator.synthesis(styles)
         # The regions may have been fitted at another layer than the one that blends (--cluster_layer).
+        side = max(self.attention.map_size, self.generator.layers[self.regions.layer].resolution)
+        image, features = self.generator.synthesis(styles, feature_side=side)
         labels = self.regions.assign(features[self.regions.layer], self.attention.map_size)     # (B, h, w)
         return Source(styles, features, image.float(), labels)
 
@@ -106,7 +110,7 @@ class RegionEditor(nn.Module):
 
     def _blend(self, source: Source, styles: list[Tensor], raw: Tensor, attention: Tensor, gated: Tensor,
                mask: Tensor) -> Edit:
-        image, _ = self.generator.synthesis(styles, blend=Blend(self.layer, mask, source.features))
+        image, _ = self.generator.synthesis(styles, blend=Blend(self.layer, mask, source.features), feature_side=0)
         return Edit(image.float(), raw, attention, gated, mask, styles)
 
 

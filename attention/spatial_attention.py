@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attention.errors import UserError
 from attention.generator.layers import EqualLinear
-from attention.generator.stylegan2 import LayerSpec
+from attention.generator.stylegan2 import LayerSpec, nearest
 from attention.ops import fused_leaky_relu
 
 FEATURES = 32           # channels each feature map is reduced to, published
@@ -89,8 +89,8 @@ class SpatialAttention(nn.Module):
         Nearest resizes commute with 1x1 convolutions: large maps shrink before the first, and what comes of small ones
         grows after the second, one channel instead of all. So the concatenation of all heads never exists.
         """
-        small = _nearest(feature, min(self.map_size, feature.shape[-1])).float()            # (B|1, C, <= h, <= h)
-        return _nearest(convolve(kernel, head(small, text)), self.map_size)                 # (B, 1, h, h)
+        small = nearest(feature, min(self.map_size, feature.shape[-1])).float()            # (B|1, C, <= h, <= h)
+        return nearest(convolve(kernel, head(small, text)), self.map_size)                 # (B, 1, h, h)
 
     def released_names(self) -> dict[str, str]:
         """Our parameter names -> those of the authors' checkpoint (without its `module.` prefix).
@@ -137,7 +137,3 @@ def blur_mask(mask: Tensor) -> Tensor:
 def gate(attention: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> Tensor:
     """Attention (B, 1, h, w) in [0, 1] to a mask: threshold, then blur. Training needs straight_through=True."""
     return blur_mask(threshold_attention(attention, threshold, straight_through))
-
-
-def _nearest(x: Tensor, size: int) -> Tensor:
-    return x if x.shape[-1] == size else F.interpolate(x, size=(size, size), mode="nearest")

@@ -268,7 +268,7 @@ def conditions(config: TrainConfig, domain: Domain, sampler: PhraseSampler,
         target = domain.clip.encode_text(distributed.own_rows(whats))
         if by_picture.any():
             styles = domain.generator.styles(distributed.own_rows(domain.sample_w(count, w_seed)))
-            pictures = domain.clip.encode_image(domain.generator.synthesis(styles).image)
+            pictures = domain.clip.encode_image(domain.generator.synthesis(styles, feature_side=0).image)
             chosen = torch.from_numpy(distributed.own_rows(by_picture)).to(domain.device)
             target = torch.where(chosen[:, None], pictures, target)
     return target, where

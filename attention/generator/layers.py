@@ -1,7 +1,6 @@
 """The layers of a StyleGAN2 generator, with the parameter names and shapes of its published checkpoints.
 
-Modulation is applied to the activations, not to the weights: conv(x, w * s) = conv(x * s, w), and demodulation
-is one factor per output channel, so a batch is one ordinary convolution instead of one group per image.
+All maps are channels-last, the fastest order for convolutions, and stay so from the constant input on.
 """
 
 import math
@@ -56,34 +55,54 @@ class EqualLinear(nn.Module):
 
 
 def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool = True,
-                     up_kernel: Tensor | None = None, gain: float = 1.0, shift: Tensor | None = None) -> Tensor:
-    """Convolve with weights scaled by a style, image by image.
+                     up_kernel: Tensor | None = None, gain: float = 1.0) -> Tensor:
+    """Convolve with weights scaled by a style, image by image: weight * style, and a factor for every output channel.
+
+    As conv(x, w * s) = conv(x * s, w), the scales may sit on the weights or on the pixels; never is a convolution
+    grouped by image. Weights are scaled where one style serves all images and does not learn, which is so past a blend,
+    unless the pixels are fewer. Elsewhere pixels are: the gradient of scaled weights would cost another convolution.
 
     Args:
         x: (B, Cin, H, W).
-        weight: (Cout, Cin, k, k), k odd, already equalised.
+        weight: (Cout, Cin, k, k), k odd, already equalised (or the style is).
         style: (B, Cin) factor of every input channel; a batch of 1 serves all images.
         demodulate: give the scaled weights of every output channel unit norm (computed in float32).
         up_kernel: (4, 4) filter; if given, the convolution doubles the map and then blurs it with this filter.
-        gain, shift: with demodulation only; the result is y * gain + shift, in the pass over y that demodulates.
-            `shift` broadcasts to y.
+        gain: of the result.
     Returns:
-        (B, Cout, H, W), or twice that size with `up_kernel`, in the dtype that the convolution ran in.
+        (B, Cout, H, W), or twice that size with `up_kernel`, in the dtype that the convolution ran in. No gradient needs
+        its values, so that the caller may go on in place.
     Source: Karras et al. 2020, section 2.2.
     """
-    scaled = x * style.to(x.dtype)[:, :, None, None]                             # (B, Cin, H, W)
-    if up_kernel is None:
-        y = F.conv2d(scaled, weight, padding=weight.shape[-1] // 2)              # (B, Cout, H, W)
-    else:
-        y = F.conv_transpose2d(scaled, weight.transpose(0, 1), stride=2)         # (B, Cout, 2H + 1, 2W + 1)
-        y = upfirdn2d(y, up_kernel, pad=(1, 1))                                  # (B, Cout, 2H, 2W)
-    if not demodulate:
-        return y
     with torch.autocast(x.device.type, enabled=False):
-        style, energy = _at_least_float32(style), _at_least_float32(weight).square().sum(dim=(2, 3))
-        factor = torch.rsqrt(style.square() @ energy.t() + EPSILON)              # (B, Cout)
-    factor = (factor * gain).to(y.dtype)[:, :, None, None]
-    return y * factor if shift is None else torch.addcmul(shift.to(y.dtype), y, factor)
+        style = _at_least_float32(style)
+        factor = gain * _demodulation(weight, style) if demodulate else style.new_full((1, len(weight)), gain)
+    if weight.shape[-1] == 1:                               # toRGB: so few weights that every image has its own
+        return _convolve_pixels(x, weight[:, :, 0, 0] * style[:, None] * factor[:, :, None])
+    if len(style) == 1 and not style.requires_grad and weight.numel() < x.numel():
+        return _convolve(x, weight * style[0, :, None, None] * factor[0, :, None, None, None], up_kernel)
+    y = _convolve(x * style.to(x.dtype)[:, :, None, None], weight, up_kernel)    # (B, Cout, H', W')
+    return y * factor.to(y.dtype)[:, :, None, None]
+
+
+def _demodulation(weight: Tensor, style: Tensor) -> Tensor:
+    """(B, Cout) factors that give weight (Cout, Cin, k, k) * style (B, Cin) unit norm in every output channel."""
+    energy = _at_least_float32(weight).square().sum(dim=(2, 3))                  # (Cout, Cin)
+    return torch.rsqrt(style.square() @ energy.t() + EPSILON)
+
+
+def _convolve(x: Tensor, weight: Tensor, up_kernel: Tensor | None) -> Tensor:
+    """One ordinary convolution for all images, `same`, or doubling the map and blurring it."""
+    if up_kernel is None:
+        return F.conv2d(x, weight, padding=weight.shape[-1] // 2)                # (B, Cout, H, W)
+    y = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)                  # (B, Cout, 2H + 1, 2W + 1)
+    return upfirdn2d(y, up_kernel, pad=(1, 1))                                   # (B, Cout, 2H, 2W)
+
+
+def _convolve_pixels(x: Tensor, weight: Tensor) -> Tensor:
+    """A 1x1 convolution with weights (B or 1, Cout, Cin) of every image, as one product of matrices."""
+    pixels = x.movedim(1, -1).flatten(1, 2)                                      # (B, HW, Cin), a view if channels last
+    return (pixels @ weight.mT).unflatten(1, x.shape[2:]).movedim(-1, 1)         # (B, Cout, H, W), channels last
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
@@ -113,9 +132,10 @@ class ModulatedConv2d(nn.Module):
         self.scale = 1 / math.sqrt(in_channels * kernel_size**2)
         self.demodulate = demodulate
 
-    def forward(self, x: Tensor, style: Tensor, gain: float = 1.0, shift: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, style: Tensor, gain: float = 1.0) -> Tensor:
         up_kernel = None if self.blur is None else self.blur.kernel
-        return modulated_conv2d(x, self.weight[0] * self.scale, style, self.demodulate, up_kernel, gain, shift)
+        # The equalised learning rate scales the few numbers of the style instead of all weights.
+        return modulated_conv2d(x, self.weight[0], style * self.scale, self.demodulate, up_kernel, gain)
 
 
 class NoiseStrength(nn.Module):
@@ -161,10 +181,10 @@ class StyledConv(nn.Module):
         if noise is None:
             side = x.shape[-1] * (1 if self.conv.blur is None else 2)
             noise = torch.randn(len(x), 1, side, side, device=x.device, dtype=x.dtype)
-        # Noise, bias and gain join the pass that demodulates: on large maps a pass costs as much as the convolution.
-        shift = self.noise.weight * noise + self.activate.bias[:, None, None]    # (1 or B, Cout, H', W')
-        shift = (shift * GAIN).contiguous(memory_format=torch.channels_last)     # like x: a mixed walk is far slower
-        return fused_leaky_relu(self.conv(x, style, GAIN, shift), scale=1)       # (B, Cout, H', W')
+        y = self.conv(x, style, GAIN)                                            # (B, Cout, H', W')
+        # A positive gain commutes with all that follows, so it costs nothing where the convolution's factors are.
+        y = y.add_((self.noise.weight * noise * GAIN).to(y.dtype))               # in place: large maps cost time and memory
+        return fused_leaky_relu(y, self.activate.bias * GAIN, scale=1)           # (B, Cout, H', W')
 
 
 class ToRGB(nn.Module):

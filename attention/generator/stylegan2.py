@@ -94,6 +94,11 @@ def mix(w1: Tensor, w2: Tensor, index: int, n_latent: int) -> Tensor:
     return torch.cat([w1[:, None].expand(-1, index, -1), w2[:, None].expand(-1, n_latent - index, -1)], dim=1)
 
 
+def nearest(x: Tensor, side: int) -> Tensor:
+    """Resize square maps (B, C, h, h) to a side, nearest; a map that has it is returned as it is."""
+    return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode="nearest")
+
+
 class Synthesis(NamedTuple):
     """What synthesis makes: the picture, and every layer's output in order (an rgb entry is the picture so far)."""
 
@@ -117,7 +122,7 @@ class Blend:
 
     def apply(self, index: int, x: Tensor) -> Tensor:
         """Blend x (B, C, h, w), the output of layer `index`, with the source's output of that layer."""
-        mask = F.interpolate(self.mask, size=x.shape[-2:], mode="nearest").to(x.dtype)
+        mask = nearest(self.mask, x.shape[-1]).to(x.dtype)
         # lerp is exact at both ends, so a mask of zeros gives the source and a mask of ones the edit, to the last bit.
         return torch.lerp(self.source_features[index].to(x.dtype), x, mask)
 
@@ -229,7 +234,7 @@ class Generator(nn.Module):
                     for layer, module in zip(self.layers, self._in_order(), strict=True)]
 
     def synthesis(self, styles: Sequence[Tensor], noise: str | Sequence[Tensor] = "const", blend: Blend | None = None,
-                  until: int | None = None) -> Synthesis:
+                  until: int | None = None, feature_side: int | None = None) -> Synthesis:
         """Run the synthesis network, once through all layers.
 
         Args:
@@ -237,6 +242,8 @@ class Generator(nn.Module):
             noise: "const" for the stored maps, "random" for fresh ones, or one (1 or B, 1, h, h) per conv layer.
             blend: keep a source outside a mask, see `Blend`.
             until: stop after the layer of this 0-based index; the image is then None (the last index stops nothing).
+            feature_side: shrink larger features to this side (nearest), 0 keeps none; at 1024 px all take 0.5 GiB a
+                picture in float32, of which those up to 64 px are a fiftieth.
         Returns:
             Synthesis(image, features); with a blend, features are the blended ones.
         Raises:
@@ -257,7 +264,8 @@ class Generator(nn.Module):
             if layer.index in blended:
                 out = blend.apply(layer.index, out)
             x, skip = (out, skip) if layer.kind == "conv" else (x, out)
-            features.append(out)
+            if feature_side != 0:
+                features.append(nearest(out, min(feature_side or out.shape[-1], out.shape[-1])))
         return Synthesis(skip if last == len(self.layers) - 1 else None, features)
 
     def _in_order(self) -> list[nn.Module]:

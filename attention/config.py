@@ -215,7 +215,7 @@ class TrainConfig(WorldConfig):
     lambda_id: float | None = option(None, "weight of the perceptual loss", min=0)
     lambda_delta: float | None = option(None, "weight of the style change", min=0)
     max_change: float | None = option(None, "bound on a style's change at strength 1, in spreads; 0: none", min=0)
-    precision: str | None = option(None, "of synthesis in training", choices=("fp32", "bf16"))
+    precision: str | None = option(None, "of synthesis; fp16 on a GPU only", choices=("fp32", "bf16", "fp16"))
     save_intermediate_image_every: int | None = option(None, "steps between sample sheets and checkpoints", min=1)
     resume: str | None = option(None, "auto: go on from the run's newest whole checkpoint, if any; or a checkpoint's path")
     seed: int = option(0, "of weights, faces and prompts", min=0)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attention.errors import UserError
 from attention.generator import Blend, Generator, edited_layers
 from attention.mapper import MAPPERS, MAX_CHANGE, STRENGTH
 from attention.regions import RegionClusters, pool_by_region
@@ -38,6 +39,20 @@ class Edit:
     gated: Tensor           # the same, 0 below the threshold
     mask: Tensor            # blurred: what blends
     styles: list[Tensor]    # by layer
+
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The precision of synthesis, a key of PRECISIONS; regions, attention, gate and losses stay in float32 by themselves.
+
+    Raises:
+        UserError: fp16 on a CPU, whose convolutions have no fast half precision.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision is fp16, but this runs on a CPU, which has no fast fp16; use --precision bf16 there")
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
 
 
 class RegionEditor(nn.Module):

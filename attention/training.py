@@ -1,9 +1,11 @@
 """Training: one loop, one step, the same functions on every domain."""
 
+import math
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 
@@ -18,13 +20,15 @@ from attention.captions import JOIN, PhraseSampler, read_phrases
 from attention.checkpoints import write_atomically
 from attention.config import TrainConfig
 from attention.domains import Domain
-from attention.editor import Edit, RegionEditor, Source
+from attention.editor import Edit, RegionEditor, Source, autocast
 from attention.run_log import RunLog, check_finite, plot_metrics
 from attention.runs import build_editor, forget_later, load_regions, plain, resume, save_checkpoint
 from attention.sheets import edit_sheet, evenly
 
 SHEET_FACES, SHEET_PROMPTS = 4, 16
 LOG_EVERY = 10
+# Gradients in half precision are scaled up, or most would round to zero; a step that overflows is done again with less.
+GRADIENT_SCALES = {"fp32": (1.0,), "bf16": (1.0,), "fp16": (2.0**12, 2.0**6, 1.0)}
 PICTURE_SHARE = {"text": 0.0, "mixed": 0.5, "image": 1.0}       # of the targets that are pictures of other faces
 
 
@@ -125,30 +129,58 @@ def _phrases(config: TrainConfig, domain: Domain) -> Iterable[str]:
     return domain.entry.prompts if config.captions is None else read_phrases(config.captions, domain.clip.fits)
 
 
-def find_gradients(config: TrainConfig, domain: Domain, editor: RegionEditor, edit: nn.Module, step: int,
-                   sampler: PhraseSampler, perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
-    """The gradients of one step: one source, shared by B prompts in each process. Returns every loss by its name.
+@dataclass(frozen=True)
+class Step:
+    """All that the gradients of one training step depend on: one source, shared by B prompts in each process.
 
-    All randomness comes from the seed and the number of the step. `edit` is the editor, or the editor wrapped for
-    several processes.
+    Attributes:
+        edit: the editor, or the editor wrapped for several processes.
+        target, where: (B, D) CLIP embeddings of the changes and of their places.
+        seeds: of each prompt's augmented view.
+        ramps: factor of every loss term, see ramps_at.
+        perceptual_features: (B, 3, R, R) image in [-1, 1] -> features that the perceptual loss compares.
+        scale: factor of the gradients, see GRADIENT_SCALES.
     """
-    random = np.random.default_rng([config.seed, step])
+
+    config: TrainConfig
+    domain: Domain
+    editor: RegionEditor
+    edit: nn.Module
+    source: Source
+    target: Tensor
+    where: Tensor
+    seeds: Sequence[int]
+    ramps: Mapping[str, float]
+    perceptual_features: Callable[[Tensor], Tensor]
+    scale: float = 1.0
+
+    def autocast(self) -> torch.autocast:
+        return autocast(self.config.precision, self.domain.device)
+
+
+def find_gradients(config: TrainConfig, domain: Domain, editor: RegionEditor, edit: nn.Module, number: int,
+                   sampler: PhraseSampler, perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
+    """The gradients of the step of this number, in `.grad` of the editor's parameters. Returns every loss by its name.
+
+    All randomness comes from the seed and the number of the step.
+    """
+    random = np.random.default_rng([config.seed, number])
     count = config.batch_size * distributed.world_size()
-    seeds = distributed.own_rows(random.integers(2**31, size=count).tolist())     # of each prompt's augmented view
-    target, where = conditions(config, domain, sampler, random)                   # (B, D) each
-    with autocast(config, domain):
+    seeds = distributed.own_rows(random.integers(2**31, size=count).tolist())
+    target, where = conditions(config, domain, sampler, random)
+    with autocast(config.precision, domain.device):
         source = editor.source(domain.sample_w(1, int(random.integers(2**31))))
-    editor.zero_grad(set_to_none=True)
+    step = Step(config, domain, editor, edit, source, target, where, seeds, ramps_at(number / config.step),
+                perceptual_features)
     backward = backward_by_parts if (config.micro_batch or len(target)) < len(target) else backward_at_once
-    values = backward(config, domain, editor, edit, source, target, where, seeds, ramps_at(step / config.step),
-                      perceptual_features)
-    norms = [parameter.grad.norm() for parameter in editor.parameters() if parameter.grad is not None]
-    return {**values, "gradient_norm": float(torch.stack(norms).norm())}
-
-
-def autocast(config: TrainConfig, domain: Domain) -> torch.autocast:
-    """The precision of synthesis in training; attention, gate and losses stay in float32 by themselves."""
-    return torch.autocast(domain.device.type, torch.bfloat16, enabled=config.precision == "bf16")
+    for scale in GRADIENT_SCALES[config.precision]:
+        editor.zero_grad(set_to_none=True)
+        values = backward(replace(step, scale=scale))
+        gradients = [parameter.grad.div_(scale) for parameter in editor.parameters() if parameter.grad is not None]
+        norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
+        if math.isfinite(norm):
+            break
+    return {**values, "gradient_norm": norm}
 
 
 def ramps_at(t: float) -> dict[str, float]:
@@ -158,78 +190,75 @@ def ramps_at(t: float) -> dict[str, float]:
             "region_consistency": region, "attention_budget": region, "attention_area": region}
 
 
-def backward_at_once(config: TrainConfig, domain: Domain, editor: RegionEditor, edit: nn.Module, source: Source,
-                     target: Tensor, where: Tensor, seeds: Sequence[int], ramps: dict[str, float],
-                     perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
+def backward_at_once(step: Step) -> dict[str, float]:
     """Gradients of the ramped and weighted sum of all terms; returns every value by name."""
-    with autocast(config, domain):
-        edited = edit(source, target, where, straight_through=True)
-    generated, before = embed(config, domain, source, edited, seeds)
-    terms = {"clip_contrastive": (config.lambda_clip, contrastive(config, generated, before, target)),
-             **loss_terms(config, editor, source, edited, perceptual_features)}
-    total = sum(ramps[name] * weight * term for name, (weight, term) in terms.items())
-    total.backward()
+    with step.autocast():
+        edited = step.edit(step.source, step.target, step.where, straight_through=True)
+    generated, before = embed(step, edited, step.seeds)
+    terms = {"clip_contrastive": (step.config.lambda_clip, contrastive(step, generated, before)),
+             **loss_terms(step, edited)}
+    total = sum(step.ramps[name] * weight * term for name, (weight, term) in terms.items())
+    (step.scale * total).backward()
     return {"total": float(total.detach()), **{name: float(term.detach()) for name, (_, term) in terms.items()},
             "mask_area": float((edited.gated > 0).float().mean())}
 
 
-def backward_by_parts(config: TrainConfig, domain: Domain, editor: RegionEditor, edit: nn.Module, source: Source,
-                      target: Tensor, where: Tensor, seeds: Sequence[int], ramps: dict[str, float],
-                      perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, float]:
+def backward_by_parts(step: Step) -> dict[str, float]:
     """The same gradients with the memory of --micro_batch prompts, at the price of a second forward pass.
 
     The contrastive term needs all embeddings at once, but its gradient reaches the editor through each alone: first the
     embeddings without a graph, then the term's gradient at them, then part by part the rest of the chain rule.
     """
-    size = config.micro_batch
-    parts = [(target[i:i + size], where[i:i + size], seeds[i:i + size]) for i in range(0, len(target), size)]
+    size, count = step.config.micro_batch, len(step.target)
+    parts = [slice(i, i + size) for i in range(0, count, size)]
     embeddings = []
     with torch.no_grad():
-        for what, place, own_seeds in parts:
-            with autocast(config, domain):
-                edited = editor(source, what, place)
-            embeddings.append(embed(config, domain, source, edited, own_seeds))
-    generated = torch.cat([part for part, _ in embeddings]).requires_grad_()
-    before = torch.cat([part for _, part in embeddings]) if config.relative else None
-    term = contrastive(config, generated, before, target)
-    (config.lambda_clip * term).backward()
-    values = {"total": config.lambda_clip * float(term.detach()), "clip_contrastive": float(term.detach())}
-    for i, ((what, place, own_seeds), gradient) in enumerate(zip(parts, generated.grad.split(size), strict=True)):
-        with nullcontext() if i == len(parts) - 1 else distributed.without_exchange(edit):
-            with autocast(config, domain):
-                edited = edit(source, what, place, straight_through=True)
-            again, _ = embed(config, domain, source, edited, own_seeds)
-            terms, share = loss_terms(config, editor, source, edited, perceptual_features), len(what) / len(target)
-            total = sum((ramps[name] * weight * term for name, (weight, term) in terms.items()), term.new_zeros(()))
-            (share * total + (again * gradient).sum()).backward()
+        for part in parts:
+            with step.autocast():
+                edited = step.editor(step.source, step.target[part], step.where[part])
+            embeddings.append(embed(step, edited, step.seeds[part]))
+    generated = torch.cat([rows for rows, _ in embeddings]).requires_grad_()
+    before = torch.cat([rows for _, rows in embeddings]) if step.config.relative else None
+    term = contrastive(step, generated, before)
+    (step.config.lambda_clip * term).backward()
+    values = {"total": step.config.lambda_clip * float(term.detach()), "clip_contrastive": float(term.detach())}
+    for part in parts:
+        with nullcontext() if part is parts[-1] else distributed.without_exchange(step.edit):
+            with step.autocast():
+                edited = step.edit(step.source, step.target[part], step.where[part], straight_through=True)
+            again, _ = embed(step, edited, step.seeds[part])
+            terms, share = loss_terms(step, edited), len(step.target[part]) / count
+            total = sum((step.ramps[name] * weight * term for name, (weight, term) in terms.items()),
+                        term.new_zeros(()))
+            (step.scale * (share * total + (again * generated.grad[part]).sum())).backward()
         found = {"total": total, **{name: term for name, (_, term) in terms.items()},
                  "mask_area": (edited.gated > 0).float().mean()}
         values |= {name: values.get(name, 0.0) + share * float(value.detach()) for name, value in found.items()}
     return values
 
 
-def loss_terms(config: TrainConfig, editor: RegionEditor, source: Source, edit: Edit,
-               perceptual_features: Callable[[Tensor], Tensor]) -> dict[str, tuple[float, Tensor]]:
+def loss_terms(step: Step, edit: Edit) -> dict[str, tuple[float, Tensor]]:
     """Name -> (weight, value) of every term but the contrastive one whose weight is not 0 (method.md section 2)."""
+    config, source, features = step.config, step.source, step.perceptual_features
     labels = source.labels.expand(len(edit.image), -1, -1)
-    regions, count = editor.regions.num_regions, len(editor.edited)
+    regions, count = step.editor.regions.num_regions, len(step.editor.edited)
     terms = {
         "region_consistency": (config.lambda_ess, lambda: losses.region_consistency(edit.raw, labels, regions)),
         "attention_budget": (config.lambda_sec, lambda: losses.attention_budget(edit.raw, labels, regions)),
         "attention_area": (config.lambda_area, lambda: losses.attention_area(edit.attention)),
-        "perceptual": (config.lambda_id, lambda: losses.perceptual(perceptual_features(edit.image),
-                                                                   perceptual_features(source.image))),
+        "perceptual": (config.lambda_id, lambda: losses.perceptual(features(edit.image), features(source.image))),
         "style_delta": (config.lambda_delta, lambda: losses.style_delta(edit.styles[:count], source.styles[:count])),
     }
     return {name: (weight, value()) for name, (weight, value) in terms.items() if weight > 0}
 
 
-def embed(config: TrainConfig, domain: Domain, source: Source, edit: Edit,
-          seeds: Sequence[int]) -> tuple[Tensor, Tensor | None]:
+def embed(step: Step, edit: Edit, seeds: Sequence[int]) -> tuple[Tensor, Tensor | None]:
     """CLIP embeddings (B, D) of the domain's augmented views of the edits and, for --relative, of their source.
 
     Every prompt has a seed of its own, so its view does not depend on how prompts share parts and processes.
     """
+    domain = step.domain
+
     def views(images: Tensor) -> Tensor:
         if domain.entry.views is None:
             return images
@@ -237,15 +266,15 @@ def embed(config: TrainConfig, domain: Domain, source: Source, edit: Edit,
                           for image, seed in zip(images.split(1), seeds, strict=True)])
 
     generated = domain.clip.encode_image(views(edit.image))
-    if not config.relative:
+    if not step.config.relative:
         return generated, None
     with torch.no_grad():           # the source through the very views of its edits, so that only the edit differs
-        return generated, domain.clip.encode_image(views(source.image.expand_as(edit.image)))
+        return generated, domain.clip.encode_image(views(step.source.image.expand_as(edit.image)))
 
 
-def contrastive(config: TrainConfig, generated: Tensor, before: Tensor | None, target: Tensor) -> Tensor:
+def contrastive(step: Step, generated: Tensor, before: Tensor | None) -> Tensor:
     """The contrastive loss over the prompts of all processes."""
-    return losses.clip_contrastive(distributed.gather(generated), distributed.gather(target), config.temperature,
+    return losses.clip_contrastive(distributed.gather(generated), distributed.gather(step.target), step.config.temperature,
                                    None if before is None else distributed.gather(before))
 
 
@@ -262,15 +291,16 @@ def conditions(config: TrainConfig, domain: Domain, sampler: PhraseSampler,
               if random.random() < config.where_share else what for what in whats]
     if config.shared_where:
         wheres = [str(random.choice(domain.entry.places or domain.entry.prompts))] * count
-    w_seed, by_picture = int(random.integers(2**31)), random.random(count) < PICTURE_SHARE[config.target]
+    w_seed = int(random.integers(2**31))
+    by_picture = torch.from_numpy(distributed.own_rows(random.random(count) < PICTURE_SHARE[config.target]))
     with torch.no_grad():
         where = domain.clip.encode_text(distributed.own_rows(wheres))
         target = domain.clip.encode_text(distributed.own_rows(whats))
         if by_picture.any():
-            styles = domain.generator.styles(distributed.own_rows(domain.sample_w(count, w_seed)))
-            pictures = domain.clip.encode_image(domain.generator.synthesis(styles, feature_side=0).image)
-            chosen = torch.from_numpy(distributed.own_rows(by_picture)).to(domain.device)
-            target = torch.where(chosen[:, None], pictures, target)
+            w = distributed.own_rows(domain.sample_w(count, w_seed))[by_picture.to(domain.device)]
+            with autocast(config.precision, domain.device):
+                image = domain.generator.synthesis(domain.generator.styles(w), feature_side=0).image
+            target[by_picture.to(domain.device)] = domain.clip.encode_image(image.float())
     return target, where
 
 

@@ -18,7 +18,7 @@ from attention.editor import RegionEditor
 from attention.generator import Generator
 from attention.mapper import StyleMapper
 from attention.regions import RegionClusters
-from attention.training import backward_at_once, backward_by_parts, ramps_at
+from attention.training import Step, backward_at_once, backward_by_parts, ramps_at
 
 # --- the published loop
 
@@ -79,8 +79,9 @@ def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
         source = editor.source_of([data[f"styles_{index:02}"][row].flatten(1) for index in range(11)])
         target, where = data["log/target_features"][step], data["log/attention_text"][step]
         optimiser.zero_grad()
-        values = backward_at_once(config, domain, editor, editor, source, target, where, [0] * len(where), ramps_at(t),
-                                  lambda image: F.relu(F.conv2d(preprocess(image, 224), data["stub/vgg_weight"], stride=8)))
+        values = backward_at_once(Step(
+            config, domain, editor, editor, source, target, where, [0] * len(where), ramps_at(t),
+            lambda image: F.relu(F.conv2d(preprocess(image, 224), data["stub/vgg_weight"], stride=8))))
         optimiser.param_groups[0]["lr"] = losses.learning_rate(t, config.lr)
         with torch.no_grad():
             edit = editor(source, target, where)
@@ -119,8 +120,8 @@ def tiny_step():
 
 
 def run_backward(backward, config, domain, editor, edit, source, target, where):
-    return backward(config, domain, editor, edit, source, target, where, list(range(len(where))), ramps_at(0.5),
-                    lambda image: image)
+    return backward(Step(config, domain, editor, edit, source, target, where, list(range(len(where))), ramps_at(0.5),
+                         lambda image: image))
 
 
 def joint_gradient(folder):

@@ -89,12 +89,17 @@ class RegionEditor(nn.Module):
 
     @torch.no_grad()
     def source_of(self, styles: list[Tensor]) -> Source:
-        """One style (B, C_l) per layer -> the unedited pictures."""
+        """One style (B, C_l) per layer -> the unedited pictures.
+
+        In float32 whatever autocast says: regions and gate decide by thresholds, where a rounded feature could turn a
+        whole region on or off. All edits of a source share it, so that it costs little.
+        """
         # The regions may have been fitted at another layer than the one that blends (--cluster_layer).
         side = max(self.attention.map_size, self.generator.layers[self.regions.layer].resolution)
-        image, features = self.generator.synthesis(styles, feature_side=side)
+        with torch.autocast(styles[0].device.type, enabled=False):
+            image, features = self.generator.synthesis(styles, feature_side=side)
         labels = self.regions.assign(features[self.regions.layer], self.attention.map_size)     # (B, h, w)
-        return Source(styles, features, image.float(), labels)
+        return Source(styles, features, image, labels)
 
     def attend(self, source: Source, where: Tensor) -> tuple[Tensor, Tensor]:
         """Where texts (B, D) -> raw attention and its region means, each (B, 1, h, w) in [0, 1]."""

@@ -30,7 +30,7 @@ from attention.drawn.concepts import BY_PHRASE, PART_NAMES, Concept
 from attention.drawn.faces import FaceParams
 from attention.drawn.reader import AttributeReader, accuracy
 from attention.drawn.truth import grow, true_part
-from attention.editor import Edit, RegionEditor, Source
+from attention.editor import Edit, RegionEditor, Source, autocast
 from attention.errors import UserError, exit_with_message
 from attention.published import SHIPPED
 from attention.runs import load_editor
@@ -79,8 +79,9 @@ def edit_all(editor: RegionEditor, domain: Domain, sources: Sequence[Source], pr
              config: EvaluateConfig) -> list[Edit]:
     """Edit every source with *what* = *where* = the prompt."""
     text = domain.clip.encode_text([prompt])
-    return [editor(source, text.expand(len(source), -1), text.expand(len(source), -1), config.strength,
-                   threshold_for(config.coverage)) for source in sources]
+    with autocast(config.precision, domain.device):
+        return [editor(source, text.expand(len(source), -1), text.expand(len(source), -1), config.strength,
+                       threshold_for(config.coverage)) for source in sources]
 
 
 @torch.no_grad()

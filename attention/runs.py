@@ -30,7 +30,7 @@ SPREAD_FACES = 512      # whose styles say how much each channel varies
 KEPT = 3                # newest checkpoints that stay, beside the best
 # Options that may differ when a run goes on: where and how it runs, not what it computes.
 FREE = {"run", "resume", "device", "cluster_path", "save_intermediate_image_every", "description", "trust", "gpu_id",
-        "multiprocessing_distributed", "use_cluster", "work_in_stylespace", "micro_batch", "precision"}
+        "multiprocessing_distributed", "use_cluster", "work_in_stylespace", "micro_batch", "precision", "compile"}
 
 
 def load_regions(config: TrainConfig, domain: Domain) -> RegionClusters:

@@ -168,15 +168,16 @@ def find_gradients(config: TrainConfig, domain: Domain, editor: RegionEditor, ed
     count = config.batch_size * distributed.world_size()
     seeds = distributed.own_rows(random.integers(2**31, size=count).tolist())
     target, where = conditions(config, domain, sampler, random)
-    with autocast(config.precision, domain.device):
-        source = editor.source(domain.sample_w(1, int(random.integers(2**31))))
+    source = editor.source(domain.sample_w(1, int(random.integers(2**31))))
     step = Step(config, domain, editor, edit, source, target, where, seeds, ramps_at(number / config.step),
                 perceptual_features)
     backward = backward_by_parts if (config.micro_batch or len(target)) < len(target) else backward_at_once
     for scale in GRADIENT_SCALES[config.precision]:
         editor.zero_grad(set_to_none=True)
         values = backward(replace(step, scale=scale))
-        gradients = [parameter.grad.div_(scale) for parameter in editor.parameters() if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in editor.parameters() if parameter.grad is not None]
+        if scale != 1:
+            torch._foreach_div_(gradients, scale)
         norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm())
         if math.isfinite(norm):
             break

@@ -1,5 +1,6 @@
 """Whole training steps: the published program's own, and one result for any number of processes."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,14 +11,18 @@ import torch
 import torch.nn.functional as F
 from conftest import assert_close_to_max, tiny_editor
 
-from attention import distributed, losses
+from attention import distributed, losses, training
 from attention.clip_models.base import preprocess
 from attention.config import GENERAL, RECIPES, TrainConfig, resolve
 from attention.drawn.fit_clip import augment
-from attention.editor import RegionEditor
+from attention.editor import RegionEditor, autocast
+from attention.errors import UserError
 from attention.generator import Generator
 from attention.mapper import StyleMapper
+from attention.published import SHIPPED
 from attention.regions import RegionClusters
+from attention.run_attention import compiled
+from attention.runs import load_editor
 from attention.training import Step, backward_at_once, backward_by_parts, ramps_at
 
 # --- the published loop
@@ -164,6 +169,90 @@ def test_parts_need_no_other_loss_than_the_contrastive_one():
                      lambda_delta=0.0)
     values = run_backward(backward_by_parts, config, domain, editor, editor, source, target, where)
     assert values["total"] == values["clip_contrastive"] > 0
+
+
+# --- precision
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def allow_half_on_cpu(monkeypatch):
+    """fp16 is refused on a CPU because it is slow there; tiny tensors do not mind."""
+    monkeypatch.setattr(training, "autocast", lambda precision, device: torch.autocast(
+        device.type, HALF.get(precision), enabled=precision in HALF))
+
+
+def gradients_in(precision, monkeypatch, **settings):
+    """Gradients of the tiny step, through find_gradients; also the scales that it tried."""
+    allow_half_on_cpu(monkeypatch)
+    domain, editor, source, target, where = tiny_step()
+    editor.source = lambda w: source
+    domain.sample_w = lambda count, seed: None
+    monkeypatch.setattr(training, "conditions", lambda *arguments: (target, where))
+    config = replace(SETTINGS, precision=precision, batch_size=PROMPTS, **settings)
+    values = training.find_gradients(config, domain, editor, editor, config.step // 2, None, lambda image: image)
+    return torch.cat([value.grad.flatten() for value in editor.parameters()]), values
+
+
+@pytest.mark.parametrize("precision, likeness", [("bf16", 0.99), ("fp16", 0.9999)])
+def test_gradients_in_half_precision_are_finite_and_near_those_in_float32(precision, likeness, monkeypatch):
+    whole, _ = gradients_in("fp32", monkeypatch)
+    half, values = gradients_in(precision, monkeypatch)
+    assert half.dtype == torch.float32 and torch.isfinite(half).all()
+    assert F.cosine_similarity(half, whole, dim=0) > likeness
+    assert values["gradient_norm"] == pytest.approx(float(whole.norm()), rel=0.05)
+
+
+def test_small_gradients_do_not_vanish_in_fp16(monkeypatch):
+    # At 1024 px a pixel's gradient is about this small; half precision has no numbers between 0 and 6e-8.
+    small = dict(lambda_clip=1e-6, lambda_ess=0.0, lambda_sec=0.0, lambda_area=0.0, lambda_id=0.0, lambda_delta=0.0)
+    whole, _ = gradients_in("fp32", monkeypatch, **small)
+    half, _ = gradients_in("fp16", monkeypatch, **small)
+    assert F.cosine_similarity(half, whole, dim=0) > 0.99
+
+
+def test_a_step_that_overflows_in_fp16_is_done_again_with_smaller_gradients(monkeypatch):
+    scales, real = [], training.backward_at_once
+
+    def overflowing(step):
+        scales.append(step.scale)
+        values = real(step)
+        if step.scale > 100:
+            step.editor.attention.initial.grad.fill_(torch.inf)
+        return values
+
+    monkeypatch.setattr(training, "backward_at_once", overflowing)
+    _, values = gradients_in("fp16", monkeypatch)
+    assert scales == [2.0**12, 2.0**6] and math.isfinite(values["gradient_norm"])
+
+
+def test_fp16_on_a_cpu_is_refused():
+    with pytest.raises(UserError, match=r"--precision is fp16.*use --precision bf16"):
+        autocast("fp16", torch.device("cpu"))
+
+
+def test_edits_of_the_shipped_editor_in_bf16_equal_those_in_float32_to_40_db():
+    editor, domain, _ = load_editor(SHIPPED, device="cpu")
+    text = domain.clip.encode_text(["blonde hair", "beard", "rosy cheeks", "glasses"])
+    edits = {}
+    for precision in ("fp32", "bf16"):
+        with torch.no_grad(), autocast(precision, domain.device):
+            source = editor.source(domain.sample_w(4, seed=77))
+            edits[precision] = editor(source, text, text)
+    assert torch.equal(edits["bf16"].mask, edits["fp32"].mask)          # nothing that decides is rounded
+    error = (edits["bf16"].image.clamp(-1, 1) - edits["fp32"].image.clamp(-1, 1)).square().mean(dim=(1, 2, 3))
+    assert (10 * torch.log10(4 / error)).min() >= 40
+
+
+@pytest.mark.slow
+def test_compiled_synthesis_trains_as_the_plain_one():
+    gradients = []
+    for wrap in (lambda synthesis: synthesis, compiled):
+        domain, editor, source, target, where = tiny_step()
+        editor.generator.synthesis = wrap(editor.generator.synthesis)
+        run_backward(backward_at_once, SETTINGS, domain, editor, editor, source, target, where)
+        gradients.append(torch.cat([value.grad.flatten() for value in editor.parameters()]))
+    assert_close_to_max(gradients[1], gradients[0], 1e-4)
 
 
 def run_in(processes, folder):

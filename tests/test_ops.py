@@ -1,10 +1,16 @@
-"""The two operations: the published values, the definition, both derivatives, every float dtype."""
+"""The two operations: the published values, the definition, both derivatives, every float dtype, and who computes them."""
+
+import functools
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import assert_close_to_max
 
-from attention.ops import fused_leaky_relu, fused_leaky_relu_reference, upfirdn2d, upfirdn2d_reference
+from attention import ops
+from attention.ops import dispatch, fused_leaky_relu, fused_leaky_relu_reference, upfirdn2d, upfirdn2d_reference
 
 # up, down, pad, kernel shape, map size: doubling, halving, blurring, cropping, and sizes that divide nothing
 RESAMPLINGS = [(1, 1, (1, 1), (4, 4), (9, 9)), (2, 1, (2, 1), (4, 4), (5, 7)), (1, 2, (2, 2), (4, 4), (8, 6)),
@@ -98,3 +104,66 @@ def test_ops_keep_the_dtype_of_their_input(dtype, autocast):
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         results = fused_leaky_relu(x, bias), upfirdn2d(x, kernel, pad=(1, 1)), upfirdn2d(x, kernel, up=2, pad=(2, 1))
     assert [result.dtype for result in results] == [dtype] * 3
+
+
+@pytest.mark.parametrize("factors, words", [({"scale": 0}, "scale is 0"), ({"negative_slope": -0.1}, "slope is -0.1")])
+def test_factors_that_the_sign_of_the_result_does_not_survive_are_refused(factors, words):
+    with pytest.raises(ValueError, match=words):
+        fused_leaky_relu(torch.ones(1, 2), **factors)
+
+
+def test_resampling_keeps_no_map_for_its_gradient():
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x.shape), lambda x: x):
+        upfirdn2d(torch.ones(1, 2, 8, 8, requires_grad=True), torch.ones(4, 4), pad=(1, 1))
+    assert kept == [(4, 4)]
+
+
+# --- who computes them
+
+def test_a_cpu_never_imports_triton():
+    program = """
+import sys, torch
+from attention.ops import fused_leaky_relu, upfirdn2d
+x = torch.ones(1, 2, 4, 4, requires_grad=True)
+upfirdn2d(fused_leaky_relu(x, torch.zeros(2)), torch.ones(2, 2), up=2).sum().backward()
+print([name for name in ("triton", "attention.ops.triton_kernels") if name in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    """Gives what stands for a tensor of a dtype on a GPU, in a process that has met none yet."""
+    for name in ("_working_kernels", "_warn_once"):
+        monkeypatch.setattr(dispatch, name, functools.cache(getattr(dispatch, name).__wrapped__))
+    return lambda dtype: SimpleNamespace(is_cuda=True, device=torch.device("cpu"), dtype=dtype)
+
+
+def test_without_triton_a_gpu_computes_with_plain_torch_and_one_warning(on_gpu, monkeypatch):
+    monkeypatch.setitem(sys.modules, "triton", None)            # an import of it fails
+    monkeypatch.delitem(sys.modules, "attention.ops.triton_kernels", raising=False)
+    monkeypatch.delattr(ops, "triton_kernels", raising=False)
+    with pytest.warns(UserWarning, match=r"Triton does not work here.* plain torch.*ModuleNotFoundError") as caught:
+        assert {dispatch.triton_for(on_gpu(dtype)) for dtype in dispatch.DTYPES * 2} == {None}
+    assert len(caught) == 1
+
+
+@pytest.mark.parametrize("broken", ["fused_leaky_relu", "upfirdn2d"])
+def test_kernels_that_do_not_compile_are_replaced_by_plain_torch_with_one_warning(on_gpu, monkeypatch, broken):
+    def fail(*_):
+        raise RuntimeError("Failed to find C compiler")
+
+    kernels = {"fused_leaky_relu": fused_leaky_relu, "upfirdn2d": upfirdn2d, broken: fail}
+    monkeypatch.setattr(ops, "triton_kernels", SimpleNamespace(**kernels), raising=False)
+    with pytest.warns(UserWarning, match=r"Triton does not work here.* plain torch.*Failed to find C compiler") as caught:
+        assert {dispatch.triton_for(on_gpu(dtype)) for dtype in dispatch.DTYPES * 2} == {None}
+    assert len(caught) == 1
+
+
+def test_kernels_that_work_take_every_float_dtype_on_a_gpu_and_nothing_else(on_gpu, monkeypatch):
+    kernels = SimpleNamespace(fused_leaky_relu=fused_leaky_relu, upfirdn2d=upfirdn2d)
+    monkeypatch.setattr(ops, "triton_kernels", kernels, raising=False)
+    for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        assert dispatch.triton_for(on_gpu(dtype)) is kernels and dispatch.triton_for(torch.zeros(1, dtype=dtype)) is None
+    assert dispatch.triton_for(on_gpu(torch.complex64)) is None

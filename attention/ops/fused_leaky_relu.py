@@ -4,8 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attention.ops import dispatch
 
-def _bias_shape(x: Tensor) -> list[int]:
+
+def bias_shape(x: Tensor) -> list[int]:
     """Where the bias sits: dim 1, except for (B, N, C) sequences, whose channels come last."""
     shape = [1] * x.ndim
     shape[-1 if x.ndim == 3 else 1] = -1
@@ -20,21 +22,26 @@ def fused_leaky_relu(
     Args:
         x: (B, C), (B, N, C) or (B, C, ...), any float dtype.
         bias: (C,), converted to the dtype of x; None for no bias.
-        negative_slope: factor of the negative side.
+        negative_slope: factor of the negative side, at least 0.
         scale: gain of the result, positive.
     Returns:
         Same shape and dtype as x; differentiable twice.
     Raises:
-        ValueError: `scale` is not positive.
+        ValueError: `scale` is not positive or the slope is negative.
     Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN".
     """
     if scale <= 0:
         raise ValueError(f"scale is {scale}, but it must be positive: the gain is applied before the leaky ReLU")
+    if negative_slope < 0:
+        raise ValueError(f"negative_slope is {negative_slope}, but the gradient goes by the sign of the result: at least 0")
+    kernels = dispatch.triton_for(x)
+    if kernels is not None:
+        return kernels.fused_leaky_relu(x, bias, negative_slope, scale)
     # A positive gain commutes with the leaky ReLU, and then bias and gain are one pass over memory instead of two.
     if bias is None:
         return F.leaky_relu(x if scale == 1 else x * scale, negative_slope)
-    bias = (bias * scale).to(x.dtype).view(_bias_shape(x))
-    return F.leaky_relu(torch.add(bias, x, alpha=scale), negative_slope)
+    bias = (bias * scale).to(x.dtype).view(bias_shape(x))
+    return F.leaky_relu_(torch.add(bias, x, alpha=scale), negative_slope)
 
 
 def fused_leaky_relu_reference(
@@ -42,5 +49,5 @@ def fused_leaky_relu_reference(
 ) -> Tensor:
     """The definition, term by term; every other form of `fused_leaky_relu` is tested against it."""
     if bias is not None:
-        x = x + bias.to(x.dtype).view(_bias_shape(x))
+        x = x + bias.to(x.dtype).view(bias_shape(x))
     return F.leaky_relu(x, negative_slope) * scale

@@ -47,11 +47,11 @@ class EqualLinear(nn.Module):
         self.lr_mul, self.activation = lr_mul, activation
 
     def forward(self, x: Tensor) -> Tensor:
-        weight = self.weight * (self.lr_mul / math.sqrt(self.weight.shape[1]))
+        x = x * (self.lr_mul / math.sqrt(self.weight.shape[1]))                  # fewer numbers than the weights
         bias = self.bias if self.bias is None or self.lr_mul == 1 else self.bias * self.lr_mul
         if self.activation:
-            return fused_leaky_relu(F.linear(x, weight), bias)                   # (..., out)
-        return F.linear(x, weight, bias)                                         # (..., out)
+            return fused_leaky_relu(F.linear(x, self.weight), bias)              # (..., out)
+        return F.linear(x, self.weight, bias)                                    # (..., out)
 
 
 def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool = True,

@@ -1,0 +1,425 @@
+"""What is measured: pairs of functions with one result, computed the published way (plain.py) and our way."""
+
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from unittest import mock
+
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from torch import Tensor, nn
+from torchvision.models.vgg import cfgs, make_layers
+
+from attention import distributed
+from attention.captions import PhraseSampler
+from attention.clip_models.base import preprocess
+from attention.clip_models.released import OpenClip
+from attention.config import GENERAL, TrainConfig, resolve
+from attention.domains import REAL_PROMPTS, Domain, DomainEntry
+from attention.editor import RegionEditor
+from attention.generator import Generator
+from attention.ops import fused_leaky_relu, upfirdn2d
+from attention.perceptual import VGG_SIDE
+from attention.regions import RegionClusters, pool_by_region, region_points
+from attention.runs import build_editor
+from attention.training import find_gradients
+from benchmarks import plain
+from benchmarks.training_step import LAYER, REGIONS, random_world
+
+BLEND, BLEND_SIDE = LAYER - 1, 64
+PROCESSES = 8                   # of the published run, with one prompt each
+MANY_REGIONS = 200
+THIN = 16                       # thin worlds divide the widths of the published networks by this
+MAP_CHANNELS = 32               # of the largest feature maps at 1024 px
+
+Results = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class World:
+    """The models at one size, with random weights, each made on first use.
+
+    Args:
+        side: of the picture.
+        prompts: edited together in the items with several.
+        faces: of a batch of clustering.
+        thin: the published structure with narrow layers and shallow transformers, which computes in a second.
+        exact: for comparing results: no weight is 0 that would hide a term, and nothing runs in half precision.
+    """
+
+    side: int
+    device: torch.device
+    prompts: int = PROCESSES
+    faces: int = 5
+    thin: bool = False
+    exact: bool = False
+
+    @cached_property
+    def domain(self) -> Domain:
+        torch.manual_seed(0)
+        domain = thin_domain(self.side, self.device) if self.thin else random_world(self.side, self.device)
+        if self.exact:
+            _stir(domain.generator, ("noise.weight", "activate.bias", "to_rgb1.bias", *(
+                f"to_rgbs.{i}.bias" for i in range(len(domain.generator.to_rgbs)))))
+        return domain
+
+    @cached_property
+    def vgg(self) -> nn.Sequential:
+        """VGG-16 up to relu4_3."""
+        widths = [width if width == "M" or not self.thin else width // THIN for width in cfgs["D"]]
+        layers = make_layers(widths)[:plain.RELU4_3].requires_grad_(False).eval()
+        for layer in layers:
+            if isinstance(layer, nn.Conv2d):                # torchvision's own, under which features keep their size
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+        return layers.to(self.device)
+
+    @cached_property
+    def styles(self) -> list[Tensor]:
+        """Of one face."""
+        return [style.detach() for style in self.domain.generator.styles(self.domain.sample_w(1, seed=1))]
+
+    def editor(self, config: TrainConfig) -> RegionEditor:
+        """An untrained editor whose regions are around random pixels of a face."""
+        with torch.no_grad():
+            points = region_points(self.domain.generator.synthesis(self.styles, until=BLEND).features[BLEND])
+        torch.manual_seed(0)
+        centroids = points[torch.randperm(len(points))[:config.cluster_num]]
+        editor = build_editor(config, self.domain, RegionClusters(centroids, BLEND, self.domain.name).to(self.device))
+        if self.exact:
+            _stir(editor, ("bias",))
+            nn.init.ones_(editor.attention.initial)         # about half of the region means then pass the gate
+        return editor
+
+
+@torch.no_grad()
+def _stir(module: nn.Module, endings: tuple[str, ...]) -> None:
+    """Add noise to the parameters whose names end so."""
+    for name, parameter in module.named_parameters():
+        if name.endswith(endings):
+            parameter.add_(0.2 * torch.randn_like(parameter))
+
+
+def thin_domain(side: int, device: torch.device) -> Domain:
+    """`random_world` with narrow layers: a generator of this side, and a CLIP with one layer."""
+    channels = {2**power: 32 if 2**power <= BLEND_SIDE else 16 for power in range(2, side.bit_length())}
+    generator = Generator(side, style_dim=16, mapping_layers=2, channels=channels).requires_grad_(False).eval().to(device)
+    generator.set_mean_w(samples=64)
+    clip = CLIP(16, CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=32),
+                CLIPTextCfg(width=16, heads=2, layers=1), quick_gelu=True)
+    entry = DomainEntry(Path("thin"), "released", "thin", 0.7, REAL_PROMPTS, lambda prompt: REAL_PROMPTS)
+    domain = Domain("thin", entry, generator, "", device)
+    vars(domain)["clip"] = OpenClip(clip).to(device)
+    return domain
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two functions with one result. `part` is as much of `plain` as it takes to warm up and to reach its peak memory."""
+
+    plain: Callable[[], Results]
+    ours: Callable[[], Results]
+    part: Callable[[], Results] | None = None
+
+
+@dataclass(frozen=True)
+class Item:
+    """A pair to measure."""
+
+    what: str                           # for readers; {prompts} and {faces} stand for those of the world
+    build: Callable[[World], Pair]
+    tolerance: float                    # how far results may differ, relative to the largest value of each
+    heavy: bool = False                 # whole steps: minutes at the published sizes
+    target: str = ""                    # how many times faster, and with which share of the memory
+
+    @property
+    def repeats(self) -> int:
+        return 3 if self.heavy else 5
+
+
+def largest_difference(ours: Results, plainly: Results) -> tuple[float, str]:
+    """The largest error of any result relative to the result's largest value, and the name of that result."""
+    def difference(name: str) -> float:
+        expected = plainly[name].detach().double()
+        actual = ours[name].detach().double().reshape(expected.shape)
+        error = float((actual - expected).abs().max() / expected.abs().max().clamp(min=1e-30))
+        return math.inf if math.isnan(error) else error
+
+    if ours.keys() != plainly.keys():
+        return math.inf, ", ".join(sorted(ours.keys() ^ plainly.keys()))
+    return max((difference(name), name) for name in plainly)
+
+
+# --- whole training steps
+
+
+@dataclass
+class Draws:
+    """What a step of ours drew at random, for the plain step to compute the same."""
+
+    source_z: Tensor
+    target_z: Tensor
+    what: list[str]
+    where: list[str]
+
+
+def training_step(world: World, processes: int, prompts: int, target: str, precision: str = "fp32",
+                  regions: int = REGIONS) -> Pair:
+    """A step of the first of several processes: its gradients of mapper and attention, and its losses.
+
+    The embeddings of the other processes are constants. Our process takes its prompts together; the published program has
+    one process for each prompt, so the plain side takes as many steps, one after another, and averages.
+    """
+    config = resolve(TrainConfig(batch_size=prompts, target=target, shared_where=target == "image", precision=precision,
+                                 cluster_num=regions), GENERAL)
+    editor, domain = world.editor(config), world.domain
+    published = plain.plain_world(domain, editor, world.vgg)
+    with torch.no_grad():       # pictures of noise: near enough to those of faces that no prompt is an easy choice
+        generated, targets = (domain.clip.encode_image(torch.randn(processes * prompts, 3, 32, 32, device=domain.device))
+                              for _ in range(2))
+    # Until ours has run, as when memory is measured: any draws cost the same.
+    texts = list(REAL_PROMPTS[:prompts])
+    draws = Draws(*torch.randn(1 + prompts, domain.generator.style_dim).split([1, prompts]), texts, texts)
+    sampler, shallow = PhraseSampler(REAL_PROMPTS, seed=0), world.vgg[:plain.RELU2_2]
+    known: dict[str, Tensor] = {}
+
+    def ours() -> Results:
+        rest = iter([generated[prompts:], targets[prompts:]])       # in the order in which the loss gathers them
+        edit = mock.Mock(wraps=editor)
+        with (mock.patch.multiple(distributed, world_size=lambda: processes, rank=lambda: 0,
+                                  gather=lambda own: torch.cat([own, next(rest)])),
+              mock.patch.object(Domain, "sample_w", autospec=True, side_effect=Domain.sample_w) as latents,
+              _remembered_texts(known)):
+            values = find_gradients(config, domain, editor, edit, config.step // 2, sampler,
+                                    lambda images: shallow(preprocess(images, VGG_SIDE)))
+        what, where = edit.call_args.args[1:3]
+        z = [torch.randn(count, domain.generator.style_dim, generator=torch.Generator().manual_seed(seed))
+             for _, count, seed in (call.args for call in latents.call_args_list)]
+        draws.source_z, draws.target_z = z[-1], z[0][:prompts]
+        draws.what, draws.where = _texts_of(what, known), _texts_of(where, known)
+        return _step_results(values, published_gradients(editor))
+
+    def theirs(rows: int) -> Results:
+        results, constants = {}, (generated, targets)
+        if world.exact and prompts > 1:
+            constants = _first_pass(published, draws, *constants)
+        for row in range(rows):
+            own = slice(row, row + 1)
+            given = dict(target_z=draws.target_z[own]) if target == "image" else dict(what=draws.what[own])
+            values = plain.plain_step(published, draws.source_z, draws.where[own], row, *constants,
+                                      contrastive_weight=float(prompts), **given)
+            gradients = {name: weight.grad for name, weight in published.editor.items()}
+            for name, value in _step_results(values, gradients).items():
+                results[name] = results.get(name, 0) + value / rows
+        return results
+
+    return Pair(lambda: theirs(prompts), ours, lambda: theirs(1))
+
+
+def _remembered_texts(known: dict[str, Tensor]) -> AbstractContextManager:
+    """A patch of OpenClip under which every text that is read goes to `known` with its embedding."""
+    read = OpenClip.encode_text
+
+    def encode_text(self: OpenClip, texts: list[str]) -> Tensor:
+        rows = read(self, texts)
+        known.update(zip(texts, rows.detach(), strict=True))
+        return rows
+
+    return mock.patch.object(OpenClip, "encode_text", encode_text)
+
+
+def _texts_of(rows: Tensor, known: Mapping[str, Tensor]) -> list[str]:
+    return [min(known, key=lambda text: float((known[text] - row).norm())) for row in rows]
+
+
+@torch.no_grad()
+def _first_pass(published: plain.PlainWorld, draws: Draws, generated: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """The embeddings of all processes; the first rows are those that this step's texts lead to."""
+    source, edits, aims = plain.plain_source(published, draws.source_z), [], []
+    for what, where in zip(draws.what, draws.where, strict=True):
+        aims.append(plain.plain_text(published, [what]))
+        edit = plain.plain_edit(published, source, aims[-1], plain.plain_text(published, [where]))
+        edits.append(plain.plain_embed(published, edit.image))
+    return torch.cat([*edits, generated[len(edits):]]), torch.cat([*aims, targets[len(aims):]])
+
+
+def published_gradients(editor: RegionEditor) -> Results:
+    """Published name -> gradient."""
+    return {theirs: part.get_parameter(name).grad for part in (editor.mapper, editor.attention)
+            for name, theirs in part.released_names().items()}
+
+
+def _step_results(values: Mapping[str, float], gradients: Results) -> Results:
+    compared = ("clip_contrastive", "region_consistency", "attention_budget", "perceptual", "style_delta")
+    found = {f"gradient of {name}": gradient for name, gradient in gradients.items()}
+    return found | {name: torch.tensor(values[name]) for name in compared}
+
+
+def step_image(world: World) -> Pair:
+    """The published setting: CLIP embeddings of other faces drive the edits, a prompt for each of eight processes."""
+    return training_step(world, PROCESSES, 1, "image")
+
+
+def step_text(world: World) -> Pair:
+    """All prompts in one process."""
+    return training_step(world, 1, world.prompts, "text", "fp32" if world.exact else "bf16")
+
+
+def regions_20_200(world: World) -> Pair:
+    """Our own step with many regions, in place of the plain side with the published number."""
+    many = training_step(world, PROCESSES, 1, "image", regions=MANY_REGIONS)
+    return many if world.exact else Pair(training_step(world, PROCESSES, 1, "image").ours, many.ours)
+
+
+# --- parts of a step
+
+
+def generator(world: World, precision: torch.dtype = torch.float32) -> Pair:
+    """A picture and all features of one face, without gradients."""
+    ours, weights, styles = world.domain.generator, _plain_generator(world), world.styles
+
+    @torch.no_grad()
+    def fast() -> Results:
+        with torch.autocast(world.device.type, precision, enabled=precision != torch.float32):
+            image, features = ours.synthesis(styles)
+        return {"image": image} | {f"feature {i}": feature for i, feature in enumerate(features)}
+
+    @torch.no_grad()
+    def slow() -> Results:
+        image, features = plain.synthesis(weights, styles)
+        return {"image": image} | {f"feature {i}": feature for i, feature in enumerate(features[:-1])}
+
+    return Pair(slow, fast)
+
+
+def generator_bf16(world: World) -> Pair:
+    """The same, ours in bfloat16."""
+    return generator(world, torch.bfloat16)
+
+
+def cluster_features(world: World) -> Pair:
+    """The blend layer's features of a batch of faces, for clustering."""
+    ours, weights = world.domain.generator, _plain_generator(world)
+    styles = [style.detach() for style in ours.styles(world.domain.sample_w(world.faces, seed=2))]
+
+    @torch.no_grad()
+    def fast() -> Results:
+        return {"features": ours.synthesis(styles, until=BLEND).features[BLEND]}
+
+    @torch.no_grad()
+    def slow() -> Results:
+        return {"features": plain.synthesis(weights, styles)[1][BLEND]}
+
+    return Pair(slow, fast)
+
+
+def _plain_generator(world: World) -> plain.Weights:
+    return {name: tensor.contiguous() for name, tensor in world.domain.generator.state_dict().items()}
+
+
+def attention(world: World) -> Pair:
+    """Mapper, attention, regions and their means for one face and one prompt, forward and backward."""
+    config = resolve(TrainConfig(), GENERAL)
+    editor, what, where = world.editor(config), *torch.randn(2, 1, world.domain.clip.dim, device=world.device)
+    features = editor.generator.synthesis(world.styles).features
+    source = replace(editor.source_of(world.styles), features=features)     # whole maps, which ours shrinks first
+    weights = plain.plain_world(world.domain, editor, world.vgg).editor
+    maps = [feature.contiguous() for feature in [*features, editor.generator.input.input]]
+    out = [torch.randn_like(value) for value in (*world.styles, *([source.labels[:, None].float()] * 2))]
+
+    def results(styles: list[Tensor], raw: Tensor, means: Tensor, labels: Tensor) -> Results:
+        sum((value * factor).sum() for value, factor in zip([*styles, raw, means], out, strict=True)).backward()
+        return {"raw": raw, "means": means, "labels": labels}
+
+    def fast() -> Results:
+        editor.zero_grad(set_to_none=True)
+        labels = editor.regions.assign(source.features[BLEND])
+        found = results(editor.mapper(source.styles, what), *editor.attend(replace(source, labels=labels), where), labels)
+        return found | published_gradients(editor)
+
+    def slow() -> Results:
+        for weight in weights.values():
+            weight.grad = None
+        labels = plain.assign(maps[BLEND], editor.regions.centroids)
+        raw = plain.attention(weights, maps, where, maps[BLEND].shape[-1])
+        means, _ = plain.region_means(raw, labels, editor.regions.num_regions)
+        found = results(plain.mapper(weights, world.styles, what), raw, means, labels)
+        return found | {name: weight.grad for name, weight in weights.items()}
+
+    return Pair(slow, fast)
+
+
+def regions(world: World, number: int = REGIONS) -> Pair:
+    """Which region each pixel of a face belongs to, and the means over the regions, forward and backward."""
+    feature = torch.randn(1, 512 // (THIN if world.thin else 1), BLEND_SIDE, BLEND_SIDE, device=world.device)
+    clusters = RegionClusters(region_points(feature)[:number], BLEND, "random").to(world.device)
+    values, out = torch.rand(2, 1, 1, BLEND_SIDE, BLEND_SIDE, device=world.device)
+
+    def with_gradient(pool: Callable[[Tensor], Tensor]) -> Results:
+        leaf = values.clone().requires_grad_()
+        pooled = pool(leaf)
+        pooled.backward(out)
+        return {"means": pooled, "gradient": leaf.grad}
+
+    return Pair(
+        lambda: with_gradient(lambda x: plain.region_means(x, plain.assign(feature, clusters.centroids), number)[0]),
+        lambda: with_gradient(lambda x: pool_by_region(x, clusters.assign(feature), number)))
+
+
+def clip_input(world: World) -> Pair:
+    """A picture to the 224 px that CLIP and VGG-16 see, and the gradient back."""
+    return _operation(torch.randn(1, 3, world.side, world.side, device=world.device),
+                      plain.clip_input, lambda images: preprocess(images, VGG_SIDE))
+
+
+def leaky_relu(world: World) -> Pair:
+    """Bias, leaky ReLU and gain on a map of the full side, and the gradient back."""
+    bias = torch.randn(MAP_CHANNELS, device=world.device)
+    return _operation(torch.randn(1, MAP_CHANNELS, world.side, world.side, device=world.device),
+                      lambda x: plain.activate(x + bias.view(1, -1, 1, 1)), lambda x: fused_leaky_relu(x, bias))
+
+
+def upfirdn(world: World) -> Pair:
+    """The blur after a convolution that doubles a map to the full side, and the gradient back."""
+    kernel = torch.outer(*[torch.tensor([1.0, 3.0, 3.0, 1.0], device=world.device)] * 2) / 16
+    return _operation(torch.randn(1, MAP_CHANNELS, world.side + 1, world.side + 1, device=world.device),
+                      lambda x: plain.upfirdn2d(x, kernel, pad=(1, 1)), lambda x: upfirdn2d(x, kernel, pad=(1, 1)))
+
+
+def _operation(x: Tensor, slow: Callable[[Tensor], Tensor], fast: Callable[[Tensor], Tensor]) -> Pair:
+    """An operation on x and the gradient back; ours has its maps in channels-last order, as in our generator."""
+    factor = torch.randn_like(slow(x))
+
+    def run(operation: Callable[[Tensor], Tensor], order: torch.memory_format) -> Callable[[], Results]:
+        leaf, gradient = (tensor.contiguous(memory_format=order) for tensor in (x.clone(), factor))
+        leaf.requires_grad_()
+
+        def once() -> Results:
+            leaf.grad = None
+            y = operation(leaf)
+            y.backward(gradient)
+            return {"value": y, "gradient": leaf.grad}
+
+        return once
+
+    return Pair(run(slow, torch.contiguous_format), run(fast, torch.channels_last))
+
+
+ITEMS = {
+    "step_image": Item("training step as published: image targets, one of eight processes", step_image, 2e-3, heavy=True,
+                       target="7; 0.4"),
+    "step_text": Item("training step with {prompts} texts, ours bf16 at once, plain one by one (memory: of one)",
+                      step_text, 2e-3, heavy=True, target="15; 0.35"),
+    "generator": Item("generator, picture and features", generator, 2e-5, target="2; 0.7"),
+    "generator_bf16": Item("generator, picture and features, ours bf16", generator_bf16, 0.1, target="4; 0.5"),
+    "attention": Item("mapper, attention and regions, forward and backward", attention, 1e-4, target="20; 0.1"),
+    "regions": Item("regions of a face and means over them, forward and backward", regions, 2e-5),
+    "clip_input": Item("picture to CLIP's input, forward and backward", clip_input, 2e-5, target="25; 0.05"),
+    "cluster_features": Item("features of {faces} faces for clustering", cluster_features, 2e-5, target="9; 0.2"),
+    "regions_20_200": Item("our training step, 20 regions against 200", regions_20_200, 2e-3, heavy=True,
+                           target="0.87; 1.1"),
+    "leaky_relu": Item("bias, leaky ReLU and gain, forward and backward", leaky_relu, 2e-5),
+    "upfirdn2d": Item("blur, forward and backward", upfirdn, 2e-5),
+}

@@ -1,0 +1,344 @@
+"""What our forms of the published computations save: seconds and memory, ours against a plain implementation (plain.py).
+
+    python -m benchmarks.run                                # published sizes; most of an hour on two CPU cores, 18 GiB
+    python -m benchmarks.run --quick                        # smaller sizes, three minutes
+    python -m benchmarks.run --only clip_input --repeats 20
+
+For each item both sides first compute the same small case, and must agree. Then they run in turns in one process (models
+with random weights: time and memory do not depend on their values), and once more each in a process of its own, whose peak
+of memory above the loaded models is taken. Prints a table; writes OUT/benchmark.json, OUT/benchmark.md, OUT/scaling.png.
+"""
+
+import ctypes
+import gc
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from attention.checkpoints import run_folder, write_atomically
+from attention.config import option, parse_config
+from attention.domains import checked_device
+from attention.errors import UserError, exit_with_message
+from benchmarks import kmeans
+from benchmarks.items import (
+    BLEND_SIDE,
+    ITEMS,
+    PROCESSES,
+    REGIONS,
+    Item,
+    Pair,
+    World,
+    largest_difference,
+    regions,
+    step_image,
+    training_step,
+)
+from benchmarks.training_step import memory
+
+ROOT = Path(__file__).resolve().parent.parent
+KMEANS, SCALING = "kmeans", "scaling"
+NAMES = (*ITEMS, KMEANS, SCALING)
+LOOSER = 0.01           # how much looser than the best of the full k-means runs our worst clusters may be
+PACKAGES = ("torch", "torchvision", "open_clip_torch", "scikit-learn", "numpy")
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Options."""
+
+    quick: bool = option(False, "smaller sizes, fewer repeats")
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU where there is one")
+    only: str | None = option(None, "one item", choices=NAMES)
+    repeats: int | None = option(None, "runs of each side; default 5 and of steps 3, with --quick 3 and 1", min=1)
+    out: Path = option(Path("runs/benchmark"), "folder to write to")
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Check, measure, print and write; returns the JSON file."""
+    config = parse_config(BenchmarkConfig, argv, __doc__)
+    device, folder = checked_device(config.device), run_folder(config.out)
+    report = {"quick": config.quick, "device": str(device), **machine(device), "items": {}}
+    small = World(64, device, prompts=2, faces=2, thin=config.quick, exact=True)
+    names = [name for name in NAMES if not (config.quick and name == KMEANS)]    # which takes a minute at any size
+    for name in [config.only] if config.only else names:
+        if name == SCALING:
+            report[SCALING] = scaling(config.quick, device)
+            plot(report[SCALING], folder / "scaling.png")
+        elif name == KMEANS:
+            report["items"][name] = measure_kmeans(config.quick)
+        else:
+            item = ITEMS[name]
+            say(f"{name}: comparing results")
+            difference = check(name, item, small)
+            say(f"{name}: the same to {difference:.0e}; measuring")
+            world, repeats = sizes(name, config.quick, device)
+            report["items"][name] = measure(name, item, world, config.repeats or repeats)
+            report["items"][name] |= {"largest_difference": difference, "tolerance": item.tolerance}
+        write(report, folder)
+    print(table(report["items"]))
+    return folder / "benchmark.json"
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def sizes(name: str, quick: bool, device: torch.device) -> tuple[World, int]:
+    """The world that an item is measured in, and how often."""
+    if not quick:
+        return world_of(1024, device), ITEMS[name].repeats
+    if ITEMS[name].heavy:
+        return world_of(BLEND_SIDE, device, prompts=2), 1
+    return world_of(256, device, faces=2), 3
+
+
+@cache
+def world_of(side: int, device: torch.device, **counts: int) -> World:
+    """One for all items that share it: models take seconds to make."""
+    return World(side, device, **counts)
+
+
+# --- one item
+
+
+def check(name: str, item: Item, world: World) -> float:
+    """The largest relative difference between the results of both sides.
+
+    Raises:
+        UserError: it is above the item's tolerance.
+    """
+    pair = item.build(world)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):        # TF32 would differ more than the sides do
+        difference, where = largest_difference(pair.ours(), pair.plain())   # ours first: it draws what both compute
+    if not difference <= item.tolerance:
+        raise UserError(f"{name}: ours differs from the plain implementation by {difference:.1e} in {where}, but at most "
+                        f"{item.tolerance:.0e} of the largest value is allowed, so their times are no comparison; find the "
+                        "cause with: python -m pytest tests/test_benchmarks.py")
+    return difference
+
+
+def measure(name: str, item: Item, world: World, repeats: int) -> dict:
+    """Seconds of both sides in turns, and the memory of each in a process of its own."""
+    pair = item.build(world)
+    pair.ours()                                                             # warms up
+    (pair.part or pair.plain)()
+    seconds = {"plain": [], "ours": []}
+    for _ in range(repeats):
+        for side, taken in seconds.items():
+            taken.append(seconds_of(getattr(pair, side), world.device))
+    del pair
+    give_back(world.device)
+    gib = {side: peak_in_own_process(name, side, world) for side in seconds}
+    ratios = [slow / fast for slow, fast in zip(seconds["plain"], seconds["ours"], strict=True)]
+    say(f"{name}: plain {statistics.median(seconds['plain']):.3g} s, ours {statistics.median(seconds['ours']):.3g} s")
+    return {"what": item.what.format(prompts=world.prompts, faces=world.faces), "side": world.side,
+            "target": item.target, "time_ratio": spread(ratios), "memory_ratio": gib["ours"] / gib["plain"],
+            **{side: {"seconds": spread(taken), "all_seconds": taken, "gib": gib[side]} for side, taken in seconds.items()}}
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
+
+
+def seconds_of(run: Callable[[], object], device: torch.device) -> float:
+    """Seconds of one call, all work of a GPU included."""
+    gc.collect()
+    wait(device)
+    start = time.perf_counter()
+    run()
+    wait(device)
+    return time.perf_counter() - start
+
+
+def wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak_in_own_process(name: str, side: str, world: World) -> float:
+    """GiB that one side of an item needs at most, above what the process holds with its models loaded.
+
+    Raises:
+        UserError: the process was ended, most likely because the machine has too little memory.
+    """
+    # Forked from a process that has only imported the modules: no models, no threads, no memory of earlier items.
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.items", "benchmarks.kmeans", "matplotlib.figure"])
+    with ProcessPoolExecutor(1, context) as pool:
+        try:
+            return pool.submit(peak_gib, name, side, replace(world)).result()
+        except BrokenProcessPool as error:
+            raise UserError(f"{name}: the process that measured the memory of the {side} side was ended; give it more "
+                            "memory, or measure smaller sizes with --quick") from error
+
+
+def peak_gib(name: str, side: str, world: World) -> float:
+    """GiB of this process at most while one side runs, above those before."""
+    pair = ITEMS[name].build(world)
+    run = (pair.part or pair.plain) if side == "plain" else pair.ours
+    give_back(world.device)                                                 # what only loading needed
+    if world.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(world.device)
+    elif sys.platform == "linux":
+        Path("/proc/self/clear_refs").write_text("5")                       # the peak starts again here
+    before = memory(world.device)
+    run()
+    wait(world.device)
+    return (memory(world.device) - before) / 2**30
+
+
+def give_back(device: torch.device) -> None:
+    """Give the memory that nothing uses any more back to the machine: this process otherwise keeps it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def measure_kmeans(quick: bool) -> dict:
+    """Clustering, see kmeans.py; both sides run on the CPU, and it is the clusters' inertia that must agree.
+
+    Raises:
+        UserError: our clusters are looser.
+    """
+    say(f"{KMEANS}: measuring")
+    points, runs = (16_384, 2) if quick else (409_600, 10)
+    found = kmeans.measure(points, kmeans.WIDTH, REGIONS, runs)
+    looser = found["inertia_ratio_of_our_worst"] - 1
+    if not looser <= LOOSER:
+        raise UserError(f"{KMEANS}: the inertia of our clusters is {looser:.1%} above the best of {runs} full runs, but at "
+                        f"most {LOOSER:.0%} is allowed; look at both with: python -m benchmarks.kmeans")
+    say(f"{KMEANS}: plain {found['seconds_full']:.3g} s, ours {found['seconds_ours']:.3g} s")
+    return {"what": f"k-means of {points:,} points, plain: {runs} full runs", "side": None, "target": "20; 0.4",
+            "time_ratio": spread([found["speedup"]]), "memory_ratio": found["gib_ours"] / found["gib_full"],
+            **{side: {"seconds": spread([found[f"seconds_{key}"]]), "all_seconds": [found[f"seconds_{key}"]],
+                      "gib": found[f"gib_{key}"]} for side, key in (("plain", "full"), ("ours", "ours"))},
+            "largest_difference": looser, "tolerance": LOOSER}
+
+
+# --- scaling
+
+
+def scaling(quick: bool, device: torch.device) -> dict[str, dict[str, list[float]]]:
+    """Seconds of both sides against the side of the picture, the number of regions and that of prompts, one run each.
+
+    With `quick` in thin networks, whose proportions are others.
+    """
+    sides, step_side, note = (64, 128, 256, 512, 1024), 256, ""
+    if quick:
+        sides, step_side, note = sides[:3], 64, ", thin networks"
+
+    def world(side: int) -> World:
+        return World(side, device, thin=quick)
+
+    panels: dict[str, tuple[Sequence[int], Callable[[int], Pair]]] = {
+        f"side of the picture (a step{note})": (sides, lambda side: step_image(world(side))),
+        f"regions (assigning and means{note})": (
+            (5, 10, 20, 50, 100, 200), lambda number: regions(world(BLEND_SIDE), number)),
+        f"prompts (a step at {step_side} px{note})": (
+            (1, 2, 4, 8), lambda count: training_step(world(step_side), PROCESSES // count, count, "text")),
+    }
+    found = {}
+    for title, (sizes, build) in panels.items():
+        found[title] = {"x": list(sizes), "plain": [], "ours": []}
+        for x in sizes:
+            give_back(device)
+            pair = build(x)
+            pair.ours()                                                     # warms up
+            for one in ("plain", "ours"):
+                found[title][one].append(seconds_of(getattr(pair, one), device))
+            say(f"{title}: {x}: plain {found[title]['plain'][-1]:.3g} s, ours {found[title]['ours'][-1]:.3g} s")
+    return found
+
+
+def plot(panels: dict[str, dict[str, list[float]]], path: Path) -> None:
+    """One panel beside the other, both axes logarithmic."""
+    figure = Figure(figsize=(4 * len(panels), 3.5), layout="constrained")
+    for axis, (title, found) in zip(figure.subplots(1, len(panels)), panels.items(), strict=True):
+        for side, mark in (("plain", "s--"), ("ours", "o-")):
+            axis.loglog(found["x"], found[side], mark, label=side)
+        axis.set_xticks(found["x"], [f"{x:g}" for x in found["x"]])
+        axis.xaxis.minorticks_off()
+        axis.set_xlabel(title)
+        axis.set_ylabel("seconds")
+        axis.grid(alpha=0.3)
+        axis.legend()
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format="png", dpi=120))
+
+
+# --- report
+
+
+def machine(device: torch.device) -> dict:
+    """What the numbers were measured on, and with."""
+    models = re.findall(r"model name\s*:\s*(.+)", _read("/proc/cpuinfo"))
+    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True,
+                            check=False)
+    return {
+        "machine": {"cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(),
+                    "threads": torch.get_num_threads(), "ram_gib": ram / 2**30,
+                    "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
+                    "system": platform.platform(),
+                    "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}},
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
+        "commit": commit.stdout.strip() or None,
+    }
+
+
+def _read(path: str) -> str:
+    return Path(path).read_text() if Path(path).exists() else ""
+
+
+def table(items: dict[str, dict]) -> str:
+    """Markdown, a row for each item."""
+    head = ("what", "px", "plain, s", "ours, s", "times faster (min to max)", "plain, GiB", "ours, GiB",
+            "share of memory", "target")
+    rows = [(item["what"], str(item["side"] or ""),
+             *(f"{item[side]['seconds']['median']:.3g}" for side in ("plain", "ours")),
+             "{median:.2f} ({min:.2f} to {max:.2f})".format(**item["time_ratio"]),
+             *(f"{item[side]['gib']:.3g}" for side in ("plain", "ours")), f"{item['memory_ratio']:.2f}",
+             item["target"]) for item in items.values()]
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def write(report: dict, folder: Path) -> None:
+    """What is known so far, as JSON and as Markdown."""
+    said = report["machine"]
+    notes = ("Plain is the published algorithm in float32 (benchmarks/plain.py). Seconds are medians; times faster is the "
+             "median over pairs of neighbouring runs. GiB are peaks above the loaded models, the share is ours by plain. "
+             "Targets: times faster at least; share at most.")
+    where = (f"{said['gpu'] or said['cpu']}, {said['threads']} threads on {said['cores']} cores, "
+             f"{said['ram_gib']:.0f} GiB; torch {report['versions']['torch']}; commit {report['commit']}")
+    page = f"{table(report['items'])}\n\n{notes} {where}.\n"
+    write_atomically(folder / "benchmark.json", lambda path: path.write_text(json.dumps(report, indent=1)))
+    write_atomically(folder / "benchmark.md", lambda path: path.write_text(page))
+
+
+def with_kept_memory() -> None:
+    """Start this process again with the memory settings of .ci/environment.sh, for both sides, unless it has them."""
+    wanted = dict(re.findall(r"(MALLOC_\w+)=(\d+)", _read(str(ROOT / ".ci" / "environment.sh"))))
+    if sys.platform == "linux" and not wanted.keys() <= os.environ.keys():
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
+
+
+if __name__ == "__main__":
+    with_kept_memory()
+    exit_with_message(main)

@@ -1,0 +1,161 @@
+"""The benchmark: its plain side is the published program, and every shortcut of ours gives what the plain side gives."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import assert_close_to_max
+
+from attention.errors import UserError
+from benchmarks import kmeans, plain, run
+from benchmarks.items import ITEMS, Item, Pair, World, largest_difference
+
+
+@pytest.fixture(scope="module")
+def world():
+    return World(64, torch.device("cpu"), prompts=2, faces=2, thin=True, exact=True)
+
+
+# --- the plain side against arrays of the published program
+
+
+def test_plain_generator_makes_the_published_pictures_and_features(golden):
+    data = golden("generator_32")
+    weights = {name.removeprefix("sd/"): value for name, value in data.items() if name.startswith("sd/")}
+    styles = {case: [data[f"{case}/style_{i:02}"].flatten(1) for i in range(11)] for case in "BC"}
+    for index, style in enumerate(plain.affine(weights, data["B/wplus"])):
+        assert_close_to_max(style, styles["B"][index], 2e-5)
+    image, features = plain.synthesis(weights, styles["B"])
+    assert_close_to_max(image, data["B/image"], 2e-5)
+    for index in range(11):
+        assert_close_to_max(features[index], data[f"B/feature_{index:02}"], 2e-5)
+    assert torch.equal(features[-1][0], weights["input.input"][0])
+    for case in ("D0", "D1", "D2"):
+        image, _ = plain.synthesis(weights, styles["C"], (int(data[f"{case}/attention_layer"]) - 1,
+                                                          data[f"{case}/attention_map"], features))
+        assert_close_to_max(image, data[f"{case}/image"], 2e-5)
+
+
+def test_plain_latents_are_the_published_ones(golden):
+    data = golden("generator_32")
+    weights = {name.removeprefix("sd/"): value for name, value in data.items() if name.startswith("sd/")}
+    assert float(data["config/lr_mlp"]) == pytest.approx(0.01)
+    world = SimpleNamespace(generator=weights, mean_w=data["mean_w"][0], truncation=float(data["A/truncation"]))
+    assert_close_to_max(plain.latents_of(world, data["z"]), data["A/latent"], 2e-5)
+
+
+@pytest.mark.parametrize("name", ["mapper_a7c7", "mapper_a9c4", "mapper_a7c10_empty"])
+def test_plain_mapper_and_attention_give_the_published_styles_maps_and_gradients(golden, name):
+    data = golden(name)
+    weights = {key[3:]: value.requires_grad_() for key, value in data.items() if key.startswith("sd/")}
+    styles = [data[f"style_{i:02}"].flatten(1) for i in range(11)]
+    features = [data.get(f"feature_{i:02}") for i in range(11)]
+    batch = len(data["text"])
+    features.append(data["const_input"].repeat(batch, 1, 1, 1))
+    edited = plain.mapper(weights, styles, data["text"])
+    count = int(data["config/mapper_layer"])
+    for index in range(count):
+        assert_close_to_max(edited[index], data[f"new_style_{index:02}"].flatten(1), 2e-5)
+    side, regions = int(data["config/blend_size"]), int(data["config/clusters"])
+    raw = plain.attention(weights, features, data.get("attention_text", data["text"]), side)
+    labels = plain.assign(features[int(data["config/cluster_layer"]) - 1], weights["initial_state"].detach())
+    labels = F.interpolate(labels[:, None].float(), size=(side, side), mode="nearest")[:, 0].long()
+    # The published program numbers its regions on over the batch.
+    assert torch.equal(labels + regions * torch.arange(batch)[:, None, None], data["choice"])
+    pooled, means = plain.region_means(raw, labels, regions)
+    assert_close_to_max(raw[:, 0], data["each_attention_map"], 2e-5)
+    assert_close_to_max(pooled[:, 0], data["same_attention_map"], 2e-5)
+    assert_close_to_max(means.flatten(), data["cluster_means"], 2e-5)
+    mask = plain.gate(pooled)
+    assert_close_to_max(mask, data["final_attention_map"], 2e-5)
+    total = (mask * data["weight_final"]).sum() + sum(
+        (edited[index] * data[f"weight_style_{index:02}"].flatten(1)).sum() for index in range(count))
+    total.backward()
+    for key, expected in data.items():
+        if key.startswith("grad_S2/"):
+            assert_close_to_max(weights[key.removeprefix("grad_S2/")].grad, expected, 1e-4)
+
+
+def test_plain_clip_input_is_the_published_one(golden):
+    data = golden("clip_pre")
+    for side in (32, 64, 256):
+        assert_close_to_max(plain.clip_input(data[f"s{side}/x"]), data[f"s{side}/y"], 2e-5)
+
+
+# --- ours against the plain side
+
+
+@pytest.mark.parametrize("name", ITEMS)
+def test_our_form_gives_the_results_and_gradients_of_the_plain_one(name, world):
+    pair = ITEMS[name].build(world)
+    difference, where = largest_difference(pair.ours(), pair.plain())
+    assert difference <= ITEMS[name].tolerance, where
+
+
+def test_the_gate_opens_and_closes_where_results_are_compared(world):
+    means = ITEMS["attention"].build(world).ours()["means"]
+    assert (means < plain.THRESHOLD).any() and (means > plain.THRESHOLD).any()
+
+
+# --- the command
+
+
+def item(plainly, ours):
+    return Item("test", lambda world: Pair(lambda: {"y": plainly()}, lambda: {"y": ours()}), tolerance=1e-3)
+
+
+def test_sides_that_disagree_are_not_timed(world):
+    right, wrong = torch.ones(3), torch.tensor([1.0, 1.0, 1.01])
+    assert run.check("some", item(lambda: right, lambda: right + 1e-6), world) < 1e-5
+    with pytest.raises(UserError, match=r"some: ours differs .* by 1\.0e-02 in y"):
+        run.check("some", item(lambda: right, lambda: wrong), world)
+    broken = Item("test", lambda world: Pair(lambda: {"a": right, "b": right},
+                                             lambda: {"a": right, "b": right * torch.nan}), tolerance=1e-3)
+    with pytest.raises(UserError, match="by inf in b"):
+        run.check("some", broken, world)
+
+
+def test_the_peak_is_what_a_side_needs_for_a_moment(world, monkeypatch):
+    def needs(mib):
+        return lambda: torch.ones(mib, 2**18).sum()     # rows of one MiB, gone again when this returns
+
+    monkeypatch.setitem(ITEMS, "test", item(needs(96), needs(32)))
+    assert run.peak_gib("test", "plain", world) * 1024 == pytest.approx(96, abs=8)
+    assert run.peak_gib("test", "ours", world) * 1024 == pytest.approx(32, abs=8)
+
+
+def test_the_ratio_is_the_median_over_neighbouring_runs(world, monkeypatch):
+    seconds = iter([6.0, 2.0, 30.0, 3.0, 8.0, 2.0])     # plain, ours, plain, ours, ...
+    monkeypatch.setattr(run, "seconds_of", lambda side, device: next(seconds))
+    monkeypatch.setattr(run, "peak_in_own_process", lambda name, side, world: {"plain": 3.0, "ours": 0.5}[side])
+    found = run.measure("test", item(lambda: torch.ones(1), lambda: torch.ones(1)), world, repeats=3)
+    assert found["time_ratio"] == {"median": 4.0, "min": 3.0, "max": 10.0} and found["memory_ratio"] == pytest.approx(1 / 6)
+    assert found["plain"]["seconds"]["median"] == 8.0 and found["ours"]["all_seconds"] == [2.0, 3.0, 2.0]
+
+
+def test_looser_clusters_are_not_timed(monkeypatch):
+    found = {"seconds_full": 30.0, "seconds_ours": 2.0, "speedup": 15.0, "gib_full": 1.0, "gib_ours": 0.25,
+             "inertia_ratio_of_our_worst": 1.005}
+    monkeypatch.setattr(kmeans, "measure", lambda *sizes: found)
+    row = run.measure_kmeans(quick=True)
+    assert row["time_ratio"]["median"] == 15.0 and row["plain"]["seconds"]["median"] == 30.0 and row["memory_ratio"] == 0.25
+    found["inertia_ratio_of_our_worst"] = 1.02
+    with pytest.raises(UserError, match=r"2\.0% above the best of 2 full runs"):
+        run.measure_kmeans(quick=True)
+
+
+def test_the_command_writes_the_same_ratios_for_people_and_programs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(run, "peak_in_own_process", lambda name, side, world: {"plain": 3.0, "ours": 0.5}[side])
+    path = run.main(["--quick", "--only", "clip_input", "--device", "cpu", "--out", str(tmp_path)])
+    report = json.loads(path.read_text())
+    assert list(report["items"]) == ["clip_input"] and report["machine"]["cores"] and report["versions"]["torch"]
+    found = report["items"]["clip_input"]
+    ratios = sorted(slow / fast for slow, fast in zip(found["plain"]["all_seconds"], found["ours"]["all_seconds"],
+                                                      strict=True))
+    assert found["time_ratio"]["min"] == ratios[0] and found["largest_difference"] <= found["tolerance"]
+    row = (tmp_path / "benchmark.md").read_text().splitlines()[2]
+    assert row in capsys.readouterr().out
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[4].startswith(f"{found['time_ratio']['median']:.2f} (") and cells[7] == "0.17"

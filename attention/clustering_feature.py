@@ -26,7 +26,7 @@ from attention.domains import Domain, domain_of, settled
 from attention.drawn.truth import regions_against_parts
 from attention.errors import exit_with_message
 from attention.generator import rgb_fed_by
-from attention.regions import RegionClusters, fit_kmeans, region_overlay, region_points
+from attention.regions import MAX_POINTS, RegionClusters, fit_kmeans, position_planes, region_overlay, region_points
 
 OVERLAY_FACES = 8
 
@@ -39,16 +39,12 @@ def main(argv: Sequence[str] | None = None) -> Path:
     layer = config.attention_layer - 1
     rgb_fed_by(domain.generator.layers, layer)                          # refuses a layer that is not a conv layer
 
-    points = sample_points(domain, config, layer)
-    centroids = fit_kmeans(points, config.cluster_num, config.seed)
+    centroids = fit_kmeans(sample_points(domain, config, layer), config.cluster_num, config.seed)
     regions = RegionClusters(centroids, layer, domain.name, config.seed, domain.generator_hash, config.position_weight,
                              config.enlarge).to(domain.device)
     regions.save(folder / "regions.safetensors")
 
-    styles = domain.generator.styles(domain.sample_w(OVERLAY_FACES, config.seed + 1))
-    with torch.no_grad():
-        image, features = domain.generator.synthesis(styles)
-    overlay = region_overlay(image, regions.assign(features[layer]))
+    overlay = sample_overlay(domain, regions, config.seed + 1)
     write_atomically(folder / "regions.png", lambda path: Image.fromarray(overlay).save(path, format="PNG"))
     if domain.entry.drawn:
         report = regions_against_parts(domain, regions)
@@ -61,16 +57,31 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 @torch.no_grad()
 def sample_points(domain: Domain, config: ClusterConfig, layer: int) -> torch.Tensor:
-    """(N, D) features of the sampled faces; from each batch an equal random share, so that memory stays small."""
-    from_batch = max(1, 100_000 // config.step)
-    chosen, random = [], np.random.default_rng(config.seed)
+    """(N, D) features of the sampled faces; from each batch an equal random share, at most MAX_POINTS in all.
+
+    They are written in place, batch by batch: joining the shares at the end would need twice the memory.
+    """
+    spec, random = domain.generator.layers[layer], np.random.default_rng(config.seed)
+    share = min(max(1, MAX_POINTS // config.step), config.batch_size * (spec.resolution * config.enlarge)**2)
+    width = spec.out_channels + 2 * position_planes(spec.out_channels)
+    sampled = torch.empty(config.step * share, width, device=domain.device)
     w = domain.sample_w(config.step * config.batch_size, config.seed)
-    for part in tqdm(w.split(config.batch_size), desc="features"):
+    for rows, part in zip(sampled.split(share), tqdm(w.split(config.batch_size), desc="features"), strict=True):
         features = domain.generator.synthesis(domain.generator.styles(part), until=layer).features
         points = region_points(features[layer], config.position_weight, config.enlarge)
-        rows = np.sort(random.permutation(len(points))[:from_batch])
-        chosen.append(points[torch.from_numpy(rows)].cpu())
-    return torch.cat(chosen)
+        chosen = np.sort(random.permutation(len(points))[:share])
+        rows.copy_(points[torch.from_numpy(chosen).to(domain.device)])
+    return sampled
+
+
+@torch.no_grad()
+def sample_overlay(domain: Domain, regions: RegionClusters, seed: int) -> np.ndarray:
+    """(2 * R, OVERLAY_FACES * R, 3) uint8 `region_overlay` of seeded faces, made one by one to save memory."""
+    side, pictures = domain.generator.layers[regions.layer].resolution, []
+    for w in domain.sample_w(OVERLAY_FACES, seed).split(1):
+        image, features = domain.generator.synthesis(domain.generator.styles(w), feature_side=side)
+        pictures.append(region_overlay(image, regions.assign(features[regions.layer])))
+    return np.concatenate(pictures, axis=1)
 
 
 if __name__ == "__main__":

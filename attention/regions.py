@@ -1,6 +1,7 @@
 """Regions: k-means clusters of the generator's features at the blend layer, and what is done per region."""
 
 import colorsys
+import math
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,13 @@ from attention.errors import UserError
 
 POSITION_SHARE = 16         # one x plane and one y plane for every 16 channels, published
 MAX_POINTS = 100_000        # more points make k-means slower, not visibly better
+STARTS = 10                 # k-means++ starts that compete, published
+TRIALS = 32                 # points that a start tries out for each centroid: more matter more than more starts
+SEARCH_POINTS = 8192        # the points they compete on, for however many regions ...
+REGION_POINTS = 50          # ... that have at least this many of them each
+TOLERANCE = 1e-5            # Lloyd's iterations end when the inertia falls by a smaller share than this
+MAX_ITERATIONS = 100        # or after this many
+CHUNK_POINTS = 8192         # points whose distances are in memory at a time
 FILE_KIND = "where2edit regions"
 UNKNOWN = ""
 
@@ -38,8 +46,9 @@ def region_features(feature: Tensor, position_weight: float = 1.0) -> Tensor:
     planes = position_planes(channels)
     x = torch.linspace(-1, 1, width, device=feature.device, dtype=feature.dtype) * position_weight
     y = torch.linspace(-1, 1, height, device=feature.device, dtype=feature.dtype) * position_weight
-    return torch.cat([feature, x.expand(batch, planes, height, width),
-                      y[:, None].expand(batch, planes, height, width)], dim=1)
+    # Joined as rows of pixels: the generator's maps are channels-last, and so is what comes of them.
+    return torch.cat([feature.movedim(1, -1), x[:, None].expand(batch, height, width, planes),
+                      y[:, None, None].expand(batch, height, width, planes)], dim=3).movedim(3, 1)
 
 
 def region_points(feature: Tensor, position_weight: float = 1.0, enlarge: int = 1) -> Tensor:
@@ -52,28 +61,106 @@ def region_points(feature: Tensor, position_weight: float = 1.0, enlarge: int = 
     return region_features(feature, position_weight).movedim(1, -1).flatten(0, 2)
 
 
+@torch.no_grad()
 def fit_kmeans(points: Tensor, num_regions: int, seed: int, max_points: int = MAX_POINTS) -> Tensor:
-    """Cluster points with scikit-learn's k-means (Lloyd, best of ten k-means++ starts).
+    """Cluster points: Lloyd's iterations over all of them, from the best of ten k-means++ starts on a small subset.
+
+    The subset finds the regions, all points place them: as tight as ten full runs for a small share of their cost, which
+    is linear in points and regions. Each result is repeatable to the bit on one machine, CPU or GPU.
 
     Args:
-        points: (N, D), see `region_points`.
+        points: (N, D) on any device, see `region_points`.
         max_points: if there are more, a random subset of this many drawn with `seed`, so that fitting stays quick.
     Returns:
-        (num_regions, D) float32 centroids on the CPU.
+        (num_regions, D) float32 centroids on the device of the points.
     Raises:
         UserError: fewer points than regions, or no region asked for.
     """
-    from sklearn.cluster import KMeans  # noqa: PLC0415  (two seconds that only fitting needs)
-
-    points = points.detach().float().cpu()
     if not 1 <= num_regions <= len(points):
         raise UserError(f"cannot make {num_regions} regions of {len(points)} points: ask for at least 1 and at most as "
                         "many regions as there are pixels, or sample more faces")
-    if len(points) > max_points:
-        points = points[torch.randperm(len(points), generator=torch.Generator().manual_seed(seed))[:max_points]]
-    # n_init and algorithm are given because their defaults changed between scikit-learn versions.
-    model = KMeans(num_regions, n_init=10, algorithm="lloyd", random_state=seed).fit(points.numpy())
-    return torch.from_numpy(model.cluster_centers_.astype(np.float32))
+    random = torch.Generator().manual_seed(seed)
+    points = random_rows(points, max_points, random).float().contiguous()
+    subset = random_rows(points, max(SEARCH_POINTS, REGION_POINTS * num_regions), random)
+    runs = [lloyd(subset, kmeans_plus_plus(subset, num_regions, random)) for _ in range(STARTS)]
+    best, _ = min(runs, key=lambda run: run[1])
+    return lloyd(points, best)[0]
+
+
+def random_rows(points: Tensor, count: int, random: torch.Generator) -> Tensor:
+    """At most `count` rows of (N, D), chosen at random; all of them, uncopied, if there are no more."""
+    if len(points) <= count:
+        return points
+    return points[torch.randperm(len(points), generator=random)[:count].to(points.device)]
+
+
+def kmeans_plus_plus(points: Tensor, num_regions: int, random: torch.Generator) -> Tensor:
+    """Start at points far apart: one at random, then again and again the best of TRIALS points.
+
+    The trials are drawn in proportion to their squared distance from the nearest chosen point, and the best of them leaves
+    the smallest sum of squared distances.
+
+    Args:
+        points: (N, D) float32, N >= num_regions.
+        random: of the CPU, whatever the device, so that its draws are the same on every one.
+    Returns:
+        (num_regions, D) rows of `points`, all different as long as there are different ones.
+    Source: Arthur and Vassilvitskii 2007, the greedy variant.
+    """
+    centred = points - points.mean(0)                                       # the mean would only cost precision
+    squared = torch.linalg.vector_norm(centred, dim=1).square()                                     # (N,)
+    chosen = torch.randint(len(points), (1,), generator=random).tolist()
+    distance = (centred - centred[chosen]).square().sum(1)                                          # (N,)
+    while len(chosen) < num_regions:
+        cumulative = distance.cpu().double().cumsum(0)          # sums on a GPU differ from one time to the next
+        draws = torch.rand(TRIALS, generator=random, dtype=torch.float64) * cumulative[-1]
+        trials = torch.searchsorted(cumulative, draws).to(points.device)                            # (T,)
+        others = squared[trials, None] + squared - 2 * (centred[trials] @ centred.t())              # (T, N)
+        left = torch.minimum(others.clamp_(min=0), distance)                                        # (T, N)
+        best = left.sum(1).argmin()
+        chosen.append(int(trials[best]))
+        distance = left[best]
+        distance[chosen[-1]] = 0                                # rounding leaves more, and it would be drawn again
+    return points[chosen]
+
+
+def lloyd(points: Tensor, centroids: Tensor) -> tuple[Tensor, float]:
+    """Repeat `lloyd_step` until the inertia hardly falls; returns the centroids and the inertia before the last step."""
+    inertia = math.inf
+    for _ in range(MAX_ITERATIONS):
+        before = inertia
+        centroids, inertia = lloyd_step(points, centroids)
+        if before - inertia <= TOLERANCE * inertia:
+            break
+    return centroids, inertia
+
+
+def lloyd_step(points: Tensor, centroids: Tensor) -> tuple[Tensor, float]:
+    """Move each centroid to the mean of the points that are nearest to it.
+
+    A centroid with no points stays: k-means++ starts at points, so that is rare, and the best of ten has what it needs.
+
+    Args:
+        points: (N, D) float32.
+        centroids: (K, D) float32.
+    Returns:
+        (K, D) float32 moved centroids, and the inertia before: the sum over points of the squared distance to the nearest.
+    """
+    offset = centroids.square().sum(1)                                                          # (K,)
+    totals = torch.zeros_like(centroids, dtype=torch.float64)
+    counts, inertia = totals.new_zeros(len(centroids), 1), totals.new_zeros(())
+    for chunk in points.split(CHUNK_POINTS):
+        # |x - c|^2 without |x|^2, as in `assign`: one matrix product, and no (n, K, D) differences in memory.
+        distance = torch.addmm(offset, chunk, centroids.t(), alpha=-2)                          # (n, K)
+        nearest, labels = distance.min(1, keepdim=True)                                         # (n, 1) each
+        squared = nearest + torch.linalg.vector_norm(chunk, dim=1, keepdim=True).square()       # (n, 1)
+        inertia += squared.clamp(min=0).sum(dtype=torch.float64)
+        # Sums as a product with one-hot rows: scattered additions on a GPU come in a random order, and so do their bits.
+        member = distance.zero_().scatter_(1, labels, 1)                                        # (n, K), 0 or 1
+        totals += member.t() @ chunk
+        counts += member.sum(0)[:, None]
+    moved = torch.where(counts > 0, totals / counts.clamp(min=1), centroids.double())
+    return moved.float(), inertia.item()
 
 
 class RegionClusters(nn.Module):
@@ -121,10 +208,10 @@ class RegionClusters(nn.Module):
         """
         self.check(channels=feature.shape[1])
         with torch.autocast(feature.device.type, enabled=False):    # near ties must not depend on the precision around
-            points = region_features(feature.float(), self.position_weight).flatten(2)              # (B, D, hw)
-            # |x - c|^2 without |x|^2, which is the same for every centroid: (K, D) @ (B, D, hw) instead of (hw, K, D)
-            distance = self.centroids.square().sum(1)[:, None] - 2 * (self.centroids @ points)      # (B, K, hw)
-        labels = distance.argmin(1).unflatten(1, feature.shape[2:])                                 # (B, h, w)
+            points = region_points(feature.float(), self.position_weight)                           # (B * h * w, D)
+            # |x - c|^2 without |x|^2, which is the same for every centroid: (N, D) @ (D, K) instead of (N, K, D)
+            distance = self.centroids.square().sum(1) - 2 * (points @ self.centroids.T)             # (B * h * w, K)
+        labels = distance.argmin(1).view(len(feature), *feature.shape[2:])                          # (B, h, w)
         if size is None or labels.shape[1:] == (size, size):
             return labels
         return F.interpolate(labels[:, None].float(), size=(size, size), mode="nearest")[:, 0].long()

@@ -6,13 +6,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close_to_max
+from conftest import assert_close_to_max, tiny_editor
 from safetensors.torch import save_file
+from sklearn.cluster import KMeans
 
+from attention import clustering_feature, regions
+from attention.config import ClusterConfig
+from attention.domains import Domain, DomainEntry
 from attention.errors import UserError
 from attention.regions import (
+    SEARCH_POINTS,
     RegionClusters,
     fit_kmeans,
+    kmeans_plus_plus,
+    lloyd,
+    lloyd_step,
     pool_by_region,
     region_features,
     region_means,
@@ -30,6 +38,12 @@ def planted_blobs(count=400, width=6, num_regions=4):
     centers = torch.randn(num_regions, width, generator=random) * 10
     truth = torch.arange(count) % num_regions
     return centers[truth] + 0.1 * torch.randn(count, width, generator=random), truth, centers
+
+
+def sum_of_squares(points, centroids):
+    """The inertia, in float64, by differences."""
+    return float(torch.cdist(points.double(), centroids.double(), compute_mode="donot_use_mm_for_euclid_dist")
+                 .amin(1).square().sum())
 
 
 def same_partition(a, b):
@@ -73,10 +87,102 @@ def test_x_planes_run_along_rows_and_y_planes_along_columns():
 @pytest.mark.parametrize("name", ("kmeans_a", "kmeans_b"))
 def test_kmeans_is_as_tight_as_the_released_fit(name, golden):
     data = golden(name)
-    points = torch.as_tensor(data["X"])
-    centroids = fit_kmeans(points, int(data["config/clusters"]), seed=42)
-    inertia = torch.cdist(points.double(), centroids.double()).amin(1).square().sum()
-    assert float(inertia) <= float(data["auto/inertia"]) * (1 + 1e-5)
+    centroids = fit_kmeans(data["X"], int(data["config/clusters"]), seed=42)
+    assert sum_of_squares(data["X"], centroids) <= float(data["auto/inertia"]) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize("name", ("kmeans_a", "kmeans_b"))
+def test_lloyd_ends_where_the_released_iterations_end(name, golden):
+    data = golden(name)
+    centroids, inertia = lloyd(data["X"], data["fixed/init"])
+    assert_close_to_max(centroids, data["fixed/centers"], 2e-5)
+    assert inertia == pytest.approx(float(data["fixed/inertia"]), rel=1e-5)
+
+
+def test_kmeans_on_many_points_is_as_tight_as_the_best_of_ten_full_runs():
+    points = planted_blobs(SEARCH_POINTS + 1000, width=2, num_regions=40)[0]     # so many that few starts find them all
+    points += torch.randn(points.shape, generator=torch.Generator().manual_seed(1))
+    full = KMeans(30, n_init=10, algorithm="lloyd", random_state=0).fit(points.numpy())
+    for seed in range(2):
+        assert sum_of_squares(points, fit_kmeans(points, 30, seed)) <= 1.01 * full.inertia_
+
+
+def test_all_points_place_the_regions_not_only_the_subset_that_found_them():
+    points = torch.randn(SEARCH_POINTS + 1000, 3, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(fit_kmeans(points, 1, seed=0), points.mean(0, keepdim=True), rtol=0, atol=1e-6)
+
+
+def test_a_seed_gives_the_same_centroids_to_the_bit():
+    points = torch.randn(SEARCH_POINTS + 1000, 5, generator=torch.Generator().manual_seed(0))
+    first, again, other = (fit_kmeans(points, 3, seed) for seed in (7, 7, 8))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_the_layout_of_the_points_in_memory_changes_no_bit():
+    points = torch.randn(3000, 5, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(fit_kmeans(points.t().contiguous().t(), 4, seed=7), fit_kmeans(points, 4, seed=7))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_repeats_itself_to_the_bit_and_finds_the_regions_of_the_cpu():
+    points = planted_blobs(SEARCH_POINTS + 1000)[0]
+    first, again = (fit_kmeans(points.cuda(), 4, seed=7) for _ in range(2))
+    assert torch.equal(first, again)
+    torch.testing.assert_close(first.cpu(), fit_kmeans(points, 4, seed=7), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunk", (7, 1000))
+def test_a_lloyd_step_is_a_loop_over_points_and_regions(chunk, monkeypatch):
+    monkeypatch.setattr(regions, "CHUNK_POINTS", chunk)
+    random = torch.Generator().manual_seed(0)
+    points, centroids = torch.randn(200, 6, generator=random) + 3, torch.randn(9, 6, generator=random) + 3
+    groups, expected_inertia = [[] for _ in centroids], 0.0
+    for point in points.double():
+        squared = [float((point - centroid).square().sum()) for centroid in centroids.double()]
+        groups[int(np.argmin(squared))].append(point)
+        expected_inertia += min(squared)
+    moved, inertia = lloyd_step(points, centroids)
+    assert_close_to_max(moved, torch.stack([torch.stack(group).mean(0) for group in groups]), 2e-6)
+    assert inertia == pytest.approx(expected_inertia, rel=1e-6)
+
+
+def test_a_centroid_without_points_stays_where_it_is():
+    points, far = torch.randn(50, 4), torch.full((4,), 1e3)
+    moved, _ = lloyd_step(points, torch.stack([far, points[0], -far]))
+    assert torch.equal(moved[[0, 2]], torch.stack([far, -far]))
+    torch.testing.assert_close(moved[1], points.mean(0))
+
+
+def test_starts_are_different_points_even_among_many_equal_ones_far_from_zero():
+    different = 10_000 + torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    starts = kmeans_plus_plus(different.repeat_interleave(torch.tensor([300, 1, 1, 1, 1, 1]), 0), 6, torch.Generator())
+    assert sorted(starts.tolist()) == sorted(different.tolist())
+
+
+def test_a_start_has_one_point_in_each_blob():
+    points, truth, _ = planted_blobs(num_regions=20, width=3)
+    for seed in range(5):
+        starts = kmeans_plus_plus(points, 20, torch.Generator().manual_seed(seed))
+        assert len(truth[torch.cdist(starts, points).argmin(1)].unique()) == 20
+
+
+def test_as_many_regions_as_points_are_the_points():
+    points = torch.randn(70, 3)
+    assert sorted(fit_kmeans(points, 70, seed=0).tolist()) == sorted(points.tolist())
+
+
+def test_no_point_starts_two_regions_even_if_some_are_so_far_out_that_rounding_outweighs_the_others():
+    points = torch.randn(70, 3, generator=torch.Generator().manual_seed(3))
+    points[:5] *= 3000
+    starts = kmeans_plus_plus(points, 70, torch.Generator().manual_seed(3))
+    assert sorted(starts.tolist()) == sorted(points.tolist())
+
+
+def test_fewer_different_points_than_regions_are_all_found():
+    different = torch.randn(3, 5)
+    centroids = fit_kmeans(different.repeat(20, 1), 7, seed=0)
+    assert centroids.shape == (7, 5) and sum_of_squares(different, centroids) < 1e-9
 
 
 def test_kmeans_recovers_planted_blobs():
@@ -98,6 +204,36 @@ def test_kmeans_on_a_subset_is_seeded_and_still_recovers_the_blobs():
 def test_kmeans_refuses_impossible_numbers_of_regions(num_regions):
     with pytest.raises(UserError, match=f"{num_regions} regions of 5 points"):
         fit_kmeans(torch.randn(5, 3), num_regions, seed=0)
+
+
+# --- points of sampled faces
+
+def tiny_domain():
+    """A world of 32 px with random weights; its layer 6 has 256 pixels a face, 16 channels and 2 position planes."""
+    entry = DomainEntry(Path("none"), "none", "none", 1.0, (), lambda prompt: ())
+    return Domain("tiny", entry, tiny_editor().generator, "", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("most, share", ((100_000, 512), (300, 100)))
+def test_every_batch_gives_an_equal_share_of_its_points(most, share, monkeypatch):
+    monkeypatch.setattr(clustering_feature, "MAX_POINTS", most)
+    domain = tiny_domain()
+    config = ClusterConfig(step=3, batch_size=2, seed=5, position_weight=0.5, enlarge=1)
+    sampled = clustering_feature.sample_points(domain, config, 6)
+    assert sampled.shape == (3 * share, 18)
+    for rows, w in zip(sampled.split(share), domain.sample_w(6, seed=5).split(2), strict=True):
+        points = region_points(domain.generator.synthesis(domain.generator.styles(w)).features[6], 0.5)
+        found = [int((points == row).all(1).nonzero()) for row in rows]
+        assert len(set(found)) == share
+
+
+def test_overlaying_faces_one_by_one_is_overlaying_all_of_them():
+    domain = tiny_domain()
+    clusters = RegionClusters(torch.randn(5, 18, generator=torch.Generator().manual_seed(0)), 6, "tiny")
+    image, features = domain.generator.synthesis(domain.generator.styles(domain.sample_w(8, seed=9)))
+    expected = region_overlay(image, clusters.assign(features[6]))
+    difference = clustering_feature.sample_overlay(domain, clusters, seed=9).astype(int) - expected
+    assert difference.shape == (64, 256, 3) and abs(difference).max() <= 1
 
 
 # --- assignment

@@ -3,8 +3,8 @@
 from importlib import import_module
 
 # Public name -> its module, loaded on first use: a command then loads only what it needs.
-_HOMES = {"Edit": "editor", "RegionClusters": "regions", "RegionEditor": "editor", "load_domain": "domains",
-          "load_editor": "runs"}
+_HOMES = {"Edited": "editing", "Editor": "editing", "RegionClusters": "regions", "RegionEditor": "editor",
+          "load_domain": "domains", "load_editor": "editing"}
 __all__ = list(_HOMES)
 
 

@@ -39,6 +39,7 @@ class Edit:
     gated: Tensor           # the same, 0 below the threshold
     mask: Tensor            # blurred: what blends
     styles: list[Tensor]    # by layer
+    features: list[Tensor]  # blended, as those of Source; empty unless the edit was given its mask
 
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -126,12 +127,17 @@ class RegionEditor(nn.Module):
 
     def forward_with_mask(self, source: Source, what: Tensor, mask: Tensor, strength: float | None = None) -> Edit:
         """Edit inside a given mask (B, 1, h, w) in [0, 1], as it is: no attention, no gate, no blur."""
-        return self._blend(source, self.mapper(source.styles, what, strength), mask, mask, mask, mask)
+        return self.blend_styles(source, self.mapper(source.styles, what, strength), mask)
+
+    def blend_styles(self, source: Source, styles: list[Tensor], mask: Tensor) -> Edit:
+        """Show the given styles inside a mask. What comes of it can be the source of a further edit, by its features."""
+        return self._blend(source, styles, mask, mask, mask, mask, self.attention.map_size)
 
     def _blend(self, source: Source, styles: list[Tensor], raw: Tensor, attention: Tensor, gated: Tensor,
-               mask: Tensor) -> Edit:
-        image, _ = self.generator.synthesis(styles, blend=Blend(self.layer, mask, source.features), feature_side=0)
-        return Edit(image.float(), raw, attention, gated, mask, styles)
+               mask: Tensor, feature_side: int = 0) -> Edit:
+        image, features = self.generator.synthesis(styles, blend=Blend(self.layer, mask, source.features),
+                                                   feature_side=feature_side)
+        return Edit(image.float(), raw, attention, gated, mask, styles, features)
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ from attention.drawn.truth import grow, true_part
 from attention.editor import Edit, RegionEditor, Source, autocast
 from attention.errors import UserError, exit_with_message
 from attention.published import SHIPPED
-from attention.runs import load_editor
+from attention.runs import load_run
 from attention.sheets import edit_sheet, evenly
 from attention.spatial_attention import threshold_attention, threshold_for
 
@@ -45,7 +45,7 @@ SHEET_FACES, SHEET_PROMPTS = 4, 16
 def main(argv: Sequence[str] | None = None) -> Path:
     """Parse, load, measure every prompt, write; returns the path of metrics.json."""
     config = parse_config(EvaluateConfig, argv, __doc__)
-    editor, domain, trained = load_editor(config.run, config.device, config.trust)
+    editor, domain, trained = load_run(config.run, config.device, config.trust)
     if not domain.entry.drawn:
         raise UserError(f"{config.run} edits {domain.name}, but this evaluation needs the truth that only drawn faces "
                         "have; evaluate a run of --domain drawn")

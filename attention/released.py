@@ -128,7 +128,7 @@ def to_released(parts: TrainedParts, centroids: Tensor) -> dict[str, Tensor]:
 
 def convert(file: Path, output: Path | None = None, generator: Path | None = None,
             cluster_layer: int | None = None) -> Path:
-    """Write the authors' final_mapper.pt as an editor that `load_editor` takes; returns its path.
+    """Write the authors' final_mapper.pt as an editor that `load_run` takes; returns its path.
 
     Args:
         output: folder for editor.safetensors, or a path with that ending; default is the folder named after `file`.

@@ -62,7 +62,7 @@ def save_editor(editor: RegionEditor, config: TrainConfig, domain: Domain, path:
     write_safetensors(path, editor.state_dict(), metadata)
 
 
-def load_editor(folder: Path, device: str = "auto", trust: bool = False) -> tuple[RegionEditor, Domain, TrainConfig]:
+def load_run(folder: Path, device: str = "auto", trust: bool = False) -> tuple[RegionEditor, Domain, TrainConfig]:
     """Rebuild the editor of a run folder, frozen, with its domain and configuration.
 
     `trust` runs a CLIP archive that is not OpenAI's; it is the caller's word, never the folder's.

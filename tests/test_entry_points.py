@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from attention import clustering_feature, evaluate, run_attention
 from attention.domains import DOMAINS
 from attention.errors import UserError
-from attention.runs import load_editor
+from attention.runs import load_run
 
 pytestmark = pytest.mark.skipif(not DOMAINS["drawn"].generator.exists(), reason="the drawn world is not built")
 SMALL = ["--batch_size", "3", "--save_intermediate_image_every", "2"]
@@ -46,7 +46,7 @@ def test_every_loss_is_logged_under_its_own_name(run):
 
 
 def test_the_run_folder_rebuilds_its_editor(run):
-    editor, _, config = load_editor(run)
+    editor, _, config = load_run(run)
     stored = load_file(run / "editor.safetensors")
     assert config.step == 4
     assert all(torch.equal(value, stored[name]) for name, value in editor.state_dict().items())

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 import torch
+import torch.nn.functional as F
 from conftest import SHARED, assert_close_to_max
 from torch import nn
 
@@ -20,7 +21,16 @@ from attention.generator import (
     rgb_fed_by,
     synthesis_layers,
 )
-from attention.generator.layers import EqualLinear, ModulatedConv2d, PixelNorm, StyledConv, ToRGB
+from attention.generator.layers import (
+    EqualLinear,
+    ModulatedConv2d,
+    PixelNorm,
+    StyledConv,
+    ToRGB,
+    fir_kernel,
+    modulated_conv2d,
+)
+from attention.ops import upfirdn2d_reference
 
 GOLDEN_FILES = ["generator_32", "generator_32_mul"]
 CHANNELS = {4: 10, 8: 8, 16: 6, 32: 4}
@@ -244,6 +254,38 @@ def test_one_style_serves_a_whole_batch(tiny):
     shared = tiny.synthesis(first[:5] + second[5:]).image
     repeated = tiny.synthesis(first[:5] + [style.expand(3, -1) for style in second[5:]]).image
     torch.testing.assert_close(shared, repeated)
+
+
+@pytest.mark.parametrize("kernel_size, up", [(3, False), (3, True), (1, False)])
+@pytest.mark.parametrize("learns", [False, True])
+@pytest.mark.parametrize("styles, side", [(1, 16), (1, 2), (2, 16)])
+def test_scales_on_weights_or_pixels_equal_grouped_weights_of_every_image(kernel_size, up, learns, styles, side):
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 5, side, side).double(), torch.randn(4, 5, kernel_size, kernel_size).double()
+    style = torch.randn(styles, 5).double().requires_grad_(learns)
+    kernel = fir_kernel(4).double() if up else None
+    grouped = weight * style.expand(2, -1)[:, None, :, None, None]                          # (2, 4, 5, k, k)
+    grouped = 3 * grouped * torch.rsqrt(grouped.square().sum(dim=(2, 3, 4), keepdim=True) + 1e-8)
+    if up:
+        expected = torch.cat([upfirdn2d_reference(F.conv_transpose2d(one[None], own.transpose(0, 1), stride=2), kernel,
+                                                  pad=(1, 1)) for one, own in zip(x, grouped, strict=True)])
+    else:
+        expected = F.conv2d(x.view(1, 10, side, side), grouped.flatten(0, 1), padding=kernel_size // 2, groups=2)
+    expected = expected.view(2, 4, *expected.shape[2:])
+    actual = modulated_conv2d(x, weight, style, up_kernel=kernel, gain=3)
+    torch.testing.assert_close(actual, expected, rtol=1e-10, atol=1e-10)
+    if learns:
+        factor = torch.randn_like(expected)
+        torch.testing.assert_close(*(torch.autograd.grad((y * factor).sum(), style)[0] for y in (actual, expected)))
+
+
+def test_features_are_shrunk_to_what_is_asked_for_and_the_picture_stays(tiny):
+    styles = tiny.styles(torch.randn(2, 12))
+    whole, small, none = (tiny.synthesis(styles, feature_side=side) for side in (None, 8, 0))
+    assert torch.equal(small.image, whole.image) and torch.equal(none.image, whole.image) and none.features == []
+    for kept, feature in zip(small.features, whole.features, strict=True):
+        step = max(1, feature.shape[-1] // 8)
+        assert torch.equal(kept, feature[:, :, ::step, ::step])
 
 
 def test_stopping_early_gives_the_same_features_and_no_image(tiny):

@@ -20,7 +20,7 @@ from attention.errors import UserError, exit_with_message
 from attention.losses import attention_budget, region_consistency, style_delta
 from attention.regions import RegionClusters, pool_by_region
 from attention.released import from_released, main, to_released
-from attention.runs import load_editor
+from attention.runs import load_run
 from attention.spatial_attention import gate
 
 GOLDEN_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
@@ -132,7 +132,7 @@ def world(editor, tmp_path, monkeypatch):
 @pytest.mark.parametrize("generator", ("given", "unknown"))
 def test_a_converted_file_loads_as_an_editor_with_the_same_edits(generator, editor, mapper_file, world):
     main(["convert", str(mapper_file), *(["--generator", str(world)] if generator == "given" else [])])
-    converted, domain, config = load_editor(mapper_file.with_suffix(""), "cpu")
+    converted, domain, config = load_run(mapper_file.with_suffix(""), "cpu")
     assert converted.regions.generator_hash == (domain.generator_hash if generator == "given" else "")
     assert (config.attention_layer, config.cluster_num, config.max_change) == (7, 5, 0)
     text = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))

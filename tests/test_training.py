@@ -22,7 +22,7 @@ from attention.mapper import StyleMapper
 from attention.published import SHIPPED
 from attention.regions import RegionClusters
 from attention.run_attention import compiled
-from attention.runs import load_editor
+from attention.runs import load_run
 from attention.training import Step, backward_at_once, backward_by_parts, ramps_at
 
 # --- the published loop
@@ -232,7 +232,7 @@ def test_fp16_on_a_cpu_is_refused():
 
 
 def test_edits_of_the_shipped_editor_in_bf16_equal_those_in_float32_to_40_db():
-    editor, domain, _ = load_editor(SHIPPED, device="cpu")
+    editor, domain, _ = load_run(SHIPPED, device="cpu")
     text = domain.clip.encode_text(["blonde hair", "beard", "rosy cheeks", "glasses"])
     edits = {}
     for precision in ("fp32", "bf16"):

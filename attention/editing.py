@@ -1,0 +1,369 @@
+"""Editing for people: sources of any kind, edits that chain, and pictures that remember how they were made.
+
+    editor = attention.load_editor("drawn")                     # or a run folder
+    grey = editor.edit(7, what="grey hair")                     # the face of seed 7
+    both = grey.edit(what="red lipstick", where="lips", strength=0.15)
+    both.save("edited.png")
+    same = editor.replay("edited.png")                          # the same pixels
+"""
+
+import base64
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, TypeAlias, Union
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional as F
+
+from attention.checkpoints import write_atomically
+from attention.domains import Domain
+from attention.editor import Edit, RegionEditor, Source
+from attention.errors import UserError
+from attention.mapper import STRENGTH
+from attention.published import SHIPPED
+from attention.runs import load_run
+from attention.sheets import edit_sheet, to_pixels
+from attention.spatial_attention import blur_mask, threshold_attention, threshold_for
+
+COVERAGE = 0.8              # share of the gate's range that is open by default
+OWN_REGION = 0.5            # an earlier change is added to where its mask covers at least this share of the new one
+RECIPE_KEY = "where2edit"   # of the PNG text that holds the recipe
+Face: TypeAlias = Union["Edited", int, Tensor, np.ndarray]                          # see Editor.open
+Where: TypeAlias = str | int | Sequence[int] | Image.Image | np.ndarray            # see Edited.edit
+
+
+@dataclass(frozen=True)
+class Change:
+    """One edit of a chain, as its recipe holds it.
+
+    Attributes:
+        what: a text; {"embedding": ...} of a picture that the edit should resemble; or {"styles_of": ...} the latent of
+            a face whose styles the region takes over as they are.
+        where: a text, numbers of regions, or {"mask": ...} a grey PNG of the blend layer's side.
+        strength, coverage: see RegionEditor and threshold_for.
+        replace: start the region from the unedited picture instead of what earlier changes made of it.
+    """
+
+    what: str | dict
+    where: str | list[int] | dict
+    strength: float = STRENGTH
+    coverage: float = COVERAGE
+    replace: bool = False
+
+
+def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> "Editor":
+    """The editor of a run folder, or the shipped one by its name, "drawn".
+
+    Raises:
+        UserError: the folder holds no whole editor; see `runs.load_run`.
+    """
+    folder = SHIPPED if str(name) == SHIPPED.name and not Path(name).exists() else Path(name)
+    editor, domain, _ = load_run(folder, device, trust)
+    return Editor(editor, domain, hashlib.sha256((folder / "editor.safetensors").read_bytes()).hexdigest()[:16])
+
+
+class Editor:
+    """A trained editor with its world.
+
+    Args:
+        region_editor: frozen.
+        domain: the world it was trained in.
+        identity: of its weights, for recipes.
+    """
+
+    def __init__(self, region_editor: RegionEditor, domain: Domain, identity: str):
+        self.region_editor, self.domain, self.identity = region_editor, domain, identity
+        self.side = region_editor.attention.map_size
+        self.embed = lru_cache(maxsize=256)(self._embed)
+
+    def open(self, source: Face) -> "Edited":
+        """A picture to edit, as yet unedited.
+
+        Args:
+            source: a seed; a latent (style_dim,) or (n_latent, style_dim), with or without a batch of 1; an earlier edit.
+        Raises:
+            UserError: it is none of these.
+        """
+        if isinstance(source, Edited):
+            return source
+        if isinstance(source, int) and not isinstance(source, bool):
+            if source < 0:
+                raise UserError(f"the seed is {source}, expected a whole number from 0")
+            return Edited(self, {"seed": source}, self._source(self.domain.sample_w(1, source)))
+        w = self._latent(source)
+        return Edited(self, {"w": pack(w)}, self._source(w))
+
+    def edit(self, source: Face, what: str | Face, where: Where | None = None, **options: Any) -> "Edited":
+        """`open(source).edit(what, where, ...)`: see Edited.edit for the options."""
+        return self.open(source).edit(what, where, **options)
+
+    def grid(self, source: Face, prompts: Sequence[str], strengths: Sequence[float], where: str | None = None,
+             coverage: float = COVERAGE) -> Image.Image:
+        """A sheet of edits: a block for each prompt, with the source and then every strength and its mask."""
+        opened = self.open(source)
+        titles, edits = [], []
+        for prompt in prompts:
+            for strength in strengths:
+                edits.append(opened.edit(prompt, where, strength, coverage))
+                titles.append(f"{prompt} {strength:g}")
+        return edit_sheet(opened.tensor, titles, [edit.tensor for edit in edits], [edit.mask for edit in edits])
+
+    def replay(self, path: str | Path) -> "Edited":
+        """Make the picture again that `Edited.save` wrote, from the recipe in its file: the same pixels.
+
+        Raises:
+            UserError: no picture there, one without a recipe, or one that another editor made.
+        """
+        recipe = read_recipe(path)
+        if recipe.get("editor") != self.identity:
+            raise UserError(f"{path} was made by the editor {recipe.get('editor')}, but this one is {self.identity}; load "
+                            "the editor that made it")
+        try:
+            origin, changes = recipe["source"], [Change(**change) for change in recipe["changes"]]
+            edited = self.open(origin["seed"] if "seed" in origin else unpack(origin["w"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise UserError(f"{path} has a garbled recipe ({error}); it cannot be made again") from error
+        return edited.with_changes(changes)
+
+    @torch.no_grad()
+    def _source(self, w: Tensor) -> Source:
+        return self.region_editor.source(w)
+
+    def _latent(self, source: Any) -> Tensor:
+        """(1, style_dim) or (1, n_latent, style_dim) float32 of whatever came as a source."""
+        generator = self.domain.generator
+        w = torch.as_tensor(source) if isinstance(source, np.ndarray) else source
+        for shape in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
+            if isinstance(w, Tensor) and tuple(w.shape) in (shape, (1, *shape)):
+                return w.reshape(1, *shape).float().to(self.domain.device)
+        found = f"an array of shape {tuple(w.shape)}" if isinstance(w, Tensor) else repr(source)
+        raise UserError(f"the source is {found}, expected a seed, a latent of {generator.style_dim} or "
+                        f"{generator.n_latent} x {generator.style_dim} numbers, or an earlier edit")
+
+    @torch.no_grad()
+    def _embed(self, text: str) -> Tensor:
+        """(1, D) CLIP embedding of a text."""
+        if not text.strip():
+            raise UserError("the text is empty, expected words such as \"grey hair\"")
+        if not self.domain.clip.fits(text):
+            warnings.warn(f"the text is longer than CLIP reads ({text[:40]!r}...); the rest is passed over", stacklevel=4)
+        return self.domain.clip.encode_text([text])
+
+
+class Edited:
+    """A picture after a chain of changes. Nothing changes it: every further edit is another one.
+
+    Attributes:
+        tensor: (1, 3, R, R) in [-1, 1].
+        mask: (1, 1, h, h) in [0, 1], where the last change is; zeros if there is none.
+        regions: (h, h) int64, the number of the region of every pixel of the blend layer.
+        styles: by layer, (1, C_l), of the last change.
+        changes: how it was made, in order.
+    """
+
+    def __init__(self, editor: Editor, origin: dict, source: Source, changes: tuple[Change, ...] = (),
+                 edits: tuple[Edit, ...] = (), attended: dict[str, Tensor] | None = None):
+        self.editor, self.origin, self.source, self.changes, self.edits = editor, origin, source, changes, edits
+        # Where text -> its attention, shared by the whole chain: moving a slider does not attend again.
+        self._attended = {} if attended is None else attended
+
+    @property
+    def tensor(self) -> Tensor:
+        return self.edits[-1].image if self.edits else self.source.image
+
+    @property
+    def image(self) -> Image.Image:
+        return Image.fromarray(to_pixels(self.tensor)[0])
+
+    @property
+    def mask(self) -> Tensor:
+        side = self.editor.side
+        return self.edits[-1].mask if self.edits else self.source.image.new_zeros(1, 1, side, side)
+
+    @property
+    def regions(self) -> Tensor:
+        return self.source.labels[0]
+
+    @property
+    def styles(self) -> list[Tensor]:
+        return self.edits[-1].styles if self.edits else self.source.styles
+
+    @property
+    def recipe(self) -> dict:
+        """All that `Editor.replay` needs, as JSON holds it."""
+        return {"editor": self.editor.identity, "domain": self.editor.domain.name, "source": self.origin,
+                "changes": [asdict(change) for change in self.changes]}
+
+    def edit(self, what: str | Face, where: Where | None = None, strength: float = STRENGTH, coverage: float = COVERAGE,
+             replace: bool = False, exact: bool = False) -> "Edited":
+        """One change more. Outside its mask the picture stays what it is now, inside it starts from there.
+
+        Args:
+            what: a text; or a face (see Editor.open) that the region should resemble.
+            where: a text, numbers of regions, or a grey picture or array, white where the edit goes; None takes `what`
+                if that is a text, else the whole picture.
+            strength: 0 changes nothing, 0.1 is what training used.
+            coverage: 0 edits almost nowhere, 1 widely; a text decides where, so it does nothing to regions and masks.
+            replace: start the region from the unedited picture.
+            exact: give the region the very styles of the face `what`, instead of moving it toward how CLIP sees that.
+        Raises:
+            UserError: an argument that is none of these, or out of range.
+        """
+        if not 0 <= strength <= 1:
+            raise UserError(f"strength is {strength}, but must be between 0 (no change) and 1; training used {STRENGTH}")
+        threshold_for(coverage)                                                  # refuses what is out of range
+        whole = Image.new("L", (self.editor.side,) * 2, 255)
+        where = (what if isinstance(what, str) else whole) if where is None else where
+        change = Change(self._what(what, exact), self._where(where), float(strength), float(coverage), replace)
+        return self._then(change)
+
+    def undo(self) -> "Edited":
+        """The picture before the last change."""
+        if not self.changes:
+            raise UserError("there is nothing to undo: the picture has not been edited")
+        return Edited(self.editor, self.origin, self.source, self.changes[:-1], self.edits[:-1], self._attended)
+
+    def with_changes(self, changes: Sequence[Change]) -> "Edited":
+        """The same source with other changes, such as these in another order."""
+        edited = Edited(self.editor, self.origin, self.source, attended=self._attended)
+        for change in changes:
+            edited = edited._then(change)
+        return edited
+
+    def save(self, path: str | Path) -> Path:
+        """Write the picture as PNG with its recipe inside, all of it or nothing.
+
+        Raises:
+            UserError: the name does not end in .png, or it cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise UserError(f"{path} does not end in .png; only PNG keeps the pixels and the recipe as they are")
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt(RECIPE_KEY, json.dumps(self.recipe))
+        write_atomically(path, lambda temporary: self.image.save(temporary, format="PNG", pnginfo=info))
+        return path
+
+    @torch.no_grad()
+    def _then(self, change: Change) -> "Edited":
+        editor, mask = self.editor.region_editor, self._mask(change)
+        before = self.source if not self.edits else self.edits[-1]
+        source = Source(self._base(mask, change), before.features, before.image, self.source.labels)
+        if isinstance(change.what, dict) and "styles_of" in change.what:
+            count = len(editor.edited)
+            face = self.editor.domain.generator.styles(unpack(change.what["styles_of"]).to(mask.device))
+            edit = editor.blend_styles(source, face[:count] + source.styles[count:], mask)
+        else:
+            edit = editor.forward_with_mask(source, self._embedding(change.what), mask, change.strength)
+        return Edited(self.editor, self.origin, self.source, (*self.changes, change), (*self.edits, edit), self._attended)
+
+    def _base(self, mask: Tensor, change: Change) -> list[Tensor]:
+        """The styles that a change starts from: those of the last change on the same region, else the source's."""
+        if not change.replace:
+            for edit in reversed(self.edits):
+                if torch.minimum(edit.mask, mask).sum() >= OWN_REGION * mask.sum() > 0:
+                    return edit.styles
+        return self.source.styles
+
+    def _mask(self, change: Change) -> Tensor:
+        """(1, 1, h, h) where a change goes; texts and regions are found in the source, so that the order is free."""
+        if isinstance(change.where, str):
+            if change.where not in self._attended:
+                self._attended[change.where] = self.editor.region_editor.attend(
+                    self.source, self.editor.embed(change.where))[1]
+            return blur_mask(threshold_attention(self._attended[change.where], threshold_for(change.coverage)))
+        if isinstance(change.where, dict):
+            picture = Image.open(io.BytesIO(base64.b64decode(change.where["mask"])))
+            return torch.from_numpy(np.array(picture, np.float32) / 255)[None, None].to(self.source.image.device)
+        chosen = torch.isin(self.source.labels, torch.tensor(change.where, device=self.source.labels.device))
+        return blur_mask(chosen[:, None].float())
+
+    def _embedding(self, what: str | dict) -> Tensor:
+        return self.editor.embed(what) if isinstance(what, str) else unpack(what["embedding"]).to(self.source.image.device)
+
+    def _what(self, what: str | Face, exact: bool) -> str | dict:
+        if isinstance(what, str):
+            if exact:
+                raise UserError(f"exact takes the styles of a face, but what is the text {what!r}; give a face, or leave "
+                                "exact out")
+            self.editor.embed(what)                                              # refuses an empty text
+            return what
+        if exact:
+            origin = self.editor.open(what).origin
+            w = self.editor.domain.sample_w(1, origin["seed"]) if "seed" in origin else unpack(origin["w"])
+            return {"styles_of": pack(w)}
+        with torch.no_grad():
+            return {"embedding": pack(self.editor.domain.clip.encode_image(self.editor.open(what).tensor))}
+
+    def _where(self, where: Where) -> str | list[int] | dict:
+        if isinstance(where, str):
+            self.editor.embed(where)
+            return where
+        if isinstance(where, Image.Image | np.ndarray):
+            return {"mask": pack_mask(where, self.editor.side)}
+        chosen, count = [where] if isinstance(where, int) else list(where), self.editor.region_editor.regions.num_regions
+        if not chosen or any(isinstance(region, bool) or not isinstance(region, int) or not 0 <= region < count
+                             for region in chosen):
+            raise UserError(f"where is {where!r}, expected a text, a mask, or numbers of regions from 0 to {count - 1}")
+        return chosen
+
+
+def pack(tensor: Tensor) -> dict:
+    """A tensor as JSON holds it: float32, to the bit."""
+    array = tensor.detach().cpu().float().numpy()
+    return {"shape": list(array.shape), "float32": base64.b64encode(array.astype("<f4").tobytes()).decode()}
+
+
+def unpack(packed: dict) -> Tensor:
+    """What `pack` packed, on the CPU."""
+    array = np.frombuffer(base64.b64decode(packed["float32"], validate=True), "<f4").reshape(packed["shape"])
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def pack_mask(mask: Image.Image | np.ndarray, side: int) -> str:
+    """A mask of any square size, as a grey PNG of the blend layer's side in base64.
+
+    Args:
+        mask: a picture; or (H, H) booleans, uint8 up to 255, or floats in [0, 1].
+    Raises:
+        UserError: it is not square, or has another number of dimensions, or no white anywhere.
+    """
+    array = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
+    if array.ndim != 2 or array.shape[0] != array.shape[1]:
+        raise UserError(f"the mask has the shape {array.shape}, expected a square of one channel, white where to edit")
+    values = torch.from_numpy(array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)).clamp(0, 1)
+    if not values.any():
+        raise UserError("the mask is black everywhere, so nothing would change; paint white where the edit goes")
+    small = F.interpolate(values[None, None], size=(side, side), mode="area")[0, 0]
+    file = io.BytesIO()
+    Image.fromarray((small * 255).round().byte().numpy()).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def read_recipe(path: str | Path) -> dict:
+    """The recipe in a PNG that `Edited.save` wrote.
+
+    Raises:
+        UserError: no such file, no picture, or no recipe in it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path} is not a file, expected a picture that an edit was saved to")
+    try:
+        with Image.open(path) as picture:
+            text = picture.text.get(RECIPE_KEY) if isinstance(picture, PngImagePlugin.PngImageFile) else None
+            recipe = None if text is None else json.loads(text)
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
+        raise UserError(f"{path} cannot be read as a picture with a recipe ({error})") from error
+    if not isinstance(recipe, dict):
+        raise UserError(f"{path} has no recipe in it; only pictures that an edit was saved to can be made again")
+    return recipe

@@ -1,0 +1,228 @@
+"""Editing for people, with the shipped editor: chains, recipes, what a region starts from, and mistakes."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image, PngImagePlugin
+
+import attention
+from attention.editing import RECIPE_KEY, read_recipe
+from attention.errors import UserError
+from attention.spatial_attention import threshold_for
+
+REACH = 8           # pixels of the picture beyond a mask that later convolutions can change
+
+
+@pytest.fixture(scope="module")
+def editor():
+    return attention.load_editor("drawn", device="cpu")
+
+
+def square(side=64, start=20, end=36):
+    mask = np.zeros((side, side), np.uint8)
+    mask[start:end, start:end] = 255
+    return mask
+
+
+def beyond(mask, side):
+    """(side, side) where a picture is further than REACH from a mask (1, 1, h, h)."""
+    grown = F.max_pool2d(F.interpolate((mask > 0).float(), size=(side, side)), 2 * REACH + 1, stride=1, padding=REACH)
+    return grown[0, 0] == 0
+
+
+# --- one edit
+
+def test_an_edit_is_what_the_method_computes(editor):
+    edit = editor.edit(7, "grey hair", "hair", strength=0.15, coverage=0.6)
+    text, where = (editor.domain.clip.encode_text([words]) for words in ("grey hair", "hair"))
+    with torch.no_grad():
+        source = editor.region_editor.source(editor.domain.sample_w(1, 7))
+        expected = editor.region_editor(source, text, where, strength=0.15, threshold=threshold_for(0.6))
+    assert torch.equal(edit.tensor, expected.image) and torch.equal(edit.mask, expected.mask)
+    assert edit.image.size == (editor.domain.generator.resolution,) * 2
+
+
+def test_strength_zero_changes_no_bit(editor):
+    assert torch.equal(editor.edit(7, "grey hair", strength=0.0).tensor, editor.open(7).tensor)
+
+
+def test_a_latent_is_the_same_source_as_its_seed(editor):
+    w = editor.domain.sample_w(1, 7)
+    for source in (w, w[0], w[0].numpy(), w.expand(editor.domain.generator.n_latent, -1)):
+        torch.testing.assert_close(editor.open(source).tensor, editor.open(7).tensor, rtol=0, atol=1e-5)
+
+
+def test_regions_and_masks_say_where(editor):
+    opened = editor.open(7)
+    chosen = torch.mode(opened.regions.flatten()).values.item()
+    by_region = opened.edit("purple hair", chosen)
+    inside = opened.regions == chosen
+    # A blurred mask is one where all of the 5 x 5 pixels around are inside.
+    core = F.avg_pool2d(F.pad(inside[None, None].float(), [2] * 4, mode="reflect"), 5, stride=1)[0, 0] == 1
+    assert core.any() and torch.allclose(by_region.mask[0, 0][core], torch.tensor(1.0))
+    assert not by_region.mask[0, 0][F.max_pool2d(inside[None].float(), 5, stride=1, padding=2)[0] == 0].any()
+    painted = opened.edit("purple hair", square())
+    assert torch.equal(painted.mask[0, 0] > 0, torch.from_numpy(square() > 0))
+
+
+def test_the_styles_of_another_face_fill_the_region_exactly(editor):
+    generator, whole = editor.domain.generator, np.full((64, 64), 255, np.uint8)
+    transferred, count = editor.edit(7, 11, whole, exact=True), len(editor.region_editor.edited)
+    mine, theirs = editor.open(7).styles, editor.open(11).styles
+    with torch.no_grad():
+        expected = generator.synthesis(theirs[:count] + mine[count:]).image
+    torch.testing.assert_close(transferred.tensor, expected, rtol=0, atol=1e-5)
+
+
+def test_a_face_can_say_what_by_how_clip_sees_it(editor):
+    edit, other = editor.edit(7, 11, "hair"), editor.open(11)
+    embedding = editor.domain.clip.encode_image(other.tensor)
+    with torch.no_grad():
+        expected = editor.region_editor(edit.source, embedding, editor.domain.clip.encode_text(["hair"]),
+                                        threshold=threshold_for(0.8))
+    torch.testing.assert_close(edit.tensor, expected.image, rtol=0, atol=1e-5)
+
+
+# --- chains
+
+def test_outside_a_later_region_the_picture_equals_the_last_edit_to_the_bit(editor):
+    first = editor.edit(7, "grey hair")
+    second = first.edit("red lipstick", "lips")
+    untouched = beyond(second.mask, second.tensor.shape[-1])
+    assert untouched.any() and (second.mask > 0).any()
+    assert torch.equal(second.tensor[..., untouched], first.tensor[..., untouched])
+    assert not torch.equal(second.tensor, first.tensor)
+
+
+def test_a_later_change_of_the_same_region_adds_to_it_unless_it_replaces(editor):
+    first = editor.edit(7, "grey hair", square())
+    added, replaced, alone = (edited.edit("purple hair", square(), replace=replace)
+                              for edited, replace in ((first, False), (first, True), (editor.open(7), False)))
+    expected = editor.region_editor.mapper(first.styles, editor.embed("purple hair"), 0.1)
+    assert all(torch.equal(actual, style) for actual, style in zip(added.styles, expected, strict=True))
+    assert all(torch.equal(actual, style) for actual, style in zip(replaced.styles, alone.styles, strict=True))
+    # The mask is all or nothing, so nothing of the first change is left under the second.
+    torch.testing.assert_close(replaced.tensor, alone.tensor, rtol=0, atol=1e-5)
+    assert not torch.allclose(added.tensor, alone.tensor, atol=1e-2)
+
+
+def test_a_change_elsewhere_starts_from_the_unedited_styles(editor):
+    elsewhere = editor.edit(7, "grey hair", square(start=0, end=8)).edit("red lipstick", square())
+    alone = editor.edit(7, "red lipstick", square())
+    assert all(torch.equal(actual, style) for actual, style in zip(elsewhere.styles, alone.styles, strict=True))
+
+
+def test_undo_gives_the_picture_before(editor):
+    first = editor.edit(7, "grey hair")
+    assert torch.equal(first.edit("beard").undo().tensor, first.tensor)
+    assert torch.equal(first.undo().tensor, editor.open(7).tensor)
+    with pytest.raises(UserError, match="nothing to undo"):
+        editor.open(7).undo()
+
+
+def test_changes_can_be_put_in_another_order(editor):
+    edited = editor.edit(7, "grey hair").edit("red lipstick", "lips")
+    turned = edited.with_changes(edited.changes[::-1])
+    assert torch.equal(turned.mask, edited.undo().mask) and [change.what for change in turned.changes] == [
+        "red lipstick", "grey hair"]
+
+
+def test_moving_a_slider_attends_once(editor, monkeypatch):
+    real, asked = editor.region_editor.attend, []
+    monkeypatch.setattr(editor.region_editor, "attend", lambda *arguments: asked.append(1) or real(*arguments))
+    opened = editor.open(9)
+    masks = [opened.edit("grey hair", "hair", strength, coverage).mask for strength, coverage in
+             ((0.05, 0.5), (0.1, 0.5), (0.2, 1.0))]
+    assert len(asked) == 1 and torch.equal(masks[0], masks[1]) and not torch.equal(masks[1], masks[2])
+
+
+# --- recipes
+
+def test_a_saved_picture_can_be_made_again_pixel_by_pixel(editor, tmp_path):
+    face = editor.domain.sample_w(1, 3)
+    edited = (editor.edit(face, "grey hair").edit("red lipstick", [3, 5], strength=0.2).edit("beard", square(128, 60, 90))
+              .edit(11, "hair", exact=True).edit(12, "eyes", replace=True))
+    path = edited.save(tmp_path / "edited.png")
+    again = editor.replay(path)
+    assert np.array_equal(np.asarray(Image.open(path)), np.asarray(again.image))
+    assert torch.equal(again.tensor, edited.tensor) and again.recipe == edited.recipe
+
+
+def test_a_recipe_keeps_any_text_as_text(editor, tmp_path):
+    what = "серые волосы 💇 <b>'; rm -rf \"$HOME\""
+    with pytest.warns(UserWarning, match="does not know"):
+        edited = editor.edit(7, what)
+    assert read_recipe(edited.save(tmp_path / "edited.png"))["changes"][0]["what"] == what
+
+
+def test_only_png_can_hold_a_recipe(editor, tmp_path):
+    with pytest.raises(UserError, match=r"edited\.jpg does not end in \.png"):
+        editor.open(7).save(tmp_path / "edited.jpg")
+    assert not list(tmp_path.iterdir())
+
+
+def written(path, text):
+    info = PngImagePlugin.PngInfo()
+    if text is not None:
+        info.add_itxt(RECIPE_KEY, text)
+    Image.new("RGB", (4, 4)).save(path, pnginfo=info)
+
+
+@pytest.mark.parametrize("text, message", [
+    (None, "has no recipe"), ("[1]", "has no recipe"), ("{", "cannot be read"),
+    (json.dumps({"editor": "other"}), "was made by the editor other"),
+    (json.dumps({"editor": "{identity}", "source": {}, "changes": []}), "garbled recipe"),
+    (json.dumps({"editor": "{identity}", "source": {"seed": 1}, "changes": [{"why": 1}]}), "garbled recipe"),
+])
+def test_pictures_without_a_whole_recipe_of_this_editor_are_refused(text, message, editor, tmp_path):
+    written(tmp_path / "a.png", text and text.replace("{identity}", editor.identity))
+    with pytest.raises(UserError, match=rf"a\.png.*{message}"):
+        editor.replay(tmp_path / "a.png")
+
+
+def test_a_text_file_named_png_is_no_recipe(editor, tmp_path):
+    (tmp_path / "a.png").write_text("grey hair")
+    with pytest.raises(UserError, match=r"a\.png cannot be read"):
+        editor.replay(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"b\.png is not a file"):
+        editor.replay(tmp_path / "b.png")
+
+
+# --- sheets and mistakes
+
+def test_a_grid_shows_every_prompt_at_every_strength(editor):
+    side = editor.domain.generator.resolution
+    sheet = np.asarray(editor.grid(7, ["grey hair", "beard"], [0.05, 0.2]))
+    assert sheet.shape[1] == side + 4 * (side + side // 2)
+    edit = np.asarray(editor.edit(7, "beard", strength=0.05).image)
+    left = side + 2 * (side + side // 2)
+    assert np.array_equal(sheet[-side:, left:left + side], edit)
+
+
+@pytest.mark.parametrize("source", [-1, True, "photo", np.zeros(5), None])
+def test_sources_that_are_none_are_refused(source, editor):
+    with pytest.raises(UserError, match=r"expected a (seed|whole number)"):
+        editor.open(source)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (dict(what=""), "text is empty"), (dict(what="beard", where="  "), "text is empty"),
+    (dict(what="beard", strength=-0.1), "strength is -0.1"), (dict(what="beard", strength=1.5), "strength is 1.5"),
+    (dict(what="beard", strength=float("nan")), "strength is nan"), (dict(what="beard", coverage=2), "coverage is 2"),
+    (dict(what="beard", where=[]), "numbers of regions from 0 to 63"),
+    (dict(what="beard", where=64), "numbers of regions from 0 to 63"),
+    (dict(what="beard", where=np.zeros((64, 32))), "expected a square"),
+    (dict(what="beard", where=np.zeros((64, 64))), "black everywhere"),
+    (dict(what="beard", exact=True), "is the text 'beard'"),
+])
+def test_arguments_that_make_no_edit_are_refused(arguments, message, editor):
+    with pytest.raises(UserError, match=message):
+        editor.edit(7, **arguments)
+
+
+def test_a_text_that_is_too_long_is_told(editor):
+    with pytest.warns(UserWarning, match="longer than CLIP reads"):
+        editor.edit(7, "grey hair " * 1000)

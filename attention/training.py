@@ -296,12 +296,15 @@ def conditions(config: TrainConfig, domain: Domain, sampler: PhraseSampler,
     by_picture = torch.from_numpy(distributed.own_rows(random.random(count) < PICTURE_SHARE[config.target]))
     with torch.no_grad():
         where = domain.clip.encode_text(distributed.own_rows(wheres))
-        target = domain.clip.encode_text(distributed.own_rows(whats))
+        target = torch.empty_like(where)
         if by_picture.any():
             w = distributed.own_rows(domain.sample_w(count, w_seed))[by_picture.to(domain.device)]
             with autocast(config.precision, domain.device):
                 image = domain.generator.synthesis(domain.generator.styles(w), feature_side=0).image
             target[by_picture.to(domain.device)] = domain.clip.encode_image(image.float())
+        if not by_picture.all():
+            texts = [what for what, other in zip(distributed.own_rows(whats), by_picture, strict=True) if not other]
+            target[~by_picture.to(domain.device)] = domain.clip.encode_text(texts)
     return target, where
 
 

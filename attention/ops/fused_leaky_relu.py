@@ -15,7 +15,7 @@ def bias_shape(x: Tensor) -> list[int]:
 
 
 def fused_leaky_relu(
-    x: Tensor, bias: Tensor | None = None, negative_slope: float = 0.2, scale: float = 2**0.5
+    x: Tensor, bias: Tensor | None = None, negative_slope: float = 0.2, scale: float = 2**0.5, overwrite: bool = False
 ) -> Tensor:
     """Add a bias, apply a leaky ReLU and multiply by a gain that keeps the variance.
 
@@ -24,6 +24,7 @@ def fused_leaky_relu(
         bias: (C,), converted to the dtype of x; None for no bias.
         negative_slope: factor of the negative side, at least 0.
         scale: gain of the result, positive.
+        overwrite: nothing but this call needs the values of x, so that they may give way to the result.
     Returns:
         Same shape and dtype as x; differentiable twice.
     Raises:
@@ -38,10 +39,14 @@ def fused_leaky_relu(
     if kernels is not None:
         return kernels.fused_leaky_relu(x, bias, negative_slope, scale)
     # A positive gain commutes with the leaky ReLU, and then bias and gain are one pass over memory instead of two.
-    if bias is None:
-        return F.leaky_relu(x if scale == 1 else x * scale, negative_slope)
-    bias = (bias * scale).to(x.dtype).view(bias_shape(x))
-    return F.leaky_relu_(torch.add(bias, x, alpha=scale), negative_slope)
+    if bias is not None:
+        bias = (bias * scale).to(x.dtype).view(bias_shape(x))
+        x = x.add_(bias) if overwrite and scale == 1 else torch.add(bias, x, alpha=scale)
+    elif scale != 1:
+        x = x * scale
+    elif not overwrite:
+        return F.leaky_relu(x, negative_slope)
+    return F.leaky_relu_(x, negative_slope)
 
 
 def fused_leaky_relu_reference(

@@ -1,0 +1,217 @@
+"""Photos: read anything safely, cut a face out as its generator frames faces, and put an edit back where it belongs."""
+
+import json
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageOps
+
+from attention.errors import UserError
+
+MEGAPIXELS = 100            # a larger picture is refused: it would need gigabytes
+SMALLEST_SIDE = 16
+# The points that frame a face, as (index, ...) of the usual 68 landmarks: eyes, corners of the mouth.
+POINTS_OF_68 = {"left eye": range(36, 42), "right eye": range(42, 48), "left mouth": (48,), "right mouth": (54,)}
+POINTS_OF_5 = {"left eye": (0,), "right eye": (1,), "left mouth": (3,), "right mouth": (4,)}     # 2 is the nose
+
+
+def read_photo(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
+    """Any picture as upright RGB: EXIF rotation applied, transparency on white, first frame of several.
+
+    Args:
+        source: a path, a picture, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+    Raises:
+        UserError: not a whole picture, larger than MEGAPIXELS, or smaller than SMALLEST_SIDE.
+    """
+    name = "the picture" if isinstance(source, Image.Image | np.ndarray) else str(source)
+    if isinstance(source, np.ndarray):
+        if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,), (4,)):
+            raise UserError(f"the picture is an array of {source.dtype} and shape {source.shape}, expected uint8 and "
+                            "(H, W), (H, W, 3) or (H, W, 4)")
+        source = Image.fromarray(source)
+    try:
+        picture = source if isinstance(source, Image.Image) else _opened(Path(source))
+        width, height = picture.size
+        if width * height > MEGAPIXELS * 1e6:
+            raise UserError(f"{name} has {width * height / 1e6:.0f} megapixels, but at most {MEGAPIXELS} are read; make it "
+                            "smaller first")
+        if min(width, height) < SMALLEST_SIDE:
+            raise UserError(f"{name} is {width} x {height} pixels, expected at least {SMALLEST_SIDE} on each side")
+        picture.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(f"{name} cannot be read as a picture ({error}); give a JPEG, PNG or WebP file") from error
+    return _to_rgb(ImageOps.exif_transpose(picture))
+
+
+def _opened(path: Path) -> Image.Image:
+    if not path.is_file():
+        raise UserError(f"{path} is not a file, expected a picture")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)      # the size is checked before pixels are read
+        return Image.open(path)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I") or picture.mode == "F":                  # 16 bits of grey; convert() would clip them
+        values = np.asarray(picture, np.float64)
+        picture = Image.fromarray((values / (257 if values.max() > 255 else 1)).round().clip(0, 255).astype(np.uint8))
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    return picture.convert("RGB")
+
+
+def read_landmarks(path: str | Path) -> np.ndarray:
+    """(68, 2) or (5, 2) points x, y in pixels from a JSON or text file.
+
+    Raises:
+        UserError: no such file, or it holds something else.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+        points = np.array(json.loads(text) if path.suffix == ".json" else
+                          [line.replace(",", " ").split() for line in text.splitlines() if line.strip()], np.float64)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read as landmarks ({error}); expected x and y of 68 or 5 points, one a line or "
+                        "as JSON") from error
+    if points.shape not in ((68, 2), (5, 2)) or not np.isfinite(points).all():
+        raise UserError(f"{path} holds numbers of shape {points.shape}, expected x and y of 68 points, or of 5 (eyes, "
+                        "nose, corners of the mouth)")
+    return points
+
+
+def framing_points(landmarks: np.ndarray) -> dict[str, np.ndarray]:
+    """Landmarks (68, 2) or (5, 2) -> the four points that frame a face, left and right as the viewer sees them."""
+    groups = POINTS_OF_68 if len(landmarks) == 68 else POINTS_OF_5
+    return {name: np.asarray(landmarks, np.float64)[list(indices)].mean(axis=0) for name, indices in groups.items()}
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A square, turned and scaled, in a photo: where the generator's picture lies.
+
+    Attributes:
+        center: (2,) x, y in pixels of the photo; pixel i covers i to i + 1.
+        right: (2,) from the center to the middle of the right edge; down is the same, turned clockwise.
+    """
+
+    center: np.ndarray
+    right: np.ndarray
+
+    @property
+    def down(self) -> np.ndarray:
+        return np.array([-self.right[1], self.right[0]])
+
+    @property
+    def half(self) -> float:
+        """Half the side of the square in pixels of the photo."""
+        return float(np.hypot(*self.right))
+
+    def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of the pixels of a photo (width, height) that the square touches."""
+        reach = np.abs(self.right) + np.abs(self.down)
+        low, high = np.floor(self.center - reach).astype(int), np.ceil(self.center + reach).astype(int)
+        return (max(0, low[0]), max(0, low[1]), min(size[0], high[0]), min(size[1], high[1]))
+
+    def crop(self, photo: Image.Image, side: int) -> np.ndarray:
+        """(side, side, 3) uint8 of what the square shows. Beyond the photo's edge it is mirrored.
+
+
+        Raises:
+            UserError: the square has no size, or is not inside the photo at all.
+        """
+        left, top, right, bottom = self.box(photo.size)
+        if not self.half > 1 or right <= left or bottom <= top:
+            raise UserError("the landmarks coincide or lie outside of the photo; check them")
+        pixels = torch.from_numpy(np.asarray(photo.crop((left, top, right, bottom)), np.float32)).permute(2, 0, 1)[None]
+        # Shrink first where the photo is finer than the crop, or pixels between the samples would be lost.
+        shrink = max(1.0, 2 * self.half / side)
+        size = [max(1, round(length / shrink)) for length in pixels.shape[-2:]]
+        small = F.interpolate(pixels, size=size, mode="area") if shrink > 1 else pixels
+        steps = (torch.arange(side, dtype=torch.float64) + 0.5) * (2 / side) - 1
+        down, across = torch.meshgrid(steps, steps, indexing="ij")                           # (side, side) in [-1, 1]
+        x, y = (self.center[axis] + across * self.right[axis] + down * self.down[axis] for axis in (0, 1))
+        grid = torch.stack([(x - left) / (right - left), (y - top) / (bottom - top)], dim=2) * 2 - 1
+        crop = F.grid_sample(small, grid[None].float(), mode="bicubic", padding_mode="reflection", align_corners=False)
+        return crop[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+
+    def put_back(self, photo: Image.Image, before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> Image.Image:
+        """Add mask * (after - before) to a photo: where the mask is 0, it stays as it is, bit for bit.
+
+        Args:
+            before, after: (R, R, 3) uint8 of the square without and with the edit.
+            mask: (R, R) in [0, 1].
+        """
+        left, top, right, bottom = self.box(photo.size)
+        change = (after.astype(np.float32) - before.astype(np.float32)) * mask[..., None]
+        layers = np.concatenate([change, mask[..., None]], axis=2).astype(np.float32)              # (R, R, 4)
+        layers = torch.from_numpy(layers).permute(2, 0, 1)[None]                                    # (1, 4, R, R)
+        shrink = layers.shape[-1] / (2 * self.half)
+        if shrink > 1:
+            layers = F.interpolate(layers, size=[max(1, math.ceil(layers.shape[-1] / shrink))] * 2, mode="area")
+        x = torch.arange(left, right, dtype=torch.float64) + 0.5 - self.center[0]
+        y = torch.arange(top, bottom, dtype=torch.float64)[:, None] + 0.5 - self.center[1]
+        axes = [(x * axis[0] + y * axis[1]) / self.half**2 for axis in (self.right, self.down)]     # (h, w), [-1, 1] inside
+        warped = F.grid_sample(layers, torch.stack(axes, dim=2)[None].float(), mode="bilinear", align_corners=False)[0]
+        warped = warped.permute(1, 2, 0).numpy()                                                    # (h, w, 4)
+        result = np.array(photo)
+        part = result[top:bottom, left:right]
+        changed = (part + warped[..., :3]).round().clip(0, 255).astype(np.uint8)
+        part[...] = np.where(warped[..., 3:] > 0, changed, part)
+        return Image.fromarray(result)
+
+
+def ffhq_frame(landmarks: np.ndarray) -> Frame:
+    """How FFHQ frames a face with these landmarks (68, 2) or (5, 2).
+
+    The square stands along the mean of the eyes' line and the line across eyes and mouth; its half side is twice the
+    distance of the eyes, or 1.8 times that from eyes to mouth if this is more; its center is a tenth of the way from the
+    eyes to the mouth. Source: Karras et al. 2019, appendix C.
+    """
+    points = framing_points(landmarks)
+    eyes, mouth = ((points[f"left {part}"] + points[f"right {part}"]) / 2 for part in ("eye", "mouth"))
+    eye_to_eye, eye_to_mouth = points["right eye"] - points["left eye"], mouth - eyes
+    across = eye_to_eye - np.array([-eye_to_mouth[1], eye_to_mouth[0]])
+    half = max(2 * np.hypot(*eye_to_eye), 1.8 * np.hypot(*eye_to_mouth))
+    return Frame(eyes + 0.1 * eye_to_mouth, across / np.hypot(*across) * half)
+
+
+def frame_like(landmarks: np.ndarray, typical: np.ndarray) -> Frame:
+    """The square in which landmarks (N, 2) lie, as nearly as a turn, a scale and a shift can, at typical places.
+
+    Args:
+        typical: (N, 2) in [-1, 1] of the square, x to the right, y down.
+    """
+    own, other = landmarks - landmarks.mean(axis=0), typical - typical.mean(axis=0)
+    a, b = own[:, 0] + 1j * own[:, 1], other[:, 0] + 1j * other[:, 1]
+    turn = np.vdot(b, a) / np.vdot(b, b)                                         # the least squares solution of a = turn b
+    shift = turn * complex(*typical.mean(axis=0))
+    return Frame(landmarks.mean(axis=0) - [shift.real, shift.imag], np.array([turn.real, turn.imag]))
+
+
+def find_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | None], face: int | None = None) -> np.ndarray:
+    """(68, 2) landmarks of one face of a photo.
+
+    Args:
+        detect: (H, W, 3) uint8 -> a list of (68, 2) or None, as face-alignment's `get_landmarks`.
+        face: which, counted from 0, from the largest to the smallest; None takes the largest and says if there are more.
+    Raises:
+        UserError: no face, or not so many.
+    """
+    found = sorted((np.asarray(points) for points in detect(np.asarray(photo)) or []),
+                   key=lambda points: -float(np.prod(np.ptp(points, axis=0))))
+    if not found:
+        raise UserError("no face was found in the photo; give a larger or more frontal one, or its landmarks in a file")
+    if face is None and len(found) > 1:
+        warnings.warn(f"{len(found)} faces were found, and the largest is taken; choose another by its number",
+                      stacklevel=2)
+    if not 0 <= (face or 0) < len(found):
+        raise UserError(f"face {face} was asked for, but {len(found)} were found; choose 0 to {len(found) - 1}")
+    return found[face or 0]

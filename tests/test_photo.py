@@ -1,0 +1,209 @@
+"""Photos: pictures of every kind, the geometry against closed forms and drawn faces, and what put_back must not touch."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attention.drawn.faces import FaceParams, draw_faces
+from attention.errors import UserError
+from attention.photo import Frame, ffhq_frame, find_landmarks, frame_like, read_landmarks, read_photo
+
+# Eyes, nose, corners of the mouth of a face that stands upright.
+UPRIGHT = np.array([[100.0, 100], [200, 100], [150, 160], [120, 220], [180, 220]])
+
+
+def turned(points, degrees, scale, shift):
+    angle = np.deg2rad(degrees)
+    return scale * points @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]]) + shift
+
+
+def noise(height, width, seed=0):
+    return np.random.default_rng(seed).integers(256, size=(height, width, 3), dtype=np.uint8)
+
+
+# --- reading
+
+def saved(tmp_path, picture, name="a.png", **options):
+    picture.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def test_a_plain_picture_is_read_as_it_is(tmp_path):
+    pixels = noise(20, 30)
+    for source in (saved(tmp_path, Image.fromarray(pixels)), Image.fromarray(pixels), pixels):
+        assert np.array_equal(np.asarray(read_photo(source)), pixels)
+
+
+def test_a_rotated_photo_is_turned_upright(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6                                            # the camera was held on its side
+    pixels = noise(20, 30)
+    path = saved(tmp_path, Image.fromarray(pixels), exif=exif)
+    assert np.array_equal(np.asarray(read_photo(path)), np.rot90(pixels, -1))
+
+
+def test_transparency_becomes_white(tmp_path):
+    pixels = np.zeros((16, 16, 4), np.uint8)
+    pixels[:8] = [200, 10, 10, 255]
+    read = np.asarray(read_photo(saved(tmp_path, Image.fromarray(pixels))))
+    assert (read[:8] == [200, 10, 10]).all() and (read[8:] == 255).all()
+
+
+@pytest.mark.parametrize("mode, value, expected", [("L", 77, 77), ("I;16", 77 * 257, 77), ("1", 1, 255),
+                                                   ("LA", (77, 255), 77)])
+def test_grey_pictures_keep_their_grey(mode, value, expected, tmp_path):
+    read = np.asarray(read_photo(saved(tmp_path, Image.new(mode, (16, 16), value))))
+    assert read.shape == (16, 16, 3) and (read == expected).all()
+
+
+def test_cmyk_is_read_as_its_colours(tmp_path):
+    path = saved(tmp_path, Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "a.jpg", quality=100)
+    red, green, blue = np.asarray(read_photo(path))[8, 8]
+    assert red > 250 and green < 5 and blue < 5
+
+
+def test_of_an_animation_the_first_frame_is_read(tmp_path):
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    path = saved(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
+    assert (np.asarray(read_photo(path))[0, 0] == [255, 0, 0]).all()
+
+
+def test_what_is_no_picture_is_named(tmp_path):
+    (tmp_path / "a.png").write_text("a text")
+    whole = saved(tmp_path, Image.fromarray(noise(64, 64)), "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(whole[:len(whole) // 2])
+    saved(tmp_path, Image.new("RGB", (15, 100)), "c.png")
+    saved(tmp_path, Image.new("1", (20_000, 5_001)), "d.png")
+    for name, message in (("a.png", "cannot be read as a picture"), ("b.png", "cannot be read as a picture"),
+                          ("c.png", "15 x 100 pixels"), ("d.png", "100 megapixels, but"), ("e.png", "is not a file")):
+        with pytest.raises(UserError, match=rf"{name}.*{message}"):
+            read_photo(tmp_path / name)
+    with pytest.raises(UserError, match="array of float64"):
+        read_photo(np.zeros((16, 16)))
+
+
+# --- landmarks
+
+def test_landmarks_come_from_json_or_text(tmp_path):
+    (tmp_path / "a.json").write_text(json.dumps(UPRIGHT.tolist()))
+    (tmp_path / "a.txt").write_text("\n".join(f"{x}, {y}" for x, y in UPRIGHT) + "\n")
+    assert all(np.array_equal(read_landmarks(tmp_path / name), UPRIGHT) for name in ("a.json", "a.txt"))
+
+
+@pytest.mark.parametrize("text", ["", "1 2", "one two", "\n".join(["1 2"] * 67), "\n".join(["1 nan"] * 5)])
+def test_other_files_are_no_landmarks(text, tmp_path):
+    (tmp_path / "a.txt").write_text(text)
+    with pytest.raises(UserError, match=r"a\.txt"):
+        read_landmarks(tmp_path / "a.txt")
+
+
+def test_the_largest_face_is_taken_and_others_by_number():
+    small, large = UPRIGHT * 0.5, UPRIGHT * 2
+    with pytest.warns(UserWarning, match="2 faces were found"):
+        assert np.array_equal(find_landmarks(Image.new("RGB", (9, 9)), lambda pixels: [small, large]), large)
+    assert np.array_equal(find_landmarks(Image.new("RGB", (9, 9)), lambda pixels: [small, large], face=1), small)
+    for face, found, message in ((None, None, "no face was found"), (0, [], "no face was found"),
+                                 (2, [small, large], "0 to 1")):
+        with pytest.raises(UserError, match=message):
+            find_landmarks(Image.new("RGB", (9, 9)), lambda pixels, found=found: found, face)
+
+
+# --- geometry
+
+def test_ffhq_frames_a_face_by_its_eyes_and_mouth():
+    frame = ffhq_frame(UPRIGHT)                                 # eyes 100 apart, 120 above the mouth: 1.8 * 120 is more
+    np.testing.assert_allclose(frame.center, [150, 112])
+    np.testing.assert_allclose(frame.right, [216, 0], atol=1e-9)
+    every = np.zeros((68, 2))
+    for index, point in zip((range(36, 42), range(42, 48), (48,), (54,)), UPRIGHT[[0, 1, 3, 4]], strict=True):
+        every[list(index)] = point
+    np.testing.assert_allclose(ffhq_frame(every).right, frame.right)
+
+
+@pytest.mark.parametrize("frame_of", [ffhq_frame, lambda points: frame_like(points, UPRIGHT / 200 - 0.7)])
+def test_a_frame_turns_and_grows_with_its_face(frame_of):
+    upright, other = frame_of(UPRIGHT), frame_of(turned(UPRIGHT, 30, 2, [40, -7]))
+    np.testing.assert_allclose(other.center, turned(upright.center, 30, 2, [40, -7]))
+    np.testing.assert_allclose(other.right, turned(upright.right, 30, 2, [0, 0]))
+
+
+def test_a_frame_like_typical_landmarks_puts_them_there():
+    typical = np.array([[-0.3, -0.1], [0.3, -0.1], [0, 0.2], [-0.2, 0.5], [0.2, 0.5]])
+    frame = Frame(np.array([300.0, 200]), turned(np.array([[80.0, 0]]), 25, 1, 0)[0])
+    points = frame.center + typical[:, :1] * frame.right + typical[:, 1:] * frame.down
+    found = frame_like(points, typical)
+    np.testing.assert_allclose(found.center, frame.center)
+    np.testing.assert_allclose(found.right, frame.right)
+
+
+def test_the_frame_of_a_whole_picture_crops_every_bit_of_it():
+    pixels = noise(64, 64)
+    assert np.array_equal(Frame(np.array([32.0, 32]), np.array([32.0, 0])).crop(Image.fromarray(pixels), 64), pixels)
+
+
+@pytest.mark.parametrize("half, degrees", [(40, 0), (40, 35), (150, -20)])
+def test_a_crop_shows_what_lies_under_the_square(half, degrees):
+    def colour(x, y):                                           # smooth, so that interpolation is nearly exact
+        return 127 + 100 * np.stack([np.sin(x / 40), np.cos(y / 50), np.sin((x + y) / 60)], axis=2)
+
+    x, y = np.meshgrid(np.arange(400) + 0.5, np.arange(360) + 0.5)
+    photo = Image.fromarray(colour(x, y).round().astype(np.uint8))
+    frame = Frame(np.array([200.0, 180]), turned(np.array([[half, 0.0]]), degrees, 1, 0)[0])
+    steps = (np.arange(64) + 0.5) / 32 - 1
+    across, down = np.meshgrid(steps, steps)
+    places = [frame.center[axis] + across * frame.right[axis] + down * frame.down[axis] for axis in (0, 1)]
+    inside = (places[0] > 6) & (places[0] < 394) & (places[1] > 6) & (places[1] < 354)
+    error = np.abs(frame.crop(photo, 64) - colour(*places))[inside]
+    assert error.max() <= 4
+
+
+def test_a_drawing_turned_and_scaled_into_a_photo_is_cut_out_again():
+    drawing = draw_faces(FaceParams.sample(1, seed=3)).images[0]
+    turn = Frame(np.array([260.0, 230]), turned(np.array([[150.0, 0]]), 20, 1, 0)[0])
+    black, whole = np.zeros_like(drawing), np.ones(drawing.shape[:2])
+    photo = turn.put_back(Image.new("RGB", (520, 480)), black, drawing, whole)
+    error = (turn.crop(photo, 128)[4:-4, 4:-4].astype(float) - drawing[4:-4, 4:-4]) / 255
+    assert 10 * np.log10(1 / np.mean(error**2)) > 28
+
+
+# --- putting back
+
+def test_where_the_mask_is_empty_the_photo_stays_bit_for_bit():
+    photo = Image.fromarray(noise(300, 400))
+    frame = Frame(np.array([180.0, 140]), turned(np.array([[90.0, 0]]), 25, 1, 0)[0])
+    before, after = noise(64, 64, 1), noise(64, 64, 2)
+    mask = np.zeros((64, 64))
+    assert np.array_equal(np.asarray(frame.put_back(photo, before, after, mask)), np.asarray(photo))
+    mask[20:30, 20:40] = 1
+    changed = (np.asarray(frame.put_back(photo, before, after, mask)) != np.asarray(photo)).any(axis=2)
+    rows, columns = np.nonzero(changed)
+    offset = np.stack([columns + 0.5, rows + 0.5], axis=1) - frame.center
+    across, down = (offset @ axis / frame.half**2 for axis in (frame.right, frame.down))      # in [-1, 1]
+    assert len(rows) > 100
+    pixel = 2 / 64                                              # interpolation reaches one pixel of the square further
+    assert (across >= 20 * pixel - 1 - pixel).all() and (across <= 40 * pixel - 1 + pixel).all()
+    assert (down >= 20 * pixel - 1 - pixel).all() and (down <= 30 * pixel - 1 + pixel).all()
+
+
+@pytest.mark.parametrize("half", [20, 90, 300])
+def test_a_change_arrives_in_full_at_any_size_even_past_the_edge(half):
+    photo = Image.new("RGB", (400, 300), (100, 100, 100))
+    frame = Frame(np.array([150.0, 150]), turned(np.array([[half, 0.0]]), -15, 1, 0)[0])
+    before, after = np.full((64, 64, 3), 50, np.uint8), np.full((64, 64, 3), 90, np.uint8)
+    result = np.asarray(frame.put_back(photo, before, after, np.ones((64, 64))))
+    assert (result[150 - half // 2:150 + half // 2, 150 - half // 2:150 + half // 2] == 140).all()
+    assert result.shape == (300, 400, 3)
+
+
+def test_an_edit_of_nothing_puts_nothing_back():
+    photo, frame = Image.fromarray(noise(100, 100)), Frame(np.array([50.0, 50]), np.array([30.0, 10]))
+    same = noise(64, 64, 1)
+    assert np.array_equal(np.asarray(frame.put_back(photo, same, same, np.ones((64, 64)))), np.asarray(photo))
+
+
+@pytest.mark.parametrize("center, right", [((50, 50), (0, 0)), ((500, 500), (30, 0))])
+def test_a_square_without_size_or_outside_of_the_photo_is_refused(center, right):
+    with pytest.raises(UserError, match="landmarks coincide or lie outside"):
+        Frame(np.array(center, float), np.array(right, float)).crop(Image.new("RGB", (100, 100)), 64)

@@ -11,9 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -26,10 +27,14 @@ from attention.clip_models.base import TextImageModel
 from attention.config import GENERAL, KINDS, RECIPES, TrainConfig, WorldConfig, resolve
 from attention.distributed import local_rank, world_size
 from attention.drawn.concepts import BY_PHRASE, EDIT_PROMPTS, PART_NAMES
+from attention.drawn.faces import FaceParams, landmarks
 from attention.drawn.fit_clip import augment
+from attention.drawn.fit_encoder import DrawnEncoder
 from attention.errors import UserError
 from attention.generator import Generator, published_channels
+from attention.inversion.e4e import E4E_FILE, load_e4e
 from attention.nvidia import read_nvidia
+from attention.photo import Frame, ffhq_frame, frame_like, framing_points
 from attention.published import SHIPPED, WEIGHTS, missing
 
 REAL_WHERE = ("tanned skin", "narrow nose", "narrow eyes", "thin eyebrows", "wearing a pair of earrings",
@@ -51,6 +56,8 @@ class DomainEntry:
     places: tuple[str, ...] = ()        # what --shared_where draws from; the prompts if empty
     drawn: bool = False                 # faces of the renderer: the truth about them is known to the pixel
     settings: Mapping[str, Any] = field(default_factory=dict)
+    encoder: Callable[[], nn.Module] | None = None      # loads what makes a w or w+ of an aligned picture
+    frame: Callable[[np.ndarray], Frame] = ffhq_frame   # landmarks of a photo -> the square that its generator frames
     views: Callable[[Tensor, torch.Generator], Tensor] | None = None    # augmented views of an edit for CLIP to score
 
 
@@ -68,6 +75,17 @@ class Domain:
     @cached_property
     def clip(self) -> TextImageModel:
         return CLIP_MODELS[self.entry.clip](self.entry.clip_source, trust=self.trust).to(self.device)
+
+    @cached_property
+    def encoder(self) -> nn.Module:
+        """Pictures (B, 3, R, R) in [-1, 1] -> w (B, style_dim) or w+ (B, n_latent, style_dim).
+
+        Raises:
+            UserError: this world has none, or its file is missing.
+        """
+        if self.entry.encoder is None:
+            raise UserError(f"the world {self.name} has no encoder, so it cannot take pictures; give a seed or a latent")
+        return self.entry.encoder().to(self.device)
 
     def sample_w(self, count: int, seed: int) -> Tensor:
         """(count, style_dim) seeded latents of this domain's truncation; the same on every device."""
@@ -89,15 +107,23 @@ def _face_where(prompt: str) -> tuple[str, ...]:
     return PART_NAMES[part] * max(1, len(others) // len(PART_NAMES[part])) + others
 
 
+def _drawn_frame(points: np.ndarray) -> Frame:
+    """The square in which eyes and corners of the mouth lie as on the mean drawn face."""
+    found, typical = framing_points(points), landmarks(FaceParams.mean())
+    names = {"left eye": "left_eye", "right eye": "right_eye", "left mouth": "left_mouth", "right mouth": "right_mouth"}
+    return frame_like(np.array([found[name] for name in names]), np.array([typical[own][0] for own in names.values()]))
+
+
 DOMAINS = {
     "ffhq": DomainEntry(generator=WEIGHTS / "stylegan2-ffhq-config-f.pt", clip="released",
                         clip_source=str(WEIGHTS / "ViT-B-32.pt"), truncation=0.7, prompts=REAL_PROMPTS,
-                        where_texts=_face_where, places=REAL_WHERE),
+                        where_texts=_face_where, places=REAL_WHERE, encoder=lambda: load_e4e(WEIGHTS / E4E_FILE)),
     # The fitted generator covers all of z, so nothing is truncated. A small CLIP gives weaker, noisier gradients than
     # ViT-B/32, and 128 px faces have parts of a few pixels: the README says why each setting differs from the paper's.
     "drawn": DomainEntry(generator=SHIPPED / "generator.safetensors", clip="tiny",
                          clip_source=str(SHIPPED / "clip.safetensors"), truncation=1.0, prompts=EDIT_PROMPTS,
-                         where_texts=_face_where, drawn=True, views=augment,
+                         where_texts=_face_where, drawn=True, views=augment, frame=_drawn_frame,
+                         encoder=lambda: DrawnEncoder.load(SHIPPED / "encoder.safetensors"),
                          settings=dict(cluster_num=64, position_weight=0.5, step=1200, batch_size=16, temperature=0.03,
                                        relative=True, lambda_ess=1.0, lambda_sec=0.02, lambda_area=0.4, lambda_id=0.8,
                                        lambda_delta=0.03, max_change=30.0, precision="bf16")),

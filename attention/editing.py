@@ -1,7 +1,7 @@
 """Editing for people: sources of any kind, edits that chain, and pictures that remember how they were made.
 
     editor = attention.load_editor("drawn")                     # or a run folder
-    grey = editor.edit(7, what="grey hair")                     # the face of seed 7
+    grey = editor.edit(7, what="grey hair")                     # the face of seed 7, or editor.open_photo("me.jpg")
     both = grey.edit(what="red lipstick", where="lips", strength=0.15)
     both.save("edited.png")
     same = editor.replay("edited.png")                          # the same pixels
@@ -12,7 +12,7 @@ import hashlib
 import io
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,7 +28,9 @@ from attention.checkpoints import write_atomically
 from attention.domains import Domain
 from attention.editor import Edit, RegionEditor, Source
 from attention.errors import UserError
+from attention.inversion.invert import invert
 from attention.mapper import STRENGTH
+from attention.photo import Frame, find_landmarks, load_detector, read_landmarks, read_photo
 from attention.published import SHIPPED
 from attention.runs import load_run
 from attention.sheets import edit_sheet, to_pixels
@@ -102,7 +104,41 @@ class Editor:
         w = self._latent(source)
         return Edited(self, {"w": pack(w)}, self._source(w))
 
-    def edit(self, source: Face, what: str | Face, where: Where | None = None, **options: Any) -> "Edited":
+    def open_photo(self, source: str | Path | Image.Image | np.ndarray, landmarks: str | Path | np.ndarray | None = None,
+                   face: int | None = None, aligned: bool = False, refine: int = 0,
+                   detect: Callable[[np.ndarray], list | None] | None = None) -> "Edited":
+        """A photo to edit: the face is framed as the generator frames faces, inverted, and edits are put back.
+
+        Args:
+            source: a path, a picture, or an array of uint8.
+            landmarks: (68, 2) or (5, 2) points x, y in pixels, or a file of them; None searches the face.
+            face: which of several, 0 the largest.
+            aligned: the picture is square and framed already; nothing is searched.
+            refine: steps of `invert`, about a second for ten on drawn faces.
+            detect: another detector than face-alignment's, see find_landmarks.
+        Raises:
+            UserError: no picture, no face, no encoder, or the photo is not square although it is said to be framed.
+        """
+        photo = read_photo(source)
+        if aligned:
+            if photo.width != photo.height:
+                raise UserError(f"the picture is {photo.width} x {photo.height}, but one that is framed already is square")
+            frame = Frame(np.array([photo.width / 2] * 2), np.array([photo.width / 2, 0]))
+        else:
+            if landmarks is None:
+                landmarks = find_landmarks(photo, detect or load_detector(self.domain.device.type), face)
+            points = landmarks if isinstance(landmarks, np.ndarray) else read_landmarks(landmarks)
+            frame = self.domain.entry.frame(points)
+        crop = frame.crop(photo, self.domain.generator.resolution)
+        image = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 127.5 - 1
+        inversion = invert(self.domain, image, refine)
+        name = str(source) if isinstance(source, str | Path) else ""
+        origin = {"w": pack(inversion.w), "photo": {"name": name, "sha256": pixel_hash(photo),
+                                                    "center": frame.center.tolist(), "right": frame.right.tolist()},
+                  "psnr": [inversion.psnr_before, inversion.psnr_after]}
+        return Edited(self, origin, self._source(inversion.w), photo=(photo, frame))
+
+    def edit(self, source: Face, what: str | Image.Image | Face, where: Where | None = None, **options: Any) -> "Edited":
         """`open(source).edit(what, where, ...)`: see Edited.edit for the options."""
         return self.open(source).edit(what, where, **options)
 
@@ -117,11 +153,13 @@ class Editor:
                 titles.append(f"{prompt} {strength:g}")
         return edit_sheet(opened.tensor, titles, [edit.tensor for edit in edits], [edit.mask for edit in edits])
 
-    def replay(self, path: str | Path) -> "Edited":
+    def replay(self, path: str | Path, photo: str | Path | Image.Image | None = None) -> "Edited":
         """Make the picture again that `Edited.save` wrote, from the recipe in its file: the same pixels.
 
+        Args:
+            photo: the photo that was edited, if it was one; it is not in the recipe.
         Raises:
-            UserError: no picture there, one without a recipe, or one that another editor made.
+            UserError: no picture there, one without a recipe, one that another editor made, or of another photo.
         """
         recipe = read_recipe(path)
         if recipe.get("editor") != self.identity:
@@ -130,9 +168,20 @@ class Editor:
         try:
             origin, changes = recipe["source"], [Change(**change) for change in recipe["changes"]]
             edited = self.open(origin["seed"] if "seed" in origin else unpack(origin["w"]))
+            if "photo" in origin:
+                edited = Edited(self, origin, edited.source, photo=self._photo(path, origin["photo"], photo))
         except (KeyError, TypeError, ValueError) as error:
             raise UserError(f"{path} has a garbled recipe ({error}); it cannot be made again") from error
         return edited.with_changes(changes)
+
+    def _photo(self, path: str | Path, said: dict, photo: str | Path | Image.Image | None) -> tuple[Image.Image, Frame]:
+        """The photo of a recipe, and where in it the face is."""
+        if photo is None:
+            raise UserError(f"{path} is the edit of the photo {said['name']!r}, which is not in its recipe; give it too")
+        picture = read_photo(photo)
+        if pixel_hash(picture) != said["sha256"]:
+            raise UserError(f"{path} is the edit of another photo than the one given; it was called {said['name']!r}")
+        return picture, Frame(np.array(said["center"], float), np.array(said["right"], float))
 
     @torch.no_grad()
     def _source(self, w: Tensor) -> Source:
@@ -163,7 +212,8 @@ class Edited:
     """A picture after a chain of changes. Nothing changes it: every further edit is another one.
 
     Attributes:
-        tensor: (1, 3, R, R) in [-1, 1].
+        image: the picture for people; of a photo, the photo itself with the edits put back.
+        tensor: (1, 3, R, R) in [-1, 1], what the generator makes.
         mask: (1, 1, h, h) in [0, 1], where the last change is; zeros if there is none.
         regions: (h, h) int64, the number of the region of every pixel of the blend layer.
         styles: by layer, (1, C_l), of the last change.
@@ -171,8 +221,10 @@ class Edited:
     """
 
     def __init__(self, editor: Editor, origin: dict, source: Source, changes: tuple[Change, ...] = (),
-                 edits: tuple[Edit, ...] = (), attended: dict[str, Tensor] | None = None):
+                 edits: tuple[Edit, ...] = (), attended: dict[str, Tensor] | None = None,
+                 photo: tuple[Image.Image, Frame] | None = None):
         self.editor, self.origin, self.source, self.changes, self.edits = editor, origin, source, changes, edits
+        self.photo = photo
         # Where text -> its attention, shared by the whole chain: moving a slider does not attend again.
         self._attended = {} if attended is None else attended
 
@@ -182,7 +234,15 @@ class Edited:
 
     @property
     def image(self) -> Image.Image:
-        return Image.fromarray(to_pixels(self.tensor)[0])
+        after = to_pixels(self.tensor)[0]
+        if self.photo is None:
+            return Image.fromarray(after)
+        photo, frame = self.photo
+        if not self.edits:
+            return photo
+        edited = torch.stack([edit.mask for edit in self.edits]).amax(dim=0)                 # (1, 1, h, h)
+        mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu().numpy()
+        return frame.put_back(photo, to_pixels(self.source.image)[0], after, mask)
 
     @property
     def mask(self) -> Tensor:
@@ -203,12 +263,12 @@ class Edited:
         return {"editor": self.editor.identity, "domain": self.editor.domain.name, "source": self.origin,
                 "changes": [asdict(change) for change in self.changes]}
 
-    def edit(self, what: str | Face, where: Where | None = None, strength: float = STRENGTH, coverage: float = COVERAGE,
-             replace: bool = False, exact: bool = False) -> "Edited":
+    def edit(self, what: str | Image.Image | Face, where: Where | None = None, strength: float = STRENGTH,
+             coverage: float = COVERAGE, replace: bool = False, exact: bool = False) -> "Edited":
         """One change more. Outside its mask the picture stays what it is now, inside it starts from there.
 
         Args:
-            what: a text; or a face (see Editor.open) that the region should resemble.
+            what: a text; or a square picture or a face (see Editor.open) that the region should resemble.
             where: a text, numbers of regions, or a grey picture or array, white where the edit goes; None takes `what`
                 if that is a text, else the whole picture.
             strength: 0 changes nothing, 0.1 is what training used.
@@ -230,11 +290,11 @@ class Edited:
         """The picture before the last change."""
         if not self.changes:
             raise UserError("there is nothing to undo: the picture has not been edited")
-        return Edited(self.editor, self.origin, self.source, self.changes[:-1], self.edits[:-1], self._attended)
+        return self._with(self.changes[:-1], self.edits[:-1])
 
     def with_changes(self, changes: Sequence[Change]) -> "Edited":
         """The same source with other changes, such as these in another order."""
-        edited = Edited(self.editor, self.origin, self.source, attended=self._attended)
+        edited = self._with((), ())
         for change in changes:
             edited = edited._then(change)
         return edited
@@ -264,7 +324,10 @@ class Edited:
             edit = editor.blend_styles(source, face[:count] + source.styles[count:], mask)
         else:
             edit = editor.forward_with_mask(source, self._embedding(change.what), mask, change.strength)
-        return Edited(self.editor, self.origin, self.source, (*self.changes, change), (*self.edits, edit), self._attended)
+        return self._with((*self.changes, change), (*self.edits, edit))
+
+    def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...]) -> "Edited":
+        return Edited(self.editor, self.origin, self.source, changes, edits, self._attended, self.photo)
 
     def _base(self, mask: Tensor, change: Change) -> list[Tensor]:
         """The styles that a change starts from: those of the last change on the same region, else the source's."""
@@ -290,7 +353,7 @@ class Edited:
     def _embedding(self, what: str | dict) -> Tensor:
         return self.editor.embed(what) if isinstance(what, str) else unpack(what["embedding"]).to(self.source.image.device)
 
-    def _what(self, what: str | Face, exact: bool) -> str | dict:
+    def _what(self, what: str | Image.Image | Face, exact: bool) -> str | dict:
         if isinstance(what, str):
             if exact:
                 raise UserError(f"exact takes the styles of a face, but what is the text {what!r}; give a face, or leave "
@@ -301,8 +364,17 @@ class Edited:
             origin = self.editor.open(what).origin
             w = self.editor.domain.sample_w(1, origin["seed"]) if "seed" in origin else unpack(origin["w"])
             return {"styles_of": pack(w)}
+        picture = self._picture(what) if isinstance(what, Image.Image) else self.editor.open(what).tensor
         with torch.no_grad():
-            return {"embedding": pack(self.editor.domain.clip.encode_image(self.editor.open(what).tensor))}
+            return {"embedding": pack(self.editor.domain.clip.encode_image(picture))}
+
+    def _picture(self, picture: Image.Image) -> Tensor:
+        """(1, 3, R, R) of a square picture of any size."""
+        if picture.width != picture.height:
+            raise UserError(f"the picture to resemble is {picture.width} x {picture.height}, expected a square one")
+        small = picture.convert("RGB").resize((self.source.image.shape[-1],) * 2, Image.Resampling.LANCZOS)
+        pixels = torch.from_numpy(np.array(small, np.float32)).permute(2, 0, 1)[None] / 127.5 - 1
+        return pixels.to(self.source.image.device)
 
     def _where(self, where: Where) -> str | list[int] | dict:
         if isinstance(where, str):
@@ -327,6 +399,11 @@ def unpack(packed: dict) -> Tensor:
     """What `pack` packed, on the CPU."""
     array = np.frombuffer(base64.b64decode(packed["float32"], validate=True), "<f4").reshape(packed["shape"])
     return torch.from_numpy(array.astype(np.float32))
+
+
+def pixel_hash(photo: Image.Image) -> str:
+    """SHA-256 of a picture's size and pixels."""
+    return hashlib.sha256(repr(photo.size).encode() + photo.tobytes()).hexdigest()
 
 
 def pack_mask(mask: Image.Image | np.ndarray, side: int) -> str:

@@ -44,6 +44,8 @@ def read_photo(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
         if min(width, height) < SMALLEST_SIDE:
             raise UserError(f"{name} is {width} x {height} pixels, expected at least {SMALLEST_SIDE} on each side")
         picture.load()
+    except UserError:
+        raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise UserError(f"{name} cannot be read as a picture ({error}); give a JPEG, PNG or WebP file") from error
     return _to_rgb(ImageOps.exif_transpose(picture))
@@ -215,3 +217,18 @@ def find_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | Non
     if not 0 <= (face or 0) < len(found):
         raise UserError(f"face {face} was asked for, but {len(found)} were found; choose 0 to {len(found) - 1}")
     return found[face or 0]
+
+
+def load_detector(device: str = "cpu") -> Callable[[np.ndarray], list | None]:
+    """face-alignment's detector with its own weights, as `find_landmarks` takes it.
+
+    Raises:
+        UserError: the package is not installed.
+    """
+    try:
+        from face_alignment import FaceAlignment, LandmarksType  # noqa: PLC0415  (an optional package)
+    except ImportError as error:
+        raise UserError("finding a face in a photo needs the package face-alignment, which is not installed; install it "
+                        "with: pip install face-alignment, or give the landmarks in a file, or say that the picture is "
+                        "framed already (aligned)") from error
+    return FaceAlignment(LandmarksType.TWO_D, device=device).get_landmarks

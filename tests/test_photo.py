@@ -78,7 +78,7 @@ def test_what_is_no_picture_is_named(tmp_path):
     saved(tmp_path, Image.new("1", (20_000, 5_001)), "d.png")
     for name, message in (("a.png", "cannot be read as a picture"), ("b.png", "cannot be read as a picture"),
                           ("c.png", "15 x 100 pixels"), ("d.png", "100 megapixels, but"), ("e.png", "is not a file")):
-        with pytest.raises(UserError, match=rf"{name}.*{message}"):
+        with pytest.raises(UserError, match=rf"^\S*{name}[^(]*{message}"):
             read_photo(tmp_path / name)
     with pytest.raises(UserError, match="array of float64"):
         read_photo(np.zeros((16, 16)))

@@ -27,13 +27,14 @@ from attention.domains import load_generator
 from attention.drawn.concepts import truth_table
 from attention.drawn.faces import FaceParams, draw_faces
 from attention.drawn.fit_clip import ClipFit, area_under_curve, fit_clip
+from attention.drawn.fit_encoder import DrawnEncoder, EncoderFit, fit_encoder, psnr_of_inversions
 from attention.drawn.fit_generator import GeneratorFit, fit_generator, psnr_on_unseen, to_image
 from attention.drawn.reader import AttributeReader, ReaderFit, fit_reader, measure
 from attention.errors import exit_with_message
 from attention.generator import Generator
 from attention.published import ROOT, SHIPPED
 
-PARTS = ("generator", "clip", "reader", "editor", "manifest")
+PARTS = ("generator", "clip", "reader", "encoder", "editor", "manifest")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     config.work.mkdir(parents=True, exist_ok=True)
     path = SHIPPED / "manifest.json"
     minutes = json.loads(path.read_text()).get("minutes", {}) if path.exists() else {}
-    builders = {"generator": _build_generator, "clip": _build_clip, "reader": _build_reader, "editor": _build_editor}
+    builders = {"generator": _build_generator, "clip": _build_clip, "reader": _build_reader,
+                "encoder": _build_encoder, "editor": _build_editor}
     for part in builders:
         if config.part == part or (config.part == "missing" and not (SHIPPED / f"{part}.safetensors").exists()):
             start = time.monotonic()
@@ -73,6 +75,10 @@ def _build_reader(work: Path) -> None:
     reader = fit_reader(ReaderFit())
     measure(reader, _shipped_generator())
     reader.save(SHIPPED / "reader.safetensors")
+
+
+def _build_encoder(work: Path) -> None:
+    fit_encoder(_shipped_generator()).save(SHIPPED / "encoder.safetensors")
 
 
 def _build_editor(work: Path) -> None:
@@ -105,8 +111,10 @@ def manifest(minutes: dict[str, float]) -> dict:
         "generator": {"psnr_on_512_unseen_z_db": psnr_on_unseen(_shipped_generator())},
         "clip": {"mean_area_under_curve": sum(phrases.values()) / len(phrases), "by_phrase": phrases},
         "reader": {kind: sum(values.values()) / len(values) for kind, values in reader.accuracies.items()},
+        "encoder": {"psnr_on_256_unseen_drawings_db": psnr_of_inversions(
+            DrawnEncoder.load(SHIPPED / "encoder.safetensors"), _shipped_generator())},
     }
-    recipes = {"generator": GeneratorFit(), "clip": ClipFit(), "reader": ReaderFit()}
+    recipes = {"generator": GeneratorFit(), "clip": ClipFit(), "reader": ReaderFit(), "encoder": EncoderFit()}
     files = {}
     for path in sorted(SHIPPED.glob("*.safetensors")):
         name = path.stem

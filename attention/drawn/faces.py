@@ -95,6 +95,12 @@ class FaceParams:
             changes[name] = np.where(pure, np.round(getattr(smooth, name)), getattr(smooth, name))
         return replace(smooth, **changes)
 
+    @classmethod
+    def mean(cls) -> "FaceParams":
+        """One face with every value in the middle of its range."""
+        return cls(**{name: np.full((1, width) if width > 1 else 1, 1 / width if width > 1 else 0.5, np.float32)
+                      for name, width in cls.widths().items()})
+
     def __len__(self) -> int:
         return len(self.smile)
 

@@ -1,0 +1,136 @@
+"""Edit a photo, a folder of photos, or the face of a seed from the command line.
+
+    python show_demo/edit_image.py --seed 7 --what "grey hair" --where hair --out edited.png
+    python show_demo/edit_image.py photo.jpg --what "grey hair" --then "red lipstick@lips" --out edited.png
+    python show_demo/edit_image.py photos/ --what "grey hair" --out edited/
+
+Without --run the shipped editor of drawn faces edits. A photo needs its face found (the package face-alignment), or
+--landmarks, or --aligned if it is framed already. The written PNG holds its recipe (attention/editing.py: replay).
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from attention.checkpoints import write_atomically
+from attention.config import option, parse_config
+from attention.editing import COVERAGE, Edited, Editor, load_editor
+from attention.errors import UserError, exit_with_message
+from attention.mapper import STRENGTH
+from attention.photo import read_photo
+from attention.published import SHIPPED
+from attention.sheets import to_pixels
+
+PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+STRENGTHS = (0.05, 0.1, 0.15, 0.2)          # of --grid
+
+
+@dataclass(frozen=True)
+class EditConfig:
+    """Options."""
+
+    photo: Path | None = option(None, "picture or folder of pictures; the flag's name may be left out")
+    seed: int | None = option(None, "edit the face of this seed instead of a photo", min=0)
+    run: Path = option(SHIPPED, "run folder of the editor; default: the shipped one of drawn faces")
+    what: str | None = option(None, "the change, as in \"grey hair\"")
+    reference: Path | None = option(None, "a square picture that the region should resemble, instead of --what")
+    where: str | None = option(None, "the place, as in \"hair\"; default: --what says it too")
+    strength: float = option(STRENGTH, "of the change", min=0, max=1)
+    coverage: float = option(COVERAGE, "0 edits almost nowhere, 1 widely", min=0, max=1)
+    then: str | None = option(None, "a further change WHAT@WHERE or WHAT; may be given several times")
+    landmarks: Path | None = option(None, "file of 68 or 5 points x y; for a folder, a folder of files of the same names")
+    face: int | None = option(None, "which of several faces, 0 the largest", min=0)
+    aligned: bool = option(False, "the photo is square and framed already")
+    refine: int = option(0, "steps that bring the inversion nearer to the photo", min=0)
+    out: Path = option(Path("edited.png"), "PNG to write; for a folder, a folder")
+    save_mask: bool = option(False, "write OUT_mask.png too: where the last change is")
+    grid: bool = option(False, f"write OUT_grid.png too: the changes at the strengths {', '.join(map(str, STRENGTHS))}")
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto")
+    trust: bool = option(False, "run a CLIP archive (a program) that is not OpenAI's by its hash")
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Edit and write; returns what --out says."""
+    config = parse_config(EditConfig, _as_flags(sys.argv[1:] if argv is None else argv), __doc__)
+    if (config.photo is None) == (config.seed is None):
+        raise UserError("give either a photo (or a folder of them) or --seed; for example: --seed 7 --what \"grey hair\"")
+    if (config.what is None) == (config.reference is None):
+        raise UserError("say what to change with --what \"grey hair\", or give a picture to resemble with --reference")
+    if config.photo is not None and config.photo.is_dir():
+        return edit_folder(config)
+    if config.out.suffix.lower() != ".png":
+        raise UserError(f"--out is {config.out}, expected a name that ends in .png, which keeps the recipe")
+    editor = load_editor(config.run, config.device, config.trust)
+    write(editor, edit(editor, config.photo, config.landmarks, config), config.out, config)
+    print(f"wrote {config.out}")
+    return config.out
+
+
+def _as_flags(argv: Sequence[str]) -> list[str]:
+    """The photo's place and repeated --then as flags that stand alone."""
+    words = ["--photo", *argv] if argv and not argv[0].startswith("-") else list(argv)
+    later = [words[i + 1] for i in range(len(words) - 1) if words[i] == "--then"]
+    if len(later) > 1:
+        rest = [word for i, word in enumerate(words) if word != "--then" and (i == 0 or words[i - 1] != "--then")]
+        words = [*rest, "--then", "\n".join(later)]
+    return words
+
+
+def edit_folder(config: EditConfig) -> Path:
+    """Edit every picture of a folder; those that fail are named and passed over.
+
+    Raises:
+        UserError: after all the others: some failed, or there is none.
+    """
+    paths = sorted(path for path in config.photo.iterdir() if path.suffix.lower() in PICTURES)
+    if not paths:
+        raise UserError(f"{config.photo} holds no pictures, expected files such as .jpg or .png")
+    config.out.mkdir(parents=True, exist_ok=True)
+    editor, failed = load_editor(config.run, config.device, config.trust), []
+    for path in tqdm(paths, desc="editing"):
+        landmarks = config.landmarks and next(iter(sorted(config.landmarks.glob(f"{path.stem}.*"))), config.landmarks / "?")
+        try:
+            write(editor, edit(editor, path, landmarks, config), config.out / f"{path.stem}.png", config)
+        except UserError as error:
+            failed.append(path.name)
+            tqdm.write(f"passed over {path}: {error}", file=sys.stderr)
+    if failed:
+        raise UserError(f"{len(failed)} of {len(paths)} pictures were passed over: {', '.join(failed)}; the others are in "
+                        f"{config.out}")
+    print(f"wrote {len(paths)} pictures to {config.out}")
+    return config.out
+
+
+def edit(editor: Editor, photo: Path | None, landmarks: Path | None, config: EditConfig) -> Edited:
+    """All changes that the flags ask for, of one source."""
+    source = editor.open(config.seed) if photo is None else editor.open_photo(
+        photo, landmarks, config.face, config.aligned, config.refine)
+    what = config.what if config.reference is None else read_photo(config.reference)
+    edited = source.edit(what, config.where, config.strength, config.coverage)
+    for change in (config.then or "").split("\n") if config.then else []:
+        what, _, where = change.partition("@")
+        edited = edited.edit(what.strip(), where.strip() or None, config.strength, config.coverage)
+    return edited
+
+
+def write(editor: Editor, edited: Edited, out: Path, config: EditConfig) -> None:
+    """The picture, and beside it what else was asked for."""
+    edited.save(out)
+    if config.save_mask:
+        mask = Image.fromarray(to_pixels(edited.mask.expand(-1, 3, -1, -1) * 2 - 1)[0])
+        write_atomically(out.with_name(f"{out.stem}_mask.png"), lambda path: mask.save(path, format="PNG"))
+    if config.grid:
+        source = edited.with_changes(())
+        sheet = editor.grid(source, [change.what for change in edited.changes if isinstance(change.what, str)], STRENGTHS,
+                            config.where, config.coverage)
+        write_atomically(out.with_name(f"{out.stem}_grid.png"), lambda path: sheet.save(path, format="PNG"))
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -1,0 +1,137 @@
+"""The command line that edits: seeds, framed pictures, photos with landmarks, folders, and mistakes."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import attention
+from attention.drawn.faces import FaceParams, draw_faces, landmarks
+from attention.editing import read_recipe
+from attention.errors import UserError
+from attention.photo import Frame
+from attention.published import ROOT
+
+POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+
+
+@pytest.fixture(scope="module")
+def main():
+    spec = importlib.util.spec_from_file_location("edit_image", ROOT / "show_demo/edit_image.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return lambda *words: module.main([*map(str, words), "--device", "cpu"])
+
+
+@pytest.fixture(scope="module")
+def editor():
+    return attention.load_editor("drawn", device="cpu")
+
+
+def photo_of(params, center=(260.0, 230.0), right=(141.0, 51.0), size=(520, 480)):
+    """A drawing, turned and scaled in a larger picture, and the exact landmarks there."""
+    frame = Frame(np.array(center), np.array(right))
+    drawing = draw_faces(params, 384).images[0]
+    background = Image.fromarray(np.random.default_rng(0).integers(256, size=(*size[::-1], 3), dtype=np.uint8))
+    whole = np.ones(drawing.shape[:2])
+    black = frame.put_back(background, drawing, np.zeros_like(drawing), whole)
+    pixels = np.array(frame.put_back(Image.new("RGB", size), np.zeros_like(drawing), drawing, whole))
+    inside = np.array(frame.put_back(Image.new("RGB", size), np.zeros_like(drawing), np.full_like(drawing, 255), whole))
+    points = np.concatenate([landmarks(params)[name] for name in POINTS])
+    places = frame.center + points[:, :1] * frame.right + points[:, 1:] * frame.down
+    return Image.fromarray(np.where(inside == 255, pixels, np.asarray(black))), places, inside[..., 0] == 255
+
+
+def test_a_seed_with_further_changes_is_what_python_makes(main, editor, tmp_path):
+    out = tmp_path / "edited.png"
+    main("--seed", 7, "--what", "grey hair", "--where", "hair", "--strength", 0.2, "--then", "red lipstick@lips", "--then",
+         "beard", "--out", out, "--save_mask", "--grid")
+    expected = editor.edit(7, "grey hair", "hair", strength=0.2)
+    expected = expected.edit("red lipstick", "lips", strength=0.2).edit("beard", strength=0.2)
+    assert np.array_equal(np.asarray(Image.open(out)), np.asarray(expected.image))
+    assert torch.equal(editor.replay(out).tensor, expected.tensor)
+    mask = np.asarray(Image.open(tmp_path / "edited_mask.png"))[..., 0]
+    assert np.abs(mask / 255 - expected.mask[0, 0].numpy()).max() <= 0.5 / 255 + 1e-6
+    assert Image.open(tmp_path / "edited_grid.png").height > 2 * expected.tensor.shape[-1]      # three prompts: two blocks
+
+
+def test_a_photo_is_edited_in_the_mask_and_elsewhere_stays_bit_for_bit(main, editor, tmp_path):
+    photo, places, inside = photo_of(FaceParams.sample(1, seed=5))
+    photo.save(tmp_path / "photo.png")
+    (tmp_path / "points.json").write_text(json.dumps(places.tolist()))
+    out = tmp_path / "edited.png"
+    main(tmp_path / "photo.png", "--landmarks", tmp_path / "points.json", "--what", "purple hair", "--out", out)
+    before, after = np.asarray(photo), np.asarray(Image.open(out))
+    changed = (before != after).any(axis=2)
+    edited = editor.replay(out, tmp_path / "photo.png")
+    assert np.array_equal(np.asarray(edited.image), after) and after.shape == before.shape
+    assert 0.02 < changed.mean() < 0.5 and changed[inside].any()
+    # The frame that was found by landmarks lies where the drawing was put, up to the face's own proportions.
+    origin = read_recipe(out)["source"]
+    assert np.abs(np.array(origin["photo"]["center"]) - [260, 230]).max() < 15
+    assert origin["psnr"][0] > 18
+    with pytest.raises(UserError, match="is the edit of the photo"):
+        editor.replay(out)
+    with pytest.raises(UserError, match="another photo"):
+        editor.replay(out, Image.fromarray(255 - before))
+
+
+def test_refinement_brings_the_picture_nearer(editor):
+    drawing = Image.fromarray(draw_faces(FaceParams.sample(1, seed=8)).images[0])
+    before, after = editor.open_photo(drawing, aligned=True, refine=8).origin["psnr"]
+    assert after > before + 0.3
+
+
+def test_a_picture_can_say_what_to_change_to(main, tmp_path):
+    Image.fromarray(draw_faces(FaceParams.sample(1, seed=8), 256).images[0]).save(tmp_path / "other.png")
+    out = main("--seed", 7, "--reference", tmp_path / "other.png", "--where", "hair", "--out", tmp_path / "a.png")
+    assert "embedding" in read_recipe(out)["changes"][0]["what"]
+    assert not np.array_equal(np.asarray(Image.open(out)), np.asarray(attention.load_editor("drawn", "cpu").open(7).image))
+
+
+def test_of_a_folder_what_can_be_edited_is_and_the_rest_is_named(main, tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    images = draw_faces(FaceParams.sample(2, seed=6)).images
+    Image.fromarray(images[0]).save(folder / "a.png")
+    Image.fromarray(images[1]).save(folder / "c.jpg")
+    (folder / "b.png").write_text("no picture")
+    (folder / "notes.txt").write_text("no picture either")
+    with pytest.raises(UserError, match=r"1 of 3 pictures were passed over: b\.png"):
+        main(folder, "--aligned", "--what", "grey hair", "--out", tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
+    assert "b.png cannot be read as a picture" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words, message", [
+    (["--what", "beard"], "either a photo"), (["a.png", "--seed", "1", "--what", "beard"], "either a photo"),
+    (["--seed", "1"], "say what to change"),
+    (["--seed", "1", "--what", "beard", "--reference", "b.png"], "say what to change"),
+    (["--seed", "1", "--what", "beard", "--out", "a.jpg"], r"a\.jpg, expected a name that ends in \.png"),
+    (["nowhere.png", "--what", "beard"], r"nowhere\.png is not a file"), (["--seed", "1", "--what", " "], "text is empty"),
+    (["--seed", "1", "--what", "beard", "--strength", "2"], "--strength is 2"),
+])
+def test_mistakes_are_told_in_a_sentence_and_nothing_is_written(words, message, main, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        main(*words)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_empty_folder_is_told(main, tmp_path):
+    with pytest.raises(UserError, match="holds no pictures"):
+        main(tmp_path, "--what", "beard")
+
+
+def test_pictures_need_a_face_a_frame_or_landmarks(editor):
+    wide = Image.new("RGB", (64, 32))
+    with pytest.raises(UserError, match="framed already is square"):
+        editor.open_photo(wide, aligned=True)
+    with pytest.raises(UserError, match="no face was found"):
+        editor.open_photo(wide, detect=lambda pixels: None)
+    if importlib.util.find_spec("face_alignment") is None:
+        with pytest.raises(UserError, match=r"pip install face-alignment"):
+            editor.open_photo(wide)

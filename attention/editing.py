@@ -13,8 +13,9 @@ import io
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
+from numbers import Integral
 from pathlib import Path
 from typing import Any, TypeAlias, Union
 
@@ -37,7 +38,7 @@ from attention.sheets import edit_sheet, to_pixels
 from attention.spatial_attention import blur_mask, threshold_attention, threshold_for
 
 COVERAGE = 0.8              # share of the gate's range that is open by default
-OWN_REGION = 0.5            # an earlier change is added to where its mask covers at least this share of the new one
+LARGEST_SEED = 2**63 - 1    # that torch takes
 RECIPE_KEY = "where2edit"   # of the PNG text that holds the recipe
 Face: TypeAlias = Union["Edited", int, Tensor, np.ndarray]                          # see Editor.open
 Where: TypeAlias = str | int | Sequence[int] | Image.Image | np.ndarray            # see Edited.edit
@@ -52,7 +53,10 @@ class Change:
             a face whose styles the region takes over as they are.
         where: a text, numbers of regions, or {"mask": ...} a grey PNG of the blend layer's side.
         strength, coverage: see RegionEditor and threshold_for.
-        replace: start the region from the unedited picture instead of what earlier changes made of it.
+        replace: let earlier changes give way to this one there, instead of adding to them.
+    Raises:
+        UserError: strength or coverage is no number or out of range.
+        ValueError: what or where is of another kind, which only a garbled recipe can be.
     """
 
     what: str | dict
@@ -60,6 +64,17 @@ class Change:
     strength: float = STRENGTH
     coverage: float = COVERAGE
     replace: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.strength, int | float) or not 0 <= self.strength <= 1:
+            raise UserError(f"strength is {self.strength}, but must be between 0 (no change) and 1; training used "
+                            f"{STRENGTH}")
+        if not isinstance(self.coverage, int | float):
+            raise UserError(f"coverage is {self.coverage!r}, but must be a number from 0 to 1")
+        threshold_for(self.coverage)                                             # refuses what is out of range
+        for value, kinds, keys in ((self.what, str, {"embedding", "styles_of"}), (self.where, str | list, {"mask"})):
+            if not (isinstance(value, kinds) or (isinstance(value, dict) and len(value) == 1 and set(value) <= keys)):
+                raise ValueError(f"{value!r} says neither what nor where")
 
 
 def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> "Editor":
@@ -97,10 +112,10 @@ class Editor:
         """
         if isinstance(source, Edited):
             return source
-        if isinstance(source, int) and not isinstance(source, bool):
-            if source < 0:
-                raise UserError(f"the seed is {source}, expected a whole number from 0")
-            return Edited(self, {"seed": source}, self._source(self.domain.sample_w(1, source)))
+        if isinstance(source, Integral) and not isinstance(source, bool):
+            if not 0 <= source <= LARGEST_SEED:
+                raise UserError(f"the seed is {source}, expected a whole number from 0 to {LARGEST_SEED}")
+            return Edited(self, {"seed": int(source)}, self._source(self.domain.sample_w(1, int(source))))
         w = self._latent(source)
         return Edited(self, {"w": pack(w)}, self._source(w))
 
@@ -126,13 +141,13 @@ class Editor:
             frame = Frame(np.array([photo.width / 2] * 2), np.array([photo.width / 2, 0]))
         else:
             if landmarks is None:
-                landmarks = find_landmarks(photo, detect or load_detector(self.domain.device.type), face)
-            points = landmarks if isinstance(landmarks, np.ndarray) else read_landmarks(landmarks)
+                landmarks = find_landmarks(photo, detect or load_detector(str(self.domain.device)), face)
+            points = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else landmarks
             frame = self.domain.entry.frame(points)
         crop = frame.crop(photo, self.domain.generator.resolution)
         image = torch.from_numpy(crop).permute(2, 0, 1)[None].float() / 127.5 - 1
         inversion = invert(self.domain, image, refine)
-        name = str(source) if isinstance(source, str | Path) else ""
+        name = Path(source).name if isinstance(source, str | Path) else ""
         origin = {"w": pack(inversion.w), "photo": {"name": name, "sha256": pixel_hash(photo),
                                                     "center": frame.center.tolist(), "right": frame.right.tolist()},
                   "psnr": [inversion.psnr_before, inversion.psnr_after]}
@@ -142,15 +157,20 @@ class Editor:
         """`open(source).edit(what, where, ...)`: see Edited.edit for the options."""
         return self.open(source).edit(what, where, **options)
 
-    def grid(self, source: Face, prompts: Sequence[str], strengths: Sequence[float], where: str | None = None,
-             coverage: float = COVERAGE) -> Image.Image:
-        """A sheet of edits: a block for each prompt, with the source and then every strength and its mask."""
-        opened = self.open(source)
-        titles, edits = [], []
-        for prompt in prompts:
+    def grid(self, source: Face, changes: Sequence["str | Change"], strengths: Sequence[float]) -> Image.Image:
+        """A sheet of edits, each of the unedited source: every change, or text that says what and where, at every strength.
+
+        Raises:
+            UserError: no changes or no strengths.
+        """
+        if not changes or not strengths:
+            raise UserError("a grid needs at least one change and one strength")
+        opened, titles, edits = self.open(source).with_changes(()), [], []
+        for change in changes:
+            change = Change(change, change) if isinstance(change, str) else change
             for strength in strengths:
-                edits.append(opened.edit(prompt, where, strength, coverage))
-                titles.append(f"{prompt} {strength:g}")
+                edits.append(opened.with_changes([replace(change, strength=strength)]))
+                titles.append(f"{change.what if isinstance(change.what, str) else 'reference'} {strength:g}")
         return edit_sheet(opened.tensor, titles, [edit.tensor for edit in edits], [edit.mask for edit in edits])
 
     def replay(self, path: str | Path, photo: str | Path | Image.Image | None = None) -> "Edited":
@@ -170,9 +190,11 @@ class Editor:
             edited = self.open(origin["seed"] if "seed" in origin else unpack(origin["w"]))
             if "photo" in origin:
                 edited = Edited(self, origin, edited.source, photo=self._photo(path, origin["photo"], photo))
-        except (KeyError, TypeError, ValueError) as error:
+            return edited.with_changes(changes)
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
             raise UserError(f"{path} has a garbled recipe ({error}); it cannot be made again") from error
-        return edited.with_changes(changes)
 
     def _photo(self, path: str | Path, said: dict, photo: str | Path | Image.Image | None) -> tuple[Image.Image, Frame]:
         """The photo of a recipe, and where in it the face is."""
@@ -190,13 +212,14 @@ class Editor:
     def _latent(self, source: Any) -> Tensor:
         """(1, style_dim) or (1, n_latent, style_dim) float32 of whatever came as a source."""
         generator = self.domain.generator
-        w = torch.as_tensor(source) if isinstance(source, np.ndarray) else source
+        numbers = isinstance(source, np.ndarray) and source.dtype.kind in "fiu"
+        w = torch.from_numpy(np.ascontiguousarray(source, np.float32)) if numbers else source
         for shape in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
-            if isinstance(w, Tensor) and tuple(w.shape) in (shape, (1, *shape)):
+            if isinstance(w, Tensor) and tuple(w.shape) in (shape, (1, *shape)) and torch.isfinite(w).all():
                 return w.reshape(1, *shape).float().to(self.domain.device)
-        found = f"an array of shape {tuple(w.shape)}" if isinstance(w, Tensor) else repr(source)
+        found = f"an array of shape {tuple(w.shape)}" if isinstance(w, Tensor | np.ndarray) else repr(source)
         raise UserError(f"the source is {found}, expected a seed, a latent of {generator.style_dim} or "
-                        f"{generator.n_latent} x {generator.style_dim} numbers, or an earlier edit")
+                        f"{generator.n_latent} x {generator.style_dim} finite numbers, or an earlier edit")
 
     @torch.no_grad()
     def _embed(self, text: str) -> Tensor:
@@ -265,26 +288,25 @@ class Edited:
 
     def edit(self, what: str | Image.Image | Face, where: Where | None = None, strength: float = STRENGTH,
              coverage: float = COVERAGE, replace: bool = False, exact: bool = False) -> "Edited":
-        """One change more. Outside its mask the picture stays what it is now, inside it starts from there.
+        """One change more: outside its mask the picture stays what it is now, inside the change is added to it.
+
+        What is found by a text, and what a change does, count from the unedited source; so the order hardly matters.
 
         Args:
             what: a text; or a square picture or a face (see Editor.open) that the region should resemble.
-            where: a text, numbers of regions, or a grey picture or array, white where the edit goes; None takes `what`
-                if that is a text, else the whole picture.
+            where: a text, numbers of regions, or a grey picture or array of the framed square, white where the edit goes;
+                None takes `what` if that is a text, else the whole picture.
             strength: 0 changes nothing, 0.1 is what training used.
             coverage: 0 edits almost nowhere, 1 widely; a text decides where, so it does nothing to regions and masks.
-            replace: start the region from the unedited picture.
-            exact: give the region the very styles of the face `what`, instead of moving it toward how CLIP sees that.
+            replace: let earlier changes give way to this one there, instead of adding to them.
+            exact: give the region the very styles of the face `what` (as it is unedited; strength plays no part), instead
+                of moving it toward how CLIP sees that face.
         Raises:
             UserError: an argument that is none of these, or out of range.
         """
-        if not 0 <= strength <= 1:
-            raise UserError(f"strength is {strength}, but must be between 0 (no change) and 1; training used {STRENGTH}")
-        threshold_for(coverage)                                                  # refuses what is out of range
         whole = Image.new("L", (self.editor.side,) * 2, 255)
         where = (what if isinstance(what, str) else whole) if where is None else where
-        change = Change(self._what(what, exact), self._where(where), float(strength), float(coverage), replace)
-        return self._then(change)
+        return self._then(Change(self._what(what, exact), self._where(where), strength, coverage, replace))
 
     def undo(self) -> "Edited":
         """The picture before the last change."""
@@ -315,27 +337,20 @@ class Edited:
 
     @torch.no_grad()
     def _then(self, change: Change) -> "Edited":
-        editor, mask = self.editor.region_editor, self._mask(change)
-        before = self.source if not self.edits else self.edits[-1]
-        source = Source(self._base(mask, change), before.features, before.image, self.source.labels)
+        editor, source, mask = self.editor.region_editor, self.source, self._mask(change)
+        before = self.edits[-1] if self.edits else None
+        if change.replace and before is not None:               # what earlier changes made there gives way to this one
+            source, before = replace(source, features=before.features), None
         if isinstance(change.what, dict) and "styles_of" in change.what:
             count = len(editor.edited)
             face = self.editor.domain.generator.styles(unpack(change.what["styles_of"]).to(mask.device))
-            edit = editor.blend_styles(source, face[:count] + source.styles[count:], mask)
+            edit = editor.show_styles(source, face[:count] + source.styles[count:], mask, before)
         else:
-            edit = editor.forward_with_mask(source, self._embedding(change.what), mask, change.strength)
+            edit = editor.forward_with_mask(source, self._embedding(change.what), mask, change.strength, before)
         return self._with((*self.changes, change), (*self.edits, edit))
 
     def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...]) -> "Edited":
         return Edited(self.editor, self.origin, self.source, changes, edits, self._attended, self.photo)
-
-    def _base(self, mask: Tensor, change: Change) -> list[Tensor]:
-        """The styles that a change starts from: those of the last change on the same region, else the source's."""
-        if not change.replace:
-            for edit in reversed(self.edits):
-                if torch.minimum(edit.mask, mask).sum() >= OWN_REGION * mask.sum() > 0:
-                    return edit.styles
-        return self.source.styles
 
     def _mask(self, change: Change) -> Tensor:
         """(1, 1, h, h) where a change goes; texts and regions are found in the source, so that the order is free."""
@@ -382,11 +397,13 @@ class Edited:
             return where
         if isinstance(where, Image.Image | np.ndarray):
             return {"mask": pack_mask(where, self.editor.side)}
-        chosen, count = [where] if isinstance(where, int) else list(where), self.editor.region_editor.regions.num_regions
-        if not chosen or any(isinstance(region, bool) or not isinstance(region, int) or not 0 <= region < count
-                             for region in chosen):
-            raise UserError(f"where is {where!r}, expected a text, a mask, or numbers of regions from 0 to {count - 1}")
-        return chosen
+        count = self.editor.region_editor.regions.num_regions
+        chosen = [where] if isinstance(where, Integral) else where if isinstance(where, Sequence) else []
+        if not chosen or not all(isinstance(region, Integral) and not isinstance(region, bool) and 0 <= region < count
+                                 for region in chosen):
+            raise UserError(f"where is a {type(where).__name__} ({str(where)[:40]}), expected a text, a mask, or numbers "
+                            f"of regions from 0 to {count - 1}")
+        return [int(region) for region in chosen]
 
 
 def pack(tensor: Tensor) -> dict:
@@ -412,15 +429,17 @@ def pack_mask(mask: Image.Image | np.ndarray, side: int) -> str:
     Args:
         mask: a picture; or (H, H) booleans, uint8 up to 255, or floats in [0, 1].
     Raises:
-        UserError: it is not square, or has another number of dimensions, or no white anywhere.
+        UserError: it is not square, or of another kind, or nowhere white at the blend layer's side.
     """
     array = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
-    if array.ndim != 2 or array.shape[0] != array.shape[1]:
-        raise UserError(f"the mask has the shape {array.shape}, expected a square of one channel, white where to edit")
-    values = torch.from_numpy(array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)).clamp(0, 1)
-    if not values.any():
-        raise UserError("the mask is black everywhere, so nothing would change; paint white where the edit goes")
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or array.dtype.kind not in "buf":
+        raise UserError(f"the mask is an array of {array.dtype} and shape {array.shape}, expected a square of booleans, "
+                        "uint8 or floats, white where to edit")
+    values = torch.from_numpy(array.astype(np.float32) / (255 if array.dtype.kind == "u" else 1)).clamp(0, 1)
     small = F.interpolate(values[None, None], size=(side, side), mode="area")[0, 0]
+    if not small.max() >= 0.5:
+        raise UserError("the mask is black (almost) everywhere, so nothing would change; paint white where the edit goes, "
+                        "255 in an array of uint8, or 1 in one of floats")
     file = io.BytesIO()
     Image.fromarray((small * 255).round().byte().numpy()).save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode()

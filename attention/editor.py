@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.errors import UserError
-from attention.generator import Blend, Generator, edited_layers
+from attention.generator import Blend, Generator, edited_layers, nearest, rgb_fed_by
 from attention.mapper import MAPPERS, MAX_CHANGE, STRENGTH
 from attention.regions import RegionClusters, pool_by_region
 from attention.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention
@@ -17,7 +17,7 @@ from attention.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, 
 class Source:
     """Unedited pictures: styles by layer, image (B, 3, R, R) in [-1, 1], labels (B, h, w) of regions.
 
-    Features are by layer, shrunk to the side of the blend layer: attention sees no more of them.
+    Features are by layer, shrunk to the side of the blend layer (or of the regions' if it is larger): no more is read.
     """
 
     styles: list[Tensor]
@@ -125,19 +125,36 @@ class RegionEditor(nn.Module):
         gated = threshold_attention(attention, threshold, straight_through)
         return self._blend(source, styles, raw, attention, gated, blur_mask(gated))
 
-    def forward_with_mask(self, source: Source, what: Tensor, mask: Tensor, strength: float | None = None) -> Edit:
-        """Edit inside a given mask (B, 1, h, w) in [0, 1], as it is: no attention, no gate, no blur."""
-        return self.blend_styles(source, self.mapper(source.styles, what, strength), mask)
+    def forward_with_mask(self, source: Source, what: Tensor, mask: Tensor, strength: float | None = None,
+                          before: Edit | None = None) -> Edit:
+        """Edit inside a given mask (B, 1, h, w) in [0, 1], as it is: no attention, no gate, no blur. See show_styles."""
+        return self.show_styles(source, self.mapper(source.styles, what, strength), mask, before)
 
-    def blend_styles(self, source: Source, styles: list[Tensor], mask: Tensor) -> Edit:
-        """Show the given styles inside a mask. What comes of it can be the source of a further edit, by its features."""
-        return self._blend(source, styles, mask, mask, mask, mask, self.attention.map_size)
+    def show_styles(self, source: Source, styles: list[Tensor], mask: Tensor, before: Edit | None = None) -> Edit:
+        """Show the given styles inside a mask.
+
+        Args:
+            before: an edit of the same source that came of this function or the last one; the change is added to it.
+        """
+        return self._blend(source, styles, mask, mask, mask, mask, self.attention.map_size, before)
 
     def _blend(self, source: Source, styles: list[Tensor], raw: Tensor, attention: Tensor, gated: Tensor,
-               mask: Tensor, feature_side: int = 0) -> Edit:
-        image, features = self.generator.synthesis(styles, blend=Blend(self.layer, mask, source.features),
-                                                   feature_side=feature_side)
+               mask: Tensor, feature_side: int = 0, before: Edit | None = None) -> Edit:
+        blend = Blend(self.layer, mask, source.features)
+        if before is not None:
+            blend = Blend(self.layer, torch.zeros_like(mask), self._added(source, styles, mask, before))
+        image, features = self.generator.synthesis(styles, blend=blend, feature_side=feature_side)
         return Edit(image.float(), raw, attention, gated, mask, styles, features)
+
+
+    def _added(self, source: Source, styles: list[Tensor], mask: Tensor, before: Edit) -> list[Tensor]:
+        """Features of an earlier edit with the change of further styles added: before + mask * (styles' - source's)."""
+        rgb, features = rgb_fed_by(self.generator.layers, self.layer).index, list(before.features)
+        changed = self.generator.synthesis(styles, until=rgb, feature_side=self.attention.map_size).features
+        for index in (self.layer, rgb):
+            small = nearest(mask, features[index].shape[-1])
+            features[index] = torch.addcmul(features[index], small, changed[index] - source.features[index])
+        return features
 
 
 @torch.no_grad()

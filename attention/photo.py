@@ -2,10 +2,13 @@
 
 import json
 import math
+import struct
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,11 +47,11 @@ def read_photo(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
         if min(width, height) < SMALLEST_SIDE:
             raise UserError(f"{name} is {width} x {height} pixels, expected at least {SMALLEST_SIDE} on each side")
         picture.load()
+        return _to_rgb(ImageOps.exif_transpose(picture))
     except UserError:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, ValueError, KeyError, struct.error, Image.DecompressionBombError) as error:
         raise UserError(f"{name} cannot be read as a picture ({error}); give a JPEG, PNG or WebP file") from error
-    return _to_rgb(ImageOps.exif_transpose(picture))
 
 
 def _opened(path: Path) -> Image.Image:
@@ -78,21 +81,34 @@ def read_landmarks(path: str | Path) -> np.ndarray:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
-        points = np.array(json.loads(text) if path.suffix == ".json" else
-                          [line.replace(",", " ").split() for line in text.splitlines() if line.strip()], np.float64)
+        return checked_landmarks(json.loads(text) if path.suffix == ".json" else
+                                 [line.replace(",", " ").split() for line in text.splitlines() if line.strip()])
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as landmarks ({error}); expected x and y of 68 or 5 points, one a line or "
-                        "as JSON") from error
-    if points.shape not in ((68, 2), (5, 2)) or not np.isfinite(points).all():
-        raise UserError(f"{path} holds numbers of shape {points.shape}, expected x and y of 68 points, or of 5 (eyes, "
-                        "nose, corners of the mouth)")
-    return points
+        raise UserError(f"{path} cannot be read as landmarks ({error}); give x and y of 68 or 5 points, one a line or as "
+                        "JSON") from error
+
+
+def checked_landmarks(points: Any) -> np.ndarray:
+    """Points as (68, 2) or (5, 2) float64.
+
+    Raises:
+        UserError: they are something else.
+    """
+    try:
+        array = np.array(points, np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.shape not in ((68, 2), (5, 2)) or not np.isfinite(array).all():
+        raise UserError(f"landmarks of shape {array.shape} were found, expected x and y of 68 points, or of 5 (eyes, nose, "
+                        "corners of the mouth), all finite")
+    return array
 
 
 def framing_points(landmarks: np.ndarray) -> dict[str, np.ndarray]:
     """Landmarks (68, 2) or (5, 2) -> the four points that frame a face, left and right as the viewer sees them."""
-    groups = POINTS_OF_68 if len(landmarks) == 68 else POINTS_OF_5
-    return {name: np.asarray(landmarks, np.float64)[list(indices)].mean(axis=0) for name, indices in groups.items()}
+    points = checked_landmarks(landmarks)
+    groups = POINTS_OF_68 if len(points) == 68 else POINTS_OF_5
+    return {name: points[list(indices)].mean(axis=0) for name, indices in groups.items()}
 
 
 @dataclass(frozen=True)
@@ -219,11 +235,12 @@ def find_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | Non
     return found[face or 0]
 
 
+@lru_cache(maxsize=2)
 def load_detector(device: str = "cpu") -> Callable[[np.ndarray], list | None]:
     """face-alignment's detector with its own weights, as `find_landmarks` takes it.
 
     Raises:
-        UserError: the package is not installed.
+        UserError: the package is not installed, or its weights could not be had.
     """
     try:
         from face_alignment import FaceAlignment, LandmarksType  # noqa: PLC0415  (an optional package)
@@ -231,4 +248,8 @@ def load_detector(device: str = "cpu") -> Callable[[np.ndarray], list | None]:
         raise UserError("finding a face in a photo needs the package face-alignment, which is not installed; install it "
                         "with: pip install face-alignment, or give the landmarks in a file, or say that the picture is "
                         "framed already (aligned)") from error
-    return FaceAlignment(LandmarksType.TWO_D, device=device).get_landmarks
+    try:
+        return FaceAlignment(LandmarksType.TWO_D, device=device).get_landmarks
+    except OSError as error:                            # it fetches its weights on first use
+        raise UserError(f"face-alignment could not load its weights ({error}); without a network, give the landmarks in a "
+                        "file, or say that the picture is framed already (aligned)") from error

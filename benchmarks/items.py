@@ -53,7 +53,7 @@ class World:
     side: int
     device: torch.device
     prompts: int = PROCESSES
-    faces: int = 5
+    faces: int = 2
     thin: bool = False
     exact: bool = False
 

@@ -42,7 +42,7 @@ class StepConfig:
     side: int = option(1024, "pixels of the generator's picture", choices=(64, 128, 256, 512, 1024))
     batch_size: int = option(8, "prompts a step", min=2)
     micro_batch: int | None = option(None, "prompts at once", min=1)
-    precision: str = option("fp32", "of synthesis", choices=("fp32", "bf16"))
+    precision: str = option("fp32", "of synthesis", choices=("fp32", "bf16", "fp16"))
     steps: int = option(1, "steps to measure, after one that warms up", min=1)
     device: str = option("auto", "cpu, cuda, cuda:N, or auto")
 

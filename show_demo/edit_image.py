@@ -18,9 +18,9 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from attention.checkpoints import write_atomically
+from attention.checkpoints import run_folder, write_atomically
 from attention.config import option, parse_config
-from attention.editing import COVERAGE, Edited, Editor, load_editor
+from attention.editing import COVERAGE, LARGEST_SEED, Edited, Editor, load_editor
 from attention.errors import UserError, exit_with_message
 from attention.mapper import STRENGTH
 from attention.photo import read_photo
@@ -36,11 +36,11 @@ class EditConfig:
     """Options."""
 
     photo: Path | None = option(None, "picture or folder of pictures; the flag's name may be left out")
-    seed: int | None = option(None, "edit the face of this seed instead of a photo", min=0)
+    seed: int | None = option(None, "edit the face of this seed instead of a photo", min=0, max=LARGEST_SEED)
     run: Path = option(SHIPPED, "run folder of the editor; default: the shipped one of drawn faces")
     what: str | None = option(None, "the change, as in \"grey hair\"")
     reference: Path | None = option(None, "a square picture that the region should resemble, instead of --what")
-    where: str | None = option(None, "the place, as in \"hair\"; default: --what says it too")
+    where: str | None = option(None, "the place, as in \"hair\"; default: --what says it too, with --reference everywhere")
     strength: float = option(STRENGTH, "of the change", min=0, max=1)
     coverage: float = option(COVERAGE, "0 edits almost nowhere, 1 widely", min=0, max=1)
     then: str | None = option(None, "a further change WHAT@WHERE or WHAT; may be given several times")
@@ -62,6 +62,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
         raise UserError("give either a photo (or a folder of them) or --seed; for example: --seed 7 --what \"grey hair\"")
     if (config.what is None) == (config.reference is None):
         raise UserError("say what to change with --what \"grey hair\", or give a picture to resemble with --reference")
+    photo_flags = [name for name in ("landmarks", "face", "aligned", "refine") if getattr(config, name)]
+    if config.seed is not None and photo_flags:
+        raise UserError(f"--{photo_flags[0]} is about photos, but --seed gives a face that needs none; leave it out")
     if config.photo is not None and config.photo.is_dir():
         return edit_folder(config)
     if config.out.suffix.lower() != ".png":
@@ -75,28 +78,35 @@ def main(argv: Sequence[str] | None = None) -> Path:
 def _as_flags(argv: Sequence[str]) -> list[str]:
     """The photo's place and repeated --then as flags that stand alone."""
     words = ["--photo", *argv] if argv and not argv[0].startswith("-") else list(argv)
-    later = [words[i + 1] for i in range(len(words) - 1) if words[i] == "--then"]
-    if len(later) > 1:
-        rest = [word for i, word in enumerate(words) if word != "--then" and (i == 0 or words[i - 1] != "--then")]
-        words = [*rest, "--then", "\n".join(later)]
-    return words
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--then=") else [word])]
+    changes = [i for i, word in enumerate(words) if word == "--then"]
+    if len(changes) < 2 or changes[-1] + 1 == len(words):
+        return words
+    rest = [word for i, word in enumerate(words) if i not in changes and i - 1 not in changes]
+    return [*rest, "--then", "\n".join(words[i + 1] for i in changes)]
 
 
 def edit_folder(config: EditConfig) -> Path:
     """Edit every picture of a folder; those that fail are named and passed over.
 
     Raises:
-        UserError: after all the others: some failed, or there is none.
+        UserError: the folders are one, two pictures would have the same name, or there is none; and after all the others,
+            some failed.
     """
     paths = sorted(path for path in config.photo.iterdir() if path.suffix.lower() in PICTURES)
     if not paths:
         raise UserError(f"{config.photo} holds no pictures, expected files such as .jpg or .png")
-    config.out.mkdir(parents=True, exist_ok=True)
+    if config.out.resolve() == config.photo.resolve():
+        raise UserError(f"--out is {config.out}, the folder of the photos, which would be overwritten; name another folder")
+    if len({path.stem for path in paths}) < len(paths):
+        raise UserError(f"{config.photo} holds pictures that differ only in their ending, but all edits end in .png; "
+                        "rename one of each")
+    run_folder(config.out)
     editor, failed = load_editor(config.run, config.device, config.trust), []
     for path in tqdm(paths, desc="editing"):
-        landmarks = config.landmarks and next(iter(sorted(config.landmarks.glob(f"{path.stem}.*"))), config.landmarks / "?")
         try:
-            write(editor, edit(editor, path, landmarks, config), config.out / f"{path.stem}.png", config)
+            edited = edit(editor, path, _landmarks_of(path, config.landmarks), config)
+            write(editor, edited, config.out / f"{path.stem}.png", config)
         except UserError as error:
             failed.append(path.name)
             tqdm.write(f"passed over {path}: {error}", file=sys.stderr)
@@ -107,13 +117,21 @@ def edit_folder(config: EditConfig) -> Path:
     return config.out
 
 
+def _landmarks_of(photo: Path, folder: Path | None) -> Path | None:
+    """The file of landmarks that belongs to a photo of a folder."""
+    if folder is None:
+        return None
+    as_json, as_text = folder / f"{photo.stem}.json", folder / f"{photo.stem}.txt"
+    return as_json if as_json.exists() else as_text
+
+
 def edit(editor: Editor, photo: Path | None, landmarks: Path | None, config: EditConfig) -> Edited:
     """All changes that the flags ask for, of one source."""
     source = editor.open(config.seed) if photo is None else editor.open_photo(
         photo, landmarks, config.face, config.aligned, config.refine)
     what = config.what if config.reference is None else read_photo(config.reference)
     edited = source.edit(what, config.where, config.strength, config.coverage)
-    for change in (config.then or "").split("\n") if config.then else []:
+    for change in config.then.split("\n") if config.then else []:
         what, _, where = change.partition("@")
         edited = edited.edit(what.strip(), where.strip() or None, config.strength, config.coverage)
     return edited
@@ -126,9 +144,7 @@ def write(editor: Editor, edited: Edited, out: Path, config: EditConfig) -> None
         mask = Image.fromarray(to_pixels(edited.mask.expand(-1, 3, -1, -1) * 2 - 1)[0])
         write_atomically(out.with_name(f"{out.stem}_mask.png"), lambda path: mask.save(path, format="PNG"))
     if config.grid:
-        source = edited.with_changes(())
-        sheet = editor.grid(source, [change.what for change in edited.changes if isinstance(change.what, str)], STRENGTHS,
-                            config.where, config.coverage)
+        sheet = editor.grid(edited.with_changes(()), edited.changes, STRENGTHS)
         write_atomically(out.with_name(f"{out.stem}_grid.png"), lambda path: sheet.save(path, format="PNG"))
 
 

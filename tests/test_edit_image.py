@@ -73,9 +73,9 @@ def test_a_photo_is_edited_in_the_mask_and_elsewhere_stays_bit_for_bit(main, edi
     origin = read_recipe(out)["source"]
     assert np.abs(np.array(origin["photo"]["center"]) - [260, 230]).max() < 15
     assert origin["psnr"][0] > 18
-    with pytest.raises(UserError, match="is the edit of the photo"):
+    with pytest.raises(UserError, match=r"^\S*edited\.png is the edit of the photo 'photo\.png'"):
         editor.replay(out)
-    with pytest.raises(UserError, match="another photo"):
+    with pytest.raises(UserError, match=r"^\S*edited\.png is the edit of another photo"):
         editor.replay(out, Image.fromarray(255 - before))
 
 
@@ -100,6 +100,8 @@ def test_of_a_folder_what_can_be_edited_is_and_the_rest_is_named(main, tmp_path,
     Image.fromarray(images[1]).save(folder / "c.jpg")
     (folder / "b.png").write_text("no picture")
     (folder / "notes.txt").write_text("no picture either")
+    with pytest.raises(UserError, match="would be overwritten"):
+        main(folder, "--aligned", "--what", "grey hair", "--out", folder)
     with pytest.raises(UserError, match=r"1 of 3 pictures were passed over: b\.png"):
         main(folder, "--aligned", "--what", "grey hair", "--out", tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
@@ -113,12 +115,21 @@ def test_of_a_folder_what_can_be_edited_is_and_the_rest_is_named(main, tmp_path,
     (["--seed", "1", "--what", "beard", "--out", "a.jpg"], r"a\.jpg, expected a name that ends in \.png"),
     (["nowhere.png", "--what", "beard"], r"nowhere\.png is not a file"), (["--seed", "1", "--what", " "], "text is empty"),
     (["--seed", "1", "--what", "beard", "--strength", "2"], "--strength is 2"),
+    (["--seed", "9" * 30, "--what", "beard"], "--seed is 999"),
+    (["--seed", "1", "--what", "beard", "--aligned"], "about photos"),
 ])
 def test_mistakes_are_told_in_a_sentence_and_nothing_is_written(words, message, main, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         main(*words)
     assert not list(tmp_path.iterdir())
+
+
+def test_pictures_that_would_have_one_name_are_refused(main, tmp_path):
+    for name in ("a.png", "a.jpg"):
+        Image.new("RGB", (32, 32)).save(tmp_path / name)
+    with pytest.raises(UserError, match="differ only in their ending"):
+        main(tmp_path, "--what", "beard", "--aligned", "--out", tmp_path / "out")
 
 
 def test_an_empty_folder_is_told(main, tmp_path):

@@ -98,21 +98,26 @@ def test_outside_a_later_region_the_picture_equals_the_last_edit_to_the_bit(edit
 
 
 def test_a_later_change_of_the_same_region_adds_to_it_unless_it_replaces(editor):
-    first = editor.edit(7, "grey hair", square())
-    added, replaced, alone = (edited.edit("purple hair", square(), replace=replace)
-                              for edited, replace in ((first, False), (first, True), (editor.open(7), False)))
-    expected = editor.region_editor.mapper(first.styles, editor.embed("purple hair"), 0.1)
-    assert all(torch.equal(actual, style) for actual, style in zip(added.styles, expected, strict=True))
-    assert all(torch.equal(actual, style) for actual, style in zip(replaced.styles, alone.styles, strict=True))
-    # The mask is all or nothing, so nothing of the first change is left under the second.
+    first, alone = (editor.edit(7, what, square()) for what in ("grey hair", "purple hair"))
+    layer = editor.region_editor.layer
+    added, replaced = (first.edit("purple hair", square(), replace=replaces) for replaces in (False, True))
+    features = [edited.edits[-1].features[layer] for edited in (first, alone, added)]
+    torch.testing.assert_close(features[2], features[0] + features[1] - first.source.features[layer], rtol=1e-4, atol=1e-4)
+    # The mask is all or nothing, so nothing of the first change is left under one that replaces it.
     torch.testing.assert_close(replaced.tensor, alone.tensor, rtol=0, atol=1e-5)
     assert not torch.allclose(added.tensor, alone.tensor, atol=1e-2)
 
 
-def test_a_change_elsewhere_starts_from_the_unedited_styles(editor):
-    elsewhere = editor.edit(7, "grey hair", square(start=0, end=8)).edit("red lipstick", square())
-    alone = editor.edit(7, "red lipstick", square())
-    assert all(torch.equal(actual, style) for actual, style in zip(elsewhere.styles, alone.styles, strict=True))
+def test_a_chain_keeps_what_a_change_of_strength_zero_lies_over(editor):
+    edited = editor.edit(7, "red lipstick", "lips").edit("purple hair")
+    assert torch.equal(edited.edit("pale skin", strength=0.0).tensor, edited.tensor)
+    assert torch.equal(edited.edit("beard", np.full((64, 64), 255, np.uint8), strength=0.0).tensor, edited.tensor)
+
+
+def test_the_order_of_changes_does_not_matter(editor):
+    edited = editor.edit(7, "grey hair", square()).edit("red lipstick", square(start=30, end=50)).edit("beard", square())
+    turned = edited.with_changes(edited.changes[::-1])
+    torch.testing.assert_close(turned.tensor, edited.tensor, rtol=0, atol=1e-4)
 
 
 def test_undo_gives_the_picture_before(editor):
@@ -174,12 +179,22 @@ def written(path, text):
 @pytest.mark.parametrize("text, message", [
     (None, "has no recipe"), ("[1]", "has no recipe"), ("{", "cannot be read"),
     (json.dumps({"editor": "other"}), "was made by the editor other"),
-    (json.dumps({"editor": "{identity}", "source": {}, "changes": []}), "garbled recipe"),
-    (json.dumps({"editor": "{identity}", "source": {"seed": 1}, "changes": [{"why": 1}]}), "garbled recipe"),
+    (json.dumps({"editor": "{identity}", "source": {}, "changes": []}), "has a garbled recipe"),
+    (json.dumps({"editor": "{identity}", "source": {"seed": 1}, "changes": [{"why": 1}]}), "has a garbled recipe"),
+    *((json.dumps({"editor": "{identity}", "source": {"seed": 1}, "changes": [{"what": "a", "where": "a"} | garbled]}),
+       "has a garbled recipe")
+      for garbled in ({"where": {"mask": "?"}}, {"where": {}}, {"what": {"embedding": 1}}, {"what": 3})),
 ])
 def test_pictures_without_a_whole_recipe_of_this_editor_are_refused(text, message, editor, tmp_path):
     written(tmp_path / "a.png", text and text.replace("{identity}", editor.identity))
-    with pytest.raises(UserError, match=rf"a\.png.*{message}"):
+    with pytest.raises(UserError, match=rf"^\S*a\.png {message}"):
+        editor.replay(tmp_path / "a.png")
+
+
+def test_a_recipe_with_an_impossible_strength_is_refused(editor, tmp_path):
+    written(tmp_path / "a.png", json.dumps({"editor": editor.identity, "source": {"seed": 1},
+                                            "changes": [{"what": "beard", "where": "beard", "strength": 50}]}))
+    with pytest.raises(UserError, match="strength is 50"):
         editor.replay(tmp_path / "a.png")
 
 
@@ -195,6 +210,8 @@ def test_a_text_file_named_png_is_no_recipe(editor, tmp_path):
 
 def test_a_grid_shows_every_prompt_at_every_strength(editor):
     side = editor.domain.generator.resolution
+    with pytest.raises(UserError, match="at least one change"):
+        editor.grid(7, [], [0.1])
     sheet = np.asarray(editor.grid(7, ["grey hair", "beard"], [0.05, 0.2]))
     assert sheet.shape[1] == side + 4 * (side + side // 2)
     edit = np.asarray(editor.edit(7, "beard", strength=0.05).image)
@@ -202,7 +219,8 @@ def test_a_grid_shows_every_prompt_at_every_strength(editor):
     assert np.array_equal(sheet[-side:, left:left + side], edit)
 
 
-@pytest.mark.parametrize("source", [-1, True, "photo", np.zeros(5), None])
+@pytest.mark.parametrize("source", [-1, 2**70, True, "photo", np.zeros(5), np.full(64, np.nan), np.array([None] * 64),
+                                    None])
 def test_sources_that_are_none_are_refused(source, editor):
     with pytest.raises(UserError, match=r"expected a (seed|whole number)"):
         editor.open(source)
@@ -214,8 +232,12 @@ def test_sources_that_are_none_are_refused(source, editor):
     (dict(what="beard", strength=float("nan")), "strength is nan"), (dict(what="beard", coverage=2), "coverage is 2"),
     (dict(what="beard", where=[]), "numbers of regions from 0 to 63"),
     (dict(what="beard", where=64), "numbers of regions from 0 to 63"),
+    (dict(what="beard", where=1.5), "numbers of regions from 0 to 63"),
+    (dict(what="beard", strength="much"), "strength is much"),
+    (dict(what="beard", where=(square() > 0).astype(np.uint8)), "black"),
+    (dict(what="beard", where=square() * 1j), "complex"),
     (dict(what="beard", where=np.zeros((64, 32))), "expected a square"),
-    (dict(what="beard", where=np.zeros((64, 64))), "black everywhere"),
+    (dict(what="beard", where=np.zeros((64, 64))), "black"),
     (dict(what="beard", exact=True), "is the text 'beard'"),
 ])
 def test_arguments_that_make_no_edit_are_refused(arguments, message, editor):

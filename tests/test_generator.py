@@ -1,5 +1,6 @@
 """The generator: the published values, names, shapes and layer table; blending; sizes read off the weights."""
 
+import copy
 import json
 import warnings
 
@@ -277,6 +278,16 @@ def test_scales_on_weights_or_pixels_equal_grouped_weights_of_every_image(kernel
     if learns:
         factor = torch.randn_like(expected)
         torch.testing.assert_close(*(torch.autograd.grad((y * factor).sum(), style)[0] for y in (actual, expected)))
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_generator_with_weights_in_half_precision_runs_in_it(batch, tiny):
+    w = torch.randn(batch, 12)
+    expected = tiny.synthesis(tiny.styles(w)).image
+    half = copy.deepcopy(tiny).to(torch.bfloat16)
+    image = half.synthesis(half.styles(w)).image
+    assert image.dtype == torch.bfloat16
+    assert_close_to_max(image.float(), expected, 0.1)
 
 
 def test_features_are_shrunk_to_what_is_asked_for_and_the_picture_stays(tiny):

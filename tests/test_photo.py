@@ -92,6 +92,12 @@ def test_landmarks_come_from_json_or_text(tmp_path):
     assert all(np.array_equal(read_landmarks(tmp_path / name), UPRIGHT) for name in ("a.json", "a.txt"))
 
 
+@pytest.mark.parametrize("points", [np.zeros((98, 2)), np.zeros((3, 2)), [[1, 2]] * 4, "points", None])
+def test_other_points_frame_no_face(points):
+    with pytest.raises(UserError, match="expected x and y of 68 points"):
+        ffhq_frame(points)
+
+
 @pytest.mark.parametrize("text", ["", "1 2", "one two", "\n".join(["1 2"] * 67), "\n".join(["1 nan"] * 5)])
 def test_other_files_are_no_landmarks(text, tmp_path):
     (tmp_path / "a.txt").write_text(text)

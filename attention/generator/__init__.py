@@ -8,10 +8,11 @@ from attention.generator.stylegan2 import (
     conv_layers,
     edited_layers,
     mix,
+    nearest,
     published_channels,
     rgb_fed_by,
     synthesis_layers,
 )
 
-__all__ = ["Blend", "Generator", "LayerSpec", "Synthesis", "conv_layers", "edited_layers", "mix", "published_channels",
-           "rgb_fed_by", "synthesis_layers"]
+__all__ = ["Blend", "Generator", "LayerSpec", "Synthesis", "conv_layers", "edited_layers", "mix", "nearest",
+           "published_channels", "rgb_fed_by", "synthesis_layers"]

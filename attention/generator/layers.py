@@ -78,9 +78,11 @@ def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool 
         style = _at_least_float32(style)
         factor = gain * _demodulation(weight, style) if demodulate else style.new_full((1, len(weight)), gain)
     if len(style) == 1 and not style.requires_grad and weight.numel() < x.numel():
-        return _convolve(x, weight * style[0, :, None, None] * factor[0, :, None, None, None], up_kernel)
-    if weight.shape[-1] == 1:                               # toRGB: so few weights that every image has its own
-        return _convolve_pixels(x, weight[:, :, 0, 0] * style[:, None] * factor[:, :, None])
+        scaled = weight * style[0, :, None, None] * factor[0, :, None, None, None]              # (Cout, Cin, k, k)
+        return _convolve(x, scaled.to(weight.dtype), up_kernel)
+    if weight.shape[-1] == 1 and up_kernel is None:         # toRGB: so few weights that every image has its own
+        scaled = weight[:, :, 0, 0] * style[:, None] * factor[:, :, None]                       # (B or 1, Cout, Cin)
+        return _convolve_pixels(x, scaled.to(weight.dtype))
     y = _convolve(x * style.to(x.dtype)[:, :, None, None], weight, up_kernel)    # (B, Cout, H', W')
     return y * factor.to(y.dtype)[:, :, None, None]
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention.domains import Domain
+from attention.errors import UserError
 
 RATE = 0.05                 # of Adam, in standard deviations of w over faces
 PULL = 1e-3                 # on the squared distance from the encoder's guess, in the same unit: edits work near it
@@ -27,12 +28,17 @@ def invert(domain: Domain, image: Tensor, steps: int = 0) -> Inversion:
     Args:
         image: (1, 3, R, R) in [-1, 1], framed as the domain's faces are.
         steps: of refinement of every row of w+ by the squared error of pixels; 0 leaves the encoder's guess.
+    Raises:
+        UserError: the encoder was made for another generator.
     """
     generator = domain.generator
     with torch.no_grad():
         guess = domain.encoder(image.to(domain.device))
+        if guess.shape[1:] not in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
+            raise UserError(f"the encoder makes latents of {tuple(guess.shape[1:])}, but this generator takes "
+                            f"{generator.n_latent} x {generator.style_dim}; give the encoder of this generator")
         before = psnr(generator.synthesis(generator.styles(guess), feature_side=0).image, image)
-    if steps == 0:
+    if steps <= 0:
         return Inversion(guess, before, before)
     start = guess if guess.ndim == 3 else guess[:, None].expand(-1, generator.n_latent, -1)
     spread = domain.sample_w(SPREAD_FACES, seed=0).std(dim=0)

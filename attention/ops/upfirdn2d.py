@@ -89,7 +89,8 @@ def _resample(x: Tensor, fir: Tensor, up: int, down: int, before: tuple[int, int
         x = F.conv_transpose2d(x, fir.flip(0, 1).expand(channels, 1, *fir.shape), stride=up, groups=channels)
         (top, left), (bottom, right) = ([lead - taps + 1 for lead, taps in zip(before, fir.shape, strict=True)],
                                         [lead - taps + up for lead, taps in zip(after, fir.shape, strict=True)])
-        return F.pad(x, (left, right, top, bottom))[:, :, ::down, ::down]
+        x = F.pad(x, (left, right, top, bottom))
+        return x if down == 1 else x[:, :, ::down, ::down].contiguous(memory_format=memory_format)
 
 
 def upfirdn2d_reference(x: Tensor, kernel: Tensor, up: int = 1, down: int = 1, pad: tuple[int, int] = (0, 0)) -> Tensor:

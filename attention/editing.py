@@ -35,7 +35,7 @@ from attention.photo import Frame, find_landmarks, load_detector, read_landmarks
 from attention.published import SHIPPED
 from attention.runs import load_run
 from attention.sheets import edit_sheet, to_pixels
-from attention.spatial_attention import blur_mask, threshold_attention, threshold_for
+from attention.spatial_attention import blur_mask, gate, threshold_for
 
 COVERAGE = 0.8              # share of the gate's range that is open by default
 LARGEST_SEED = 2**63 - 1    # that torch takes
@@ -358,7 +358,7 @@ class Edited:
             if change.where not in self._attended:
                 self._attended[change.where] = self.editor.region_editor.attend(
                     self.source, self.editor.embed(change.where))[1]
-            return blur_mask(threshold_attention(self._attended[change.where], threshold_for(change.coverage)))
+            return gate(self._attended[change.where], threshold_for(change.coverage))
         if isinstance(change.where, dict):
             picture = Image.open(io.BytesIO(base64.b64decode(change.where["mask"])))
             return torch.from_numpy(np.array(picture, np.float32) / 255)[None, None].to(self.source.image.device)

@@ -76,7 +76,7 @@ class DrawnEncoder(nn.Module):
 
 
 def fit_encoder(generator: Generator, fit: EncoderFit = EncoderFit()) -> DrawnEncoder:
-    """Train on drawings and on the generator's pictures of the same faces, some of them softened as crops of photos are."""
+    """Train on drawings, half of the batches softened as crops of photos are."""
     torch.manual_seed(fit.seed)
     z = sample_z(fit.faces, fit.seed)
     with torch.no_grad():

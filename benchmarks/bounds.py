@@ -1,0 +1,118 @@
+"""What bounds the speed of ours, and what precision and compilation do to it: the figures in the text of README's Speed.
+
+    python -m benchmarks.bounds
+
+Prints one line of JSON: seconds of the 1024 px generator and of its convolutions alone, the share of matrix products in
+mapper, attention and regions, the worst PSNR of bf16 edits by the shipped editor, and what torch.compile gains there.
+"""
+
+import json
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from attention.editor import autocast
+from attention.errors import exit_with_message
+from attention.generator import conv_layers
+from attention.published import SHIPPED
+from attention.run_attention import compiled
+from attention.runs import load_run
+from benchmarks.items import ITEMS, World
+
+REPEATS, FACES, PROMPTS = 5, 16, 16
+PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")
+
+
+def main(argv: object = None) -> dict:
+    """Measure and print on the CPU; returns what was printed."""
+    world = World(1024, torch.device("cpu"))
+    report: dict[str, float] = {"threads": torch.get_num_threads()}
+    for precision in ("fp32", "bf16"):
+        report[f"convolutions_{precision}"] = convolutions(world, precision)
+        report[f"generator_{precision}"] = seconds(generator(world, precision))
+    report |= {**products(world), "worst_psnr_of_bf16_edits": worst_psnr(), "compiled_times_faster": compile_gain()}
+    print(json.dumps(report))
+    return report
+
+
+def seconds(run: Callable[[], object]) -> float:
+    """Median of a few runs after one that warms up."""
+    run()
+    taken = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        run()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken)
+
+
+def generator(world: World, precision: str) -> Callable[[], object]:
+    """One picture and all its features."""
+    def run() -> None:
+        with torch.no_grad(), autocast(precision, world.device):
+            world.domain.generator.synthesis(world.styles)
+    return run
+
+
+@torch.no_grad()
+def convolutions(world: World, precision: str) -> float:
+    """Seconds of the generator's 3x3 convolutions alone, one after another, maps and weights channels-last."""
+    total, dtype = 0.0, torch.bfloat16 if precision == "bf16" else torch.float32
+    for number, layer in enumerate(conv_layers(world.domain.generator.layers)):
+        doubles = number % 2 == 1
+        side = layer.resolution // 2 if doubles else layer.resolution
+        x = torch.randn(1, layer.in_channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        shape = (layer.in_channels, layer.out_channels) if doubles else (layer.out_channels, layer.in_channels)
+        weight = torch.randn(*shape, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
+        if doubles:
+            total += seconds(lambda x=x, weight=weight: F.conv_transpose2d(x, weight, stride=2))
+        else:
+            total += seconds(lambda x=x, weight=weight: F.conv2d(x, weight, padding=1))
+    return total
+
+
+def products(world: World) -> dict[str, float]:
+    """Milliseconds of mapper, attention and regions, of the matrix products among them, and the number of operations."""
+    run = ITEMS["attention"].build(world).ours
+    run()
+    with profile(activities=[ProfilerActivity.CPU]) as found:
+        run()
+    own = {event.key: event.self_cpu_time_total / 1e3 for event in found.key_averages()}
+    return {"attention_ms": sum(own.values()), "attention_products_ms": sum(own.get(name, 0.0) for name in PRODUCTS),
+            "attention_operations": sum(event.count for event in found.key_averages() if event.key.startswith("aten::"))}
+
+
+@torch.no_grad()
+def worst_psnr() -> float:
+    """The least PSNR in dB of any edit in bf16 against float32, all prompts of the drawn faces."""
+    editor, domain, _ = load_run(SHIPPED, device="cpu")
+    source, worst = editor.source(domain.sample_w(FACES, seed=77)), []
+    for row in domain.clip.encode_text(list(domain.entry.prompts)):
+        text, images = row.expand(FACES, -1), []
+        for precision in ("fp32", "bf16"):
+            with autocast(precision, domain.device):
+                images.append(editor(source, text, text).image.clamp(-1, 1))
+        worst.append(float(10 * torch.log10(4 / (images[0] - images[1]).square().mean(dim=(1, 2, 3)).max())))
+    return min(worst)
+
+
+def compile_gain() -> float:
+    """How many times faster compiled synthesis edits PROMPTS prompts of drawn faces, forward and backward, in float32."""
+    editor, domain, _ = load_run(SHIPPED, device="cpu")
+    source, text = editor.source(domain.sample_w(1, seed=1)), torch.randn(PROMPTS, domain.clip.dim)
+    editor.mapper.requires_grad_(True)
+
+    def step() -> None:
+        editor(source, text, text, straight_through=True).image.square().mean().backward()
+
+    plain = seconds(step)
+    domain.generator.synthesis = compiled(domain.generator.synthesis)
+    return plain / seconds(step)
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -5,6 +5,7 @@
 #     bash train_scripts.sh ffhq                  real faces, one GPU, published settings    -> runs/ffhq
 #     bash train_scripts.sh ffhq-8gpu             the same on eight GPUs, one prompt each    -> runs/ffhq-8gpu
 #     bash train_scripts.sh released              the authors' run to the letter, eight GPUs -> runs/released
+#     bash train_scripts.sh benchmark             ours against other methods on drawn faces  -> benchmarks/results
 # After an interruption, the same command with --resume auto at its end goes on from the last checkpoint.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
@@ -23,7 +24,7 @@ need() {                                          # need FILE ADDRESS: name the 
 settings=()                                       # of both steps; drawn faces take theirs from attention/domains.py
 training=()                                       # of the second step alone
 case "$name" in
-    drawn) ;;
+    drawn | benchmark) ;;
     ffhq | ffhq-8gpu | released)
         domain=ffhq
         complete=yes
@@ -39,12 +40,15 @@ case "$name" in
         [[ $name == ffhq ]] || training=(--multiprocessing-distributed --gpu_id 0,1,2,3,4,5,6,7 --batch_size 1)
         ;;
     *)
-        echo "train_scripts.sh knows drawn (the default), ffhq, ffhq-8gpu and released, not '$name'" >&2
+        echo "train_scripts.sh knows drawn (the default), ffhq, ffhq-8gpu, released and benchmark, not '$name'" >&2
         exit 2
         ;;
 esac
 
 source "$here/.ci/environment.sh"                 # from here on, paths count from the repository root
+if [[ $name == benchmark ]]; then                 # every method is trained already (attention.baselines.fit)
+    exec python -m benchmarks.compare "$@"
+fi
 run="runs/$name"
 settings=(--domain "$domain" --run "$run" ${settings[@]+"${settings[@]}"})   # bash before 4.4: an empty array is unset
 if [[ " $* " != *" --resume "* ]]; then           # a run that goes on keeps its regions

@@ -212,6 +212,7 @@ class TrainConfig(WorldConfig):
     lambda_ess: float | None = option(None, "weight of region consistency", min=0)
     lambda_sec: float | None = option(None, "weight of the attention budget (counts regions)", min=0)
     lambda_area: float | None = option(None, "weight of the attention's area", min=0)
+    lambda_tv: float | None = option(None, "weight of the attention's total variation", min=0)
     lambda_id: float | None = option(None, "weight of the perceptual loss", min=0)
     lambda_delta: float | None = option(None, "weight of the style change", min=0)
     max_change: float | None = option(None, "bound on a style's change at strength 1, in spreads; 0: none", min=0)
@@ -229,8 +230,8 @@ class TrainConfig(WorldConfig):
 
 GENERAL = dict(attention_layer=13, cluster_num=20, position_weight=1.0, enlarge=1, step=10_000, batch_size=8, lr=0.01,
                target="text", attention_start=0.15, where_share=0.3, shared_where=False, temperature=0.01, relative=False,
-               lambda_clip=1.0, lambda_ess=0.03, lambda_sec=0.01, lambda_area=0.0, lambda_id=0.1, lambda_delta=0.03,
-               max_change=0.0, precision="fp32", save_intermediate_image_every=500)
+               lambda_clip=1.0, lambda_ess=0.03, lambda_sec=0.01, lambda_area=0.0, lambda_tv=0.0, lambda_id=0.1,
+               lambda_delta=0.03, max_change=0.0, precision="fp32", save_intermediate_image_every=500)
 # The published program as it was left: image embeddings as targets, one of seven places for all, the attention frozen
 # throughout, features enlarged for clustering (traps 1, 4, 5, 26). `domains.settled` adds the contrastive weight.
 RECIPES = {"paper": {}, "released": dict(target="image", shared_where=True, attention_start=1.15, enlarge=2)}
@@ -242,7 +243,8 @@ class EvaluateConfig:
 
     run: Path = option(Path("runs/drawn"), "run folder with editor.safetensors")
     faces: int = option(64, "unseen faces", min=1)
-    strength: float = option(0.1, "of the edits", min=0, max=1)
+    strength: float = option(0.1, "of the edits in the table", min=0, max=1)
+    strengths: str = option("0.025,0.05,0.1,0.15,0.2", "of the sweep, separated by commas; --strength is always among them")
     coverage: float = option(0.8, "of the edits, 0 to 1", min=0, max=1)
     precision: str = option("fp32", "of the edits' synthesis; fp16 on a GPU only", choices=("fp32", "bf16", "fp16"))
     seed: int = option(4242, "of the faces", min=0)

@@ -7,9 +7,7 @@
     same = editor.replay("edited.png")                          # the same pixels
 """
 
-import base64
 import hashlib
-import io
 import json
 import warnings
 from collections.abc import Callable, Sequence
@@ -21,7 +19,7 @@ from typing import Any, TypeAlias, Union
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin, UnidentifiedImageError
+from PIL import Image, PngImagePlugin
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -33,13 +31,14 @@ from attention.inversion.invert import invert
 from attention.mapper import STRENGTH
 from attention.photo import Frame, find_landmarks, load_detector, read_landmarks, read_photo
 from attention.published import SHIPPED
+from attention.recipes import RECIPE_KEY, pack, pack_mask, pixel_hash, read_recipe, unpack, unpack_mask
 from attention.runs import load_run
 from attention.sheets import edit_sheet, to_pixels
 from attention.spatial_attention import blur_mask, gate, threshold_for
 
 COVERAGE = 0.8              # share of the gate's range that is open by default
 LARGEST_SEED = 2**63 - 1    # that torch takes
-RECIPE_KEY = "where2edit"   # of the PNG text that holds the recipe
+NAMED_WORDS = 5             # unknown ones that a warning names
 Face: TypeAlias = Union["Edited", int, Tensor, np.ndarray]                          # see Editor.open
 Where: TypeAlias = str | int | Sequence[int] | Image.Image | np.ndarray            # see Edited.edit
 
@@ -55,7 +54,7 @@ class Change:
         strength, coverage: see RegionEditor and threshold_for.
         replace: let earlier changes give way to this one there, instead of adding to them.
     Raises:
-        UserError: strength or coverage is no number or out of range.
+        UserError: a text is empty; strength or coverage is no number or out of range.
         ValueError: what or where is of another kind, which only a garbled recipe can be.
     """
 
@@ -75,6 +74,8 @@ class Change:
         for value, kinds, keys in ((self.what, str, {"embedding", "styles_of"}), (self.where, str | list, {"mask"})):
             if not (isinstance(value, kinds) or (isinstance(value, dict) and len(value) == 1 and set(value) <= keys)):
                 raise ValueError(f"{value!r} says neither what nor where")
+            if isinstance(value, str) and not value.strip():
+                raise UserError("the text is empty, expected words such as \"grey hair\"")
 
 
 def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> "Editor":
@@ -134,6 +135,10 @@ class Editor:
         Raises:
             UserError: no picture, no face, no encoder, or the photo is not square although it is said to be framed.
         """
+        if aligned and (landmarks is not None or face is not None):
+            given = "face" if landmarks is None else "landmarks"
+            raise UserError(f"aligned says that the picture is framed already, but {given} says where a face is; leave one "
+                            "of them out")
         photo = read_photo(source)
         if aligned:
             if photo.width != photo.height:
@@ -151,6 +156,8 @@ class Editor:
         origin = {"w": pack(inversion.w), "photo": {"name": name, "sha256": pixel_hash(photo),
                                                     "center": frame.center.tolist(), "right": frame.right.tolist()},
                   "psnr": [inversion.psnr_before, inversion.psnr_after]}
+        if inversion.lpips_before is not None:
+            origin["lpips"] = [inversion.lpips_before, inversion.lpips_after]
         return Edited(self, origin, self._source(inversion.w), photo=(photo, frame))
 
     def edit(self, source: Face, what: str | Image.Image | Face, where: Where | None = None, **options: Any) -> "Edited":
@@ -167,7 +174,9 @@ class Editor:
             raise UserError("a grid needs at least one change and one strength")
         opened, titles, edits = self.open(source).with_changes(()), [], []
         for change in changes:
-            change = Change(change, change) if isinstance(change, str) else change
+            if isinstance(change, str):
+                self.warn_of(change)
+                change = Change(change, change)
             for strength in strengths:
                 edits.append(opened.with_changes([replace(change, strength=strength)]))
                 titles.append(f"{change.what if isinstance(change.what, str) else 'reference'} {strength:g}")
@@ -179,7 +188,7 @@ class Editor:
         Args:
             photo: the photo that was edited, if it was one; it is not in the recipe.
         Raises:
-            UserError: no picture there, one without a recipe, one that another editor made, or of another photo.
+            UserError: no picture there, one without a recipe, one that another editor made, or of another photo or none.
         """
         recipe = read_recipe(path)
         if recipe.get("editor") != self.identity:
@@ -187,13 +196,15 @@ class Editor:
                             "the editor that made it")
         try:
             origin, changes = recipe["source"], [Change(**change) for change in recipe["changes"]]
+            if photo is not None and "photo" not in origin:
+                raise UserError(f"{path} is no edit of a photo, so the photo has no use here; leave it out")
             edited = self.open(origin["seed"] if "seed" in origin else unpack(origin["w"]))
             if "photo" in origin:
                 edited = Edited(self, origin, edited.source, photo=self._photo(path, origin["photo"], photo))
             return edited.with_changes(changes)
         except UserError:
             raise
-        except (KeyError, TypeError, ValueError, RuntimeError, OSError) as error:
+        except (KeyError, TypeError, ValueError, RuntimeError, OSError, Image.DecompressionBombError) as error:
             raise UserError(f"{path} has a garbled recipe ({error}); it cannot be made again") from error
 
     def _photo(self, path: str | Path, said: dict, photo: str | Path | Image.Image | None) -> tuple[Image.Image, Frame]:
@@ -203,7 +214,10 @@ class Editor:
         picture = read_photo(photo)
         if pixel_hash(picture) != said["sha256"]:
             raise UserError(f"{path} is the edit of another photo than the one given; it was called {said['name']!r}")
-        return picture, Frame(np.array(said["center"], float), np.array(said["right"], float))
+        center, right = (np.array(said[name], float).reshape(2) for name in ("center", "right"))
+        if not np.isfinite([*center, *right]).all():
+            raise ValueError("the place of the face is not finite")
+        return picture, Frame(center, right)
 
     @torch.no_grad()
     def _source(self, w: Tensor) -> Source:
@@ -221,14 +235,22 @@ class Editor:
         raise UserError(f"the source is {found}, expected a seed, a latent of {generator.style_dim} or "
                         f"{generator.n_latent} x {generator.style_dim} finite numbers, or an earlier edit")
 
+    def warn_of(self, text: str) -> None:
+        """Warn of what CLIP will not read of a text, every time that it is said."""
+        clip = self.domain.clip
+        if not clip.fits(text):
+            warnings.warn(f"the text is longer than CLIP reads ({text[:40]!r}...); the rest is passed over", stacklevel=4)
+        if unknown := clip.unknown_words(text):
+            named = ", ".join(repr(word[:40]) for word in unknown[:NAMED_WORDS])
+            more = f" and {len(unknown) - NAMED_WORDS:,} words more" if len(unknown) > NAMED_WORDS else ""
+            warnings.warn(f"CLIP does not know {named}{more}, and passes over what is meant", stacklevel=4)
+
     @torch.no_grad()
     def _embed(self, text: str) -> Tensor:
         """(1, D) CLIP embedding of a text."""
-        if not text.strip():
-            raise UserError("the text is empty, expected words such as \"grey hair\"")
-        if not self.domain.clip.fits(text):
-            warnings.warn(f"the text is longer than CLIP reads ({text[:40]!r}...); the rest is passed over", stacklevel=4)
-        return self.domain.clip.encode_text([text])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")                 # it warns once in its life; warn_of says it to everyone
+            return self.domain.clip.encode_text([text])
 
 
 class Edited:
@@ -304,15 +326,27 @@ class Edited:
         Raises:
             UserError: an argument that is none of these, or out of range.
         """
-        whole = Image.new("L", (self.editor.side,) * 2, 255)
-        where = (what if isinstance(what, str) else whole) if where is None else where
-        return self._then(Change(self._what(what, exact), self._where(where), strength, coverage, replace))
+        said = self._what(what, exact)
+        if where is None:
+            place = said if isinstance(said, str) else self._where(Image.new("L", (self.editor.side,) * 2, 255))
+        else:
+            place = self._where(where)
+        return self._then(Change(said, place, strength, coverage, replace))
 
     def undo(self) -> "Edited":
         """The picture before the last change."""
         if not self.changes:
             raise UserError("there is nothing to undo: the picture has not been edited")
         return self._with(self.changes[:-1], self.edits[:-1])
+
+    def retouch(self, strength: float, coverage: float) -> "Edited":
+        """The last change again with another strength and coverage, as a slider asks for; all else is kept.
+
+        Raises:
+            UserError: there is no change, or a number is out of range.
+        """
+        before = self.undo()
+        return before._then(replace(self.changes[-1], strength=strength, coverage=coverage))
 
     def with_changes(self, changes: Sequence[Change]) -> "Edited":
         """The same source with other changes, such as these in another order."""
@@ -360,8 +394,7 @@ class Edited:
                     self.source, self.editor.embed(change.where))[1]
             return gate(self._attended[change.where], threshold_for(change.coverage))
         if isinstance(change.where, dict):
-            picture = Image.open(io.BytesIO(base64.b64decode(change.where["mask"])))
-            return torch.from_numpy(np.array(picture, np.float32) / 255)[None, None].to(self.source.image.device)
+            return unpack_mask(change.where["mask"], self.editor.side).to(self.source.image.device)
         chosen = torch.isin(self.source.labels, torch.tensor(change.where, device=self.source.labels.device))
         return blur_mask(chosen[:, None].float())
 
@@ -373,7 +406,7 @@ class Edited:
             if exact:
                 raise UserError(f"exact takes the styles of a face, but what is the text {what!r}; give a face, or leave "
                                 "exact out")
-            self.editor.embed(what)                                              # refuses an empty text
+            self.editor.warn_of(what)
             return what
         if exact:
             origin = self.editor.open(what).origin
@@ -393,7 +426,7 @@ class Edited:
 
     def _where(self, where: Where) -> str | list[int] | dict:
         if isinstance(where, str):
-            self.editor.embed(where)
+            self.editor.warn_of(where)
             return where
         if isinstance(where, Image.Image | np.ndarray):
             return {"mask": pack_mask(where, self.editor.side)}
@@ -404,62 +437,3 @@ class Edited:
             raise UserError(f"where is a {type(where).__name__} ({str(where)[:40]}), expected a text, a mask, or numbers "
                             f"of regions from 0 to {count - 1}")
         return [int(region) for region in chosen]
-
-
-def pack(tensor: Tensor) -> dict:
-    """A tensor as JSON holds it: float32, to the bit."""
-    array = tensor.detach().cpu().float().numpy()
-    return {"shape": list(array.shape), "float32": base64.b64encode(array.astype("<f4").tobytes()).decode()}
-
-
-def unpack(packed: dict) -> Tensor:
-    """What `pack` packed, on the CPU."""
-    array = np.frombuffer(base64.b64decode(packed["float32"], validate=True), "<f4").reshape(packed["shape"])
-    return torch.from_numpy(array.astype(np.float32))
-
-
-def pixel_hash(photo: Image.Image) -> str:
-    """SHA-256 of a picture's size and pixels."""
-    return hashlib.sha256(repr(photo.size).encode() + photo.tobytes()).hexdigest()
-
-
-def pack_mask(mask: Image.Image | np.ndarray, side: int) -> str:
-    """A mask of any square size, as a grey PNG of the blend layer's side in base64.
-
-    Args:
-        mask: a picture; or (H, H) booleans, uint8 up to 255, or floats in [0, 1].
-    Raises:
-        UserError: it is not square, or of another kind, or nowhere white at the blend layer's side.
-    """
-    array = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
-    if array.ndim != 2 or array.shape[0] != array.shape[1] or array.dtype.kind not in "buf":
-        raise UserError(f"the mask is an array of {array.dtype} and shape {array.shape}, expected a square of booleans, "
-                        "uint8 or floats, white where to edit")
-    values = torch.from_numpy(array.astype(np.float32) / (255 if array.dtype.kind == "u" else 1)).clamp(0, 1)
-    small = F.interpolate(values[None, None], size=(side, side), mode="area")[0, 0]
-    if not small.max() >= 0.5:
-        raise UserError("the mask is black (almost) everywhere, so nothing would change; paint white where the edit goes, "
-                        "255 in an array of uint8, or 1 in one of floats")
-    file = io.BytesIO()
-    Image.fromarray((small * 255).round().byte().numpy()).save(file, format="PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def read_recipe(path: str | Path) -> dict:
-    """The recipe in a PNG that `Edited.save` wrote.
-
-    Raises:
-        UserError: no such file, no picture, or no recipe in it.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} is not a file, expected a picture that an edit was saved to")
-    try:
-        with Image.open(path) as picture:
-            text = picture.text.get(RECIPE_KEY) if isinstance(picture, PngImagePlugin.PngImageFile) else None
-            recipe = None if text is None else json.loads(text)
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"{path} cannot be read as a picture with a recipe ({error})") from error
-    if not isinstance(recipe, dict):
-        raise UserError(f"{path} has no recipe in it; only pictures that an edit was saved to can be made again")
-    return recipe

@@ -83,6 +83,15 @@ def attention_area(attention: Tensor) -> Tensor:
     return (attention.float().mean(dim=(1, 2, 3)) + SMALLEST_AREA).sqrt().mean()
 
 
+def attention_variation(attention: Tensor) -> Tensor:
+    """Total variation of attention (B, 1, h, w): the mean absolute difference of neighbours, down plus across.
+
+    What keeps an attention per pixel smooth (FEAT, Hou et al. 2022); regions need none.
+    """
+    attention = attention.float()
+    return attention.diff(dim=2).abs().mean() + attention.diff(dim=3).abs().mean()
+
+
 def perceptual(edited: Tensor, source: Tensor) -> Tensor:
     """Mean squared distance of deep features (B, C, h, w), published: VGG-16 relu2_2. One source may serve B edits."""
     return (edited.float() - source.float()).square().mean()

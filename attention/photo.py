@@ -1,24 +1,36 @@
 """Photos: read anything safely, cut a face out as its generator frames faces, and put an edit back where it belongs."""
 
+import hashlib
 import json
 import math
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
+from torch import Tensor
 
+from attention.checkpoints import read_torch_file
 from attention.errors import UserError
+from attention.published import PUBLISHED, WEIGHTS, download_command
 
 MEGAPIXELS = 100            # a larger picture is refused: it would need gigabytes
 SMALLEST_SIDE = 16
+ANIMATED = ("GIF", "PNG", "WEBP", "TIFF")       # other formats keep previews and depth maps as further frames
+BAND = 256                  # rows of a photo that an edit is put back into at once: large photos need no more memory
+DETECTION_SIDE = 1600       # longer sides are shrunk to this before a face is searched, which else takes minutes
+NARROWEST = 0.2             # eyes closer together than this share of their distance from the mouth are seen from the side
+DETECTOR_FILES = FAN, S3FD = "2DFAN4-11f355bf06.pth.tar", "s3fd-619a316812.pth"     # landmarks, faces
+OTHERWISE = ", or give the landmarks in a file, or say that the picture is framed already (aligned)"
 # The points that frame a face, as (index, ...) of the usual 68 landmarks: eyes, corners of the mouth.
 POINTS_OF_68 = {"left eye": range(36, 42), "right eye": range(42, 48), "left mouth": (48,), "right mouth": (54,)}
 POINTS_OF_5 = {"left eye": (0,), "right eye": (1,), "left mouth": (3,), "right mouth": (4,)}     # 2 is the nose
@@ -46,6 +58,8 @@ def read_photo(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
                             "smaller first")
         if min(width, height) < SMALLEST_SIDE:
             raise UserError(f"{name} is {width} x {height} pixels, expected at least {SMALLEST_SIDE} on each side")
+        if getattr(picture, "n_frames", 1) > 1 and picture.format in ANIMATED:
+            warnings.warn(f"{name} has {picture.n_frames} frames, and the first is taken", stacklevel=2)
         picture.load()
         return _to_rgb(ImageOps.exif_transpose(picture))
     except UserError:
@@ -69,7 +83,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture.convert("RGB")
+    return picture if picture.mode == "RGB" else picture.convert("RGB")
 
 
 def read_landmarks(path: str | Path) -> np.ndarray:
@@ -105,10 +119,20 @@ def checked_landmarks(points: Any) -> np.ndarray:
 
 
 def framing_points(landmarks: np.ndarray) -> dict[str, np.ndarray]:
-    """Landmarks (68, 2) or (5, 2) -> the four points that frame a face, left and right as the viewer sees them."""
+    """Landmarks (68, 2) or (5, 2) -> the four points that frame a face, left and right as the viewer sees them.
+
+    Raises:
+        UserError: they are something else, or the eyes lie nearly on one another, as in a face seen from the side.
+    """
     points = checked_landmarks(landmarks)
     groups = POINTS_OF_68 if len(points) == 68 else POINTS_OF_5
-    return {name: points[list(indices)].mean(axis=0) for name, indices in groups.items()}
+    found = {name: points[list(indices)].mean(axis=0) for name, indices in groups.items()}
+    between = found["right eye"] - found["left eye"]
+    down = (found["left mouth"] + found["right mouth"] - found["left eye"] - found["right eye"]) / 2
+    if np.hypot(*between) <= NARROWEST * np.hypot(*down):
+        raise UserError("the landmarks of the eyes lie nearly on one another, as in a face seen from the side; give a more "
+                        "frontal photo, or other landmarks")
+    return found
 
 
 @dataclass(frozen=True)
@@ -141,23 +165,22 @@ class Frame:
     def crop(self, photo: Image.Image, side: int) -> np.ndarray:
         """(side, side, 3) uint8 of what the square shows. Beyond the photo's edge it is mirrored.
 
-
         Raises:
             UserError: the square has no size, or is not inside the photo at all.
         """
         left, top, right, bottom = self.box(photo.size)
         if not self.half > 1 or right <= left or bottom <= top:
             raise UserError("the landmarks coincide or lie outside of the photo; check them")
-        pixels = torch.from_numpy(np.asarray(photo.crop((left, top, right, bottom)), np.float32)).permute(2, 0, 1)[None]
         # Shrink first where the photo is finer than the crop, or pixels between the samples would be lost.
         shrink = max(1.0, 2 * self.half / side)
-        size = [max(1, round(length / shrink)) for length in pixels.shape[-2:]]
-        small = F.interpolate(pixels, size=size, mode="area") if shrink > 1 else pixels
+        size = [max(1, round(length / shrink)) for length in (right - left, bottom - top)]
+        small = photo.resize(size, Image.Resampling.BOX, box=(left, top, right, bottom))
+        pixels = torch.from_numpy(np.asarray(small, np.float32)).permute(2, 0, 1)[None]
         steps = (torch.arange(side, dtype=torch.float64) + 0.5) * (2 / side) - 1
         down, across = torch.meshgrid(steps, steps, indexing="ij")                           # (side, side) in [-1, 1]
         x, y = (self.center[axis] + across * self.right[axis] + down * self.down[axis] for axis in (0, 1))
         grid = torch.stack([(x - left) / (right - left), (y - top) / (bottom - top)], dim=2) * 2 - 1
-        crop = F.grid_sample(small, grid[None].float(), mode="bicubic", padding_mode="reflection", align_corners=False)
+        crop = F.grid_sample(pixels, grid[None].float(), mode="bicubic", padding_mode="reflection", align_corners=False)
         return crop[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
 
     def put_back(self, photo: Image.Image, before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> Image.Image:
@@ -174,16 +197,21 @@ class Frame:
         shrink = layers.shape[-1] / (2 * self.half)
         if shrink > 1:
             layers = F.interpolate(layers, size=[max(1, math.ceil(layers.shape[-1] / shrink))] * 2, mode="area")
-        x = torch.arange(left, right, dtype=torch.float64) + 0.5 - self.center[0]
-        y = torch.arange(top, bottom, dtype=torch.float64)[:, None] + 0.5 - self.center[1]
-        axes = [(x * axis[0] + y * axis[1]) / self.half**2 for axis in (self.right, self.down)]     # (h, w), [-1, 1] inside
-        warped = F.grid_sample(layers, torch.stack(axes, dim=2)[None].float(), mode="bilinear", align_corners=False)[0]
-        warped = warped.permute(1, 2, 0).numpy()                                                    # (h, w, 4)
         result = np.array(photo)
-        part = result[top:bottom, left:right]
-        changed = (part + warped[..., :3]).round().clip(0, 255).astype(np.uint8)
-        part[...] = np.where(warped[..., 3:] > 0, changed, part)
+        for row in range(top, bottom, BAND):
+            part = result[row:min(row + BAND, bottom), left:right]                                  # (h, w, 3)
+            warped = self._warped(layers, left, row, part.shape[1], part.shape[0])
+            changed = (part + warped[..., :3]).round().clip(0, 255).astype(np.uint8)
+            part[...] = np.where(warped[..., 3:] > 0, changed, part)
         return Image.fromarray(result)
+
+    def _warped(self, layers: Tensor, left: int, top: int, width: int, height: int) -> np.ndarray:
+        """(height, width, C): what layers (1, C, R, R) on the square are at these pixels of the photo, 0 outside of it."""
+        x = torch.arange(left, left + width, dtype=torch.float64) + 0.5 - self.center[0]
+        y = torch.arange(top, top + height, dtype=torch.float64)[:, None] + 0.5 - self.center[1]
+        axes = [(x * axis[0] + y * axis[1]) / self.half**2 for axis in (self.right, self.down)]     # [-1, 1] inside
+        warped = F.grid_sample(layers, torch.stack(axes, dim=2)[None].float(), mode="bilinear", align_corners=False)
+        return warped[0].permute(1, 2, 0).numpy()
 
 
 def ffhq_frame(landmarks: np.ndarray) -> Frame:
@@ -215,15 +243,18 @@ def frame_like(landmarks: np.ndarray, typical: np.ndarray) -> Frame:
 
 
 def find_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | None], face: int | None = None) -> np.ndarray:
-    """(68, 2) landmarks of one face of a photo.
+    """(68, 2) landmarks of one face of a photo; a large photo is searched at DETECTION_SIDE.
 
     Args:
-        detect: (H, W, 3) uint8 -> a list of (68, 2) or None, as face-alignment's `get_landmarks`.
+        detect: (H, W, 3) uint8 -> a list of (68, 2) or None, as load_detector gives it.
         face: which, counted from 0, from the largest to the smallest; None takes the largest and says if there are more.
     Raises:
         UserError: no face, or not so many.
     """
-    found = sorted((np.asarray(points) for points in detect(np.asarray(photo)) or []),
+    shrink = max(1.0, max(photo.size) / DETECTION_SIDE)
+    small = photo.resize([max(1, round(side / shrink)) for side in photo.size], Image.Resampling.BOX)
+    scale = np.array(photo.size) / small.size
+    found = sorted((np.asarray(points) * scale for points in detect(np.asarray(small)) or []),
                    key=lambda points: -float(np.prod(np.ptp(points, axis=0))))
     if not found:
         raise UserError("no face was found in the photo; give a larger or more frontal one, or its landmarks in a file")
@@ -237,19 +268,61 @@ def find_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | Non
 
 @lru_cache(maxsize=2)
 def load_detector(device: str = "cpu") -> Callable[[np.ndarray], list | None]:
-    """face-alignment's detector with its own weights, as `find_landmarks` takes it.
+    """face-alignment's detector, as `find_landmarks` takes it, from the published files in WEIGHTS; nothing is downloaded.
 
     Raises:
-        UserError: the package is not installed, or its weights could not be had.
+        UserError: the package is not installed or too old; its weights are missing or other files than the published ones.
     """
     try:
         from face_alignment import FaceAlignment, LandmarksType  # noqa: PLC0415  (an optional package)
     except ImportError as error:
         raise UserError("finding a face in a photo needs the package face-alignment, which is not installed; install it "
-                        "with: pip install face-alignment, or give the landmarks in a file, or say that the picture is "
-                        "framed already (aligned)") from error
-    try:
-        return FaceAlignment(LandmarksType.TWO_D, device=device).get_landmarks
-    except OSError as error:                            # it fetches its weights on first use
-        raise UserError(f"face-alignment could not load its weights ({error}); without a network, give the landmarks in a "
-                        "file, or say that the picture is framed already (aligned)") from error
+                        f"with: pip install face-alignment{OTHERWISE}") from error
+    if absent := [name for name in DETECTOR_FILES if not (WEIGHTS / name).is_file()]:
+        raise UserError(f"finding a face in a photo needs {' and '.join(absent)}, missing in {WEIGHTS}; download with: "
+                        f"python -m attention.download {' '.join(absent)}{OTHERWISE}")
+    files = [_verified(WEIGHTS / name) for name in DETECTOR_FILES]
+    with _torch_hub_of(files):
+        try:                    # given its path, it reads the detector's file as tensors only; compiled, it reads a pickle
+            found = FaceAlignment(LandmarksType.TWO_D, device=device, compile=False,
+                                  face_detector_kwargs={"path_to_detector": str(WEIGHTS / S3FD)})
+        except TypeError as error:
+            raise UserError(f"the installed face-alignment is another version ({error}), expected 1.5 or newer; get it "
+                            "with: pip install -U face-alignment") from error
+
+    def detect(pixels: np.ndarray) -> list | None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")                     # it warns where find_landmarks refuses
+            return found.get_landmarks_from_image(pixels)
+
+    return detect
+
+
+def _verified(path: Path) -> Path:
+    """A published file, once its hash is right and it holds tensors only: read again in any way, it runs no code.
+
+    Raises:
+        UserError: it is another file.
+    """
+    digest, expected = hashlib.sha256(path.read_bytes()).hexdigest(), PUBLISHED[path.name]["sha256_prefix"]
+    if not digest.startswith(expected):
+        raise UserError(f"{path} is not the published file: its SHA-256 is {digest[:16]}..., but one that begins with "
+                        f"{expected} was expected; delete it and run: {download_command(path)}")
+    read_torch_file(path)
+    return path
+
+
+@contextmanager
+def _torch_hub_of(files: list[Path]) -> Iterator[None]:
+    """A torch hub that holds these files, in which packages then find what they otherwise would download."""
+    before = torch.hub.get_dir()
+    with TemporaryDirectory() as folder:
+        checkpoints = Path(folder) / "checkpoints"
+        checkpoints.mkdir()
+        for file in files:
+            (checkpoints / file.name).symlink_to(file.resolve())
+        torch.hub.set_dir(folder)
+        try:
+            yield
+        finally:
+            torch.hub.set_dir(before)

@@ -21,6 +21,7 @@ from attention.checkpoints import write_atomically
 from attention.config import TrainConfig
 from attention.domains import Domain
 from attention.editor import Edit, RegionEditor, Source, autocast
+from attention.regions import RegionClusters
 from attention.run_log import RunLog, check_finite, plot_metrics
 from attention.runs import build_editor, forget_later, load_regions, plain, resume, save_checkpoint
 from attention.sheets import edit_sheet, evenly
@@ -32,24 +33,27 @@ GRADIENT_SCALES = {"fp32": (1.0,), "bf16": (1.0,), "fp16": (2.0**12, 2.0**6, 1.0
 PICTURE_SHARE = {"text": 0.0, "mixed": 0.5, "image": 1.0}       # of the targets that are pictures of other faces
 
 
-def train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[Tensor], Tensor]) -> Path:
+def train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[Tensor], Tensor],
+          regions: RegionClusters | None = None) -> Path:
     """Train mapper and attention and write a run folder; in several processes, the first one writes.
 
     Args:
         config: resolved options.
         domain: loaded world.
         perceptual_features: (B, 3, R, R) image in [-1, 1] -> features that the perceptual loss compares.
+        regions: None takes those that the run asks for, see `load_regions`.
     Returns:
         The run folder: regions, editor and checkpoints (runs.py), metrics and plot (run_log.py), samples/.
     """
     with distributed.group(domain.device):
-        return _train(config, domain, perceptual_features)
+        return _train(config, domain, perceptual_features, regions or load_regions(config, domain))
 
 
-def _train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[Tensor], Tensor]) -> Path:
+def _train(config: TrainConfig, domain: Domain, perceptual_features: Callable[[Tensor], Tensor],
+           regions: RegionClusters) -> Path:
     losses.require_two_prompts(config.batch_size * distributed.world_size())
     first = distributed.rank() == 0
-    regions = load_regions(config, domain).to(domain.device)
+    regions = regions.to(domain.device)
     editor = build_editor(config, domain, regions)
     optimiser = torch.optim.Adam([{"params": editor.mapper.parameters()}, {"params": editor.attention.parameters()}])
     sampler = PhraseSampler(_phrases(config, domain), config.seed)
@@ -188,7 +192,8 @@ def ramps_at(t: float) -> dict[str, float]:
     """Factor of every loss term at time t in [0, 1)."""
     region = losses.ramp(t, losses.REGION_RAMP)
     return {"clip_contrastive": 1.0, "style_delta": 1.0, "perceptual": losses.ramp(t, losses.PERCEPTUAL_RAMP),
-            "region_consistency": region, "attention_budget": region, "attention_area": region}
+            "region_consistency": region, "attention_budget": region, "attention_area": region,
+            "attention_variation": region}
 
 
 def backward_at_once(step: Step) -> dict[str, float]:
@@ -247,6 +252,7 @@ def loss_terms(step: Step, edit: Edit) -> dict[str, tuple[float, Tensor]]:
         "region_consistency": (config.lambda_ess, lambda: losses.region_consistency(edit.raw, labels, regions)),
         "attention_budget": (config.lambda_sec, lambda: losses.attention_budget(edit.raw, labels, regions)),
         "attention_area": (config.lambda_area, lambda: losses.attention_area(edit.attention)),
+        "attention_variation": (config.lambda_tv, lambda: losses.attention_variation(edit.raw)),
         "perceptual": (config.lambda_id, lambda: losses.perceptual(features(edit.image), features(source.image))),
         "style_delta": (config.lambda_delta, lambda: losses.style_delta(edit.styles[:count], source.styles[:count])),
     }

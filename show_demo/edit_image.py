@@ -62,9 +62,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
         raise UserError("give either a photo (or a folder of them) or --seed; for example: --seed 7 --what \"grey hair\"")
     if (config.what is None) == (config.reference is None):
         raise UserError("say what to change with --what \"grey hair\", or give a picture to resemble with --reference")
-    photo_flags = [name for name in ("landmarks", "face", "aligned", "refine") if getattr(config, name)]
+    finders = [name for name in ("landmarks", "face") if getattr(config, name) is not None]
+    photo_flags = finders + [name for name in ("aligned", "refine") if getattr(config, name)]
     if config.seed is not None and photo_flags:
         raise UserError(f"--{photo_flags[0]} is about photos, but --seed gives a face that needs none; leave it out")
+    if config.aligned and finders:
+        raise UserError(f"--{finders[0]} says where a face is, but --aligned that the photo is framed already; leave one "
+                        "of them out")
     if config.photo is not None and config.photo.is_dir():
         return edit_folder(config)
     if config.out.suffix.lower() != ".png":
@@ -126,15 +130,25 @@ def _landmarks_of(photo: Path, folder: Path | None) -> Path | None:
 
 
 def edit(editor: Editor, photo: Path | None, landmarks: Path | None, config: EditConfig) -> Edited:
-    """All changes that the flags ask for, of one source."""
-    source = editor.open(config.seed) if photo is None else editor.open_photo(
-        photo, landmarks, config.face, config.aligned, config.refine)
+    """All changes that the flags ask for, of one source; says how near the inverted face is to a photo."""
+    if photo is None:
+        source = editor.open(config.seed)
+    else:
+        source = editor.open_photo(photo, landmarks, config.face, config.aligned, config.refine)
+        tqdm.write(f"{photo}: {nearness(source.origin, config.refine)}")
     what = config.what if config.reference is None else read_photo(config.reference)
     edited = source.edit(what, config.where, config.strength, config.coverage)
     for change in config.then.split("\n") if config.then else []:
         what, _, where = change.partition("@")
         edited = edited.edit(what.strip(), where.strip() or None, config.strength, config.coverage)
     return edited
+
+
+def nearness(origin: dict, steps: int) -> str:
+    """How near an inversion is to its photo: PSNR, and LPIPS where it was measured, before and after refinement."""
+    words = [f"{psnr:.1f} dB" + (f" (LPIPS {lpips:.3f})" if lpips is not None else "")
+             for psnr, lpips in zip(origin["psnr"], origin.get("lpips", (None, None)), strict=True)]
+    return f"inverted to {words[0]}" + (f", refined to {words[1]}" if steps else "")
 
 
 def write(editor: Editor, edited: Edited, out: Path, config: EditConfig) -> None:

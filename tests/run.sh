@@ -7,5 +7,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/../.ci/environment.sh"
 
 style=0
 ruff check || style=$?
-python -m pytest "$@"                      # last, so that its closing line is the last line; a failure ends here
+# Two processes with one thread each are faster than one with two; each takes whole files, whose tests share their models.
+# pytest comes last, so that its closing line is the last line; a failure ends here.
+export OMP_NUM_THREADS=1
+python -m pytest -n 2 --dist loadfile "$@"
 exit "$style"

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,13 +11,12 @@ import torch
 from PIL import Image
 
 import attention
-from attention.drawn.faces import FaceParams, draw_faces, landmarks
-from attention.editing import read_recipe
+from attention.drawn.faces import FaceParams, draw_faces
+from attention.drawn.photos import draw_photo
 from attention.errors import UserError
-from attention.photo import Frame
+from attention.inversion import invert
 from attention.published import ROOT
-
-POINTS = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
+from attention.recipes import read_recipe
 
 
 @pytest.fixture(scope="module")
@@ -31,20 +32,6 @@ def editor():
     return attention.load_editor("drawn", device="cpu")
 
 
-def photo_of(params, center=(260.0, 230.0), right=(141.0, 51.0), size=(520, 480)):
-    """A drawing, turned and scaled in a larger picture, and the exact landmarks there."""
-    frame = Frame(np.array(center), np.array(right))
-    drawing = draw_faces(params, 384).images[0]
-    background = Image.fromarray(np.random.default_rng(0).integers(256, size=(*size[::-1], 3), dtype=np.uint8))
-    whole = np.ones(drawing.shape[:2])
-    black = frame.put_back(background, drawing, np.zeros_like(drawing), whole)
-    pixels = np.array(frame.put_back(Image.new("RGB", size), np.zeros_like(drawing), drawing, whole))
-    inside = np.array(frame.put_back(Image.new("RGB", size), np.zeros_like(drawing), np.full_like(drawing, 255), whole))
-    points = np.concatenate([landmarks(params)[name] for name in POINTS])
-    places = frame.center + points[:, :1] * frame.right + points[:, 1:] * frame.down
-    return Image.fromarray(np.where(inside == 255, pixels, np.asarray(black))), places, inside[..., 0] == 255
-
-
 def test_a_seed_with_further_changes_is_what_python_makes(main, editor, tmp_path):
     out = tmp_path / "edited.png"
     main("--seed", 7, "--what", "grey hair", "--where", "hair", "--strength", 0.2, "--then", "red lipstick@lips", "--then",
@@ -58,12 +45,14 @@ def test_a_seed_with_further_changes_is_what_python_makes(main, editor, tmp_path
     assert Image.open(tmp_path / "edited_grid.png").height > 2 * expected.tensor.shape[-1]      # three prompts: two blocks
 
 
-def test_a_photo_is_edited_in_the_mask_and_elsewhere_stays_bit_for_bit(main, editor, tmp_path):
-    photo, places, inside = photo_of(FaceParams.sample(1, seed=5))
+def test_a_photo_is_edited_in_the_mask_and_elsewhere_stays_bit_for_bit(main, editor, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(invert, "lpips_available", lambda: False)
+    photo, places, inside = draw_photo(FaceParams.sample(1, seed=5))
     photo.save(tmp_path / "photo.png")
     (tmp_path / "points.json").write_text(json.dumps(places.tolist()))
     out = tmp_path / "edited.png"
     main(tmp_path / "photo.png", "--landmarks", tmp_path / "points.json", "--what", "purple hair", "--out", out)
+    assert re.search(r"photo\.png: inverted to \d+\.\d dB\n", capsys.readouterr().out)
     before, after = np.asarray(photo), np.asarray(Image.open(out))
     changed = (before != after).any(axis=2)
     edited = editor.replay(out, tmp_path / "photo.png")
@@ -79,10 +68,35 @@ def test_a_photo_is_edited_in_the_mask_and_elsewhere_stays_bit_for_bit(main, edi
         editor.replay(out, Image.fromarray(255 - before))
 
 
-def test_refinement_brings_the_picture_nearer(editor):
+def test_refinement_brings_the_picture_nearer_and_says_how_near(main, editor, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(invert, "lpips_available", lambda: True)
+    monkeypatch.setattr(invert, "load_lpips", lambda device: lambda made, wanted: (made - wanted).abs().mean(dim=(1, 2, 3)))
     drawing = Image.fromarray(draw_faces(FaceParams.sample(1, seed=8)).images[0])
-    before, after = editor.open_photo(drawing, aligned=True, refine=8).origin["psnr"]
-    assert after > before + 0.3
+    drawing.save(tmp_path / "a.png")
+    out = main(tmp_path / "a.png", "--aligned", "--refine", 8, "--what", "beard", "--out", tmp_path / "b.png")
+    origin = read_recipe(out)["source"]
+    (before, after), (far, near) = origin["psnr"], origin["lpips"]
+    assert after > before + 0.3 and near < far
+    assert (f"a.png: inverted to {before:.1f} dB (LPIPS {far:.3f}), refined to {after:.1f} dB (LPIPS {near:.3f})\n"
+            in capsys.readouterr().out)
+
+
+def test_lpips_is_minimised_on_photographs_and_only_measured_on_drawings(editor, monkeypatch):
+    # A distance that nothing else brings down: how far the mean is from white, whatever the picture.
+    monkeypatch.setattr(invert, "lpips_available", lambda: True)
+    monkeypatch.setattr(invert, "load_lpips", lambda device: lambda made, wanted: (1 - made).mean(dim=(1, 2, 3)))
+    image = torch.from_numpy(draw_faces(FaceParams.sample(1, seed=8)).images).permute(0, 3, 1, 2) / 127.5 - 1
+    photographs = replace(editor.domain, entry=replace(editor.domain.entry, drawn=False))
+    drawn, photograph = (invert.invert(domain, image, steps=4) for domain in (editor.domain, photographs))
+    assert drawn.lpips_before == photograph.lpips_before
+    assert photograph.lpips_after < min(photograph.lpips_before, drawn.lpips_after) - 0.01
+
+
+def test_a_large_picture_is_shrunk_before_lpips(editor, monkeypatch):
+    shapes = []
+    monkeypatch.setattr(invert, "load_lpips", lambda device: lambda *pictures: shapes.append([*map(np.shape, pictures)]))
+    invert._small_lpips(torch.device("cpu"))(torch.zeros(1, 3, 512, 512), torch.zeros(1, 3, 128, 128))
+    assert shapes == [[(1, 3, 256, 256), (1, 3, 128, 128)]]
 
 
 def test_a_picture_can_say_what_to_change_to(main, tmp_path):
@@ -117,6 +131,10 @@ def test_of_a_folder_what_can_be_edited_is_and_the_rest_is_named(main, tmp_path,
     (["--seed", "1", "--what", "beard", "--strength", "2"], "--strength is 2"),
     (["--seed", "9" * 30, "--what", "beard"], "--seed is 999"),
     (["--seed", "1", "--what", "beard", "--aligned"], "about photos"),
+    (["--seed", "1", "--what", "beard", "--face", "0"], "--face is about photos"),
+    (["a.png", "--what", "beard", "--aligned", "--face", "0"], "--face says where .* --aligned"),
+    (["a.png", "--what", "beard", "--aligned", "--landmarks", "b.json"], "--landmarks says where .* --aligned"),
+    (["--seed", "1", "--reference", "nowhere.png"], r"nowhere\.png is not a file"),
 ])
 def test_mistakes_are_told_in_a_sentence_and_nothing_is_written(words, message, main, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -139,6 +157,9 @@ def test_an_empty_folder_is_told(main, tmp_path):
 
 def test_pictures_need_a_face_a_frame_or_landmarks(editor):
     wide = Image.new("RGB", (64, 32))
+    for options in ({"face": 0}, {"landmarks": np.zeros((5, 2))}):
+        with pytest.raises(UserError, match=f"aligned says .* but {next(iter(options))} says"):
+            editor.open_photo(wide, aligned=True, **options)
     with pytest.raises(UserError, match="framed already is square"):
         editor.open_photo(wide, aligned=True)
     with pytest.raises(UserError, match="no face was found"):

@@ -1,6 +1,10 @@
 """Editing for people, with the shipped editor: chains, recipes, what a region starts from, and mistakes."""
 
+import base64
+import io
 import json
+import re
+import warnings
 
 import numpy as np
 import pytest
@@ -9,9 +13,13 @@ import torch.nn.functional as F
 from PIL import Image, PngImagePlugin
 
 import attention
-from attention.editing import RECIPE_KEY, read_recipe
+from attention import recipes
+from attention.editing import COVERAGE
 from attention.errors import UserError
+from attention.mapper import STRENGTH
+from attention.recipes import RECIPE_KEY, pack, pixel_hash, read_recipe
 from attention.spatial_attention import threshold_for
+from benchmarks import editing as benchmark
 
 REACH = 8           # pixels of the picture beyond a mask that later convolutions can change
 
@@ -144,6 +152,34 @@ def test_moving_a_slider_attends_once(editor, monkeypatch):
     assert len(asked) == 1 and torch.equal(masks[0], masks[1]) and not torch.equal(masks[1], masks[2])
 
 
+def test_a_slider_changes_the_last_change_and_redoes_nothing_that_it_does_not_touch(editor, monkeypatch):
+    edited = editor.edit(9, "grey hair").edit("beard")
+    stronger, wider = (edited.undo().edit("beard", **options) for options in ({"strength": 0.2}, {"coverage": 1.0}))
+
+    def refuse(*arguments, **options):
+        raise AssertionError("this depends on neither strength nor coverage")
+
+    for owner, name in ((editor.region_editor, "source_of"), (editor.region_editor, "attend"), (editor, "_embed"),
+                        (editor.region_editor.regions, "assign"), (editor.domain.generator, "mapping")):
+        monkeypatch.setattr(owner, name, refuse)
+    assert torch.equal(edited.retouch(0.2, COVERAGE).tensor, stronger.tensor)
+    assert torch.equal(edited.retouch(STRENGTH, 1.0).tensor, wider.tensor)
+    assert edited.retouch(0.2, COVERAGE).changes == stronger.changes
+
+
+def test_the_benchmark_says_no_text_twice_and_writes_what_it_prints(tmp_path, monkeypatch, capsys, editor):
+    said = []
+    monkeypatch.setattr(benchmark, "start", lambda: None)
+    monkeypatch.setattr(benchmark, "load_editor", lambda *arguments, **options: editor)
+    monkeypatch.setattr(editor, "embed", lambda text: said.append(text) or editor._embed(text))
+    report = json.loads(benchmark.main(["--repeats", "2", "--out", str(tmp_path / "editing.json")]).read_text())
+    new = [text for text in said if text != benchmark.FIRST]
+    assert len(new) == len(set(new)) + 2                        # what says where as well: embedded for both
+    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in capsys.readouterr().out.splitlines()[4:]]
+    assert [[name, *(f"{1000 * values[key]:.0f}" for key in ("median", "min", "max"))]
+            for name, values in report["seconds"].items()] == rows
+
+
 # --- recipes
 
 def test_a_saved_picture_can_be_made_again_pixel_by_pixel(editor, tmp_path):
@@ -176,6 +212,13 @@ def written(path, text):
     Image.new("RGB", (4, 4)).save(path, pnginfo=info)
 
 
+def large_mask():
+    """A grey PNG that is not of the blend layer's side, in base64."""
+    file = io.BytesIO()
+    Image.new("L", (65, 64), 255).save(file, format="PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
 @pytest.mark.parametrize("text, message", [
     (None, "has no recipe"), ("[1]", "has no recipe"), ("{", "cannot be read"),
     (json.dumps({"editor": "other"}), "was made by the editor other"),
@@ -183,12 +226,38 @@ def written(path, text):
     (json.dumps({"editor": "{identity}", "source": {"seed": 1}, "changes": [{"why": 1}]}), "has a garbled recipe"),
     *((json.dumps({"editor": "{identity}", "source": {"seed": 1}, "changes": [{"what": "a", "where": "a"} | garbled]}),
        "has a garbled recipe")
-      for garbled in ({"where": {"mask": "?"}}, {"where": {}}, {"what": {"embedding": 1}}, {"what": 3})),
+      for garbled in ({"where": {"mask": "?"}}, {"where": {}}, {"what": {"embedding": 1}}, {"what": 3},
+                      {"where": {"mask": large_mask()}})),
+    ("[" * 100_000, "cannot be read"),
+    ('{"changes": [' + "1," * 1000 + "1]}", "has a recipe of 1,001 changes, but at most"),
 ])
 def test_pictures_without_a_whole_recipe_of_this_editor_are_refused(text, message, editor, tmp_path):
     written(tmp_path / "a.png", text and text.replace("{identity}", editor.identity))
     with pytest.raises(UserError, match=rf"^\S*a\.png {message}"):
         editor.replay(tmp_path / "a.png")
+
+
+def test_a_recipe_that_is_too_long_is_not_read(editor, tmp_path, monkeypatch):
+    path = editor.edit(7, "beard").save(tmp_path / "a.png")
+    monkeypatch.setattr(recipes, "LONGEST_RECIPE", len(json.dumps(read_recipe(path))) - 1)
+    with pytest.raises(UserError, match=r"a\.png has a recipe of \d+ characters, but at most \d+ are read"):
+        editor.replay(path)
+
+
+@pytest.mark.parametrize("place", [[1, 2, 3], [float("nan"), 1], ["left", "top"]])
+def test_a_recipe_whose_face_is_nowhere_is_refused(place, editor, tmp_path):
+    photo = Image.new("RGB", (32, 32))
+    said = {"name": "a.jpg", "sha256": pixel_hash(photo), "center": place, "right": [16.0, 0.0]}
+    written(tmp_path / "a.png", json.dumps({"editor": editor.identity, "changes": [],
+                                            "source": {"w": pack(editor.domain.sample_w(1, 1)), "photo": said}}))
+    with pytest.raises(UserError, match="has a garbled recipe"):
+        editor.replay(tmp_path / "a.png", photo)
+
+
+def test_a_photo_for_a_picture_that_is_of_none_is_refused(editor, tmp_path):
+    path = editor.open(7).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"a\.png is no edit of a photo"):
+        editor.replay(path, Image.new("RGB", (32, 32)))
 
 
 def test_a_recipe_with_an_impossible_strength_is_refused(editor, tmp_path):
@@ -245,6 +314,37 @@ def test_arguments_that_make_no_edit_are_refused(arguments, message, editor):
         editor.edit(7, **arguments)
 
 
-def test_a_text_that_is_too_long_is_told(editor):
+def test_a_text_that_is_too_long_is_told_and_its_beginning_counts(editor):
     with pytest.warns(UserWarning, match="longer than CLIP reads"):
-        editor.edit(7, "grey hair " * 1000)
+        edit = editor.edit(7, "grey hair " + "beard " * 1665)                    # 10,000 characters
+    fitting = editor.edit(7, "grey hair " + "beard " * 20)
+    assert torch.equal(edit.tensor, fitting.tensor) and len(edit.changes[0].what) == 10_000
+
+
+@pytest.mark.parametrize("text, named", [
+    ("grey zebra", "'zebra', and"),
+    ("💇", "'💇', and"), ("灰色の髪", "'灰色の髪', and"), ("شعر رمادي", "'شعر', 'رمادي', and"),
+    ("z" * 10_000, rf"'{'z' * 40}', and"),
+    (" ".join(f"z{i}" for i in range(1000)), r"'z0', 'z1', 'z2', 'z3', 'z4' and 995 words more, and"),
+])
+def test_what_clip_does_not_know_is_named_every_time_it_is_said(text, named, editor):
+    for _ in range(2):
+        with pytest.warns(UserWarning) as told:
+            editor.edit(7, "beard", text)
+        matching = [str(warning.message) for warning in told if re.search(rf"does not know {named}", str(warning.message))]
+        assert len(matching) == 1 and len(matching[0]) < 200
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        editor.edit(7, "purple hair", "hair")                                    # knows every word
+
+
+def test_a_grid_names_what_clip_does_not_know(editor):
+    with pytest.warns(UserWarning, match="'zebra'"):
+        editor.grid(7, ["zebra"], [0.1])
+    with pytest.raises(UserError, match="text is empty"):
+        editor.grid(7, [" "], [0.1])
+
+
+def test_a_mask_of_another_size_goes_to_the_same_place(editor):
+    small, large = (editor.edit(7, "beard", square(side, start=side // 4, end=side // 2)) for side in (64, 512))
+    assert torch.equal(small.mask, large.mask)

@@ -53,7 +53,7 @@ def test_the_run_folder_rebuilds_its_editor(run):
 
 
 def test_evaluation_writes_a_figure_for_every_prompt(run):
-    evaluate.main(["--run", str(run), "--faces", "4"])
+    evaluate.main(["--run", str(run), "--faces", "4", "--strengths", "0.1"])
     report = json.loads((run / "metrics.json").read_text())
     assert set(report["prompts"]) == set(DOMAINS["drawn"].prompts)
     assert 0 <= report["mean"]["iou"] <= 1 and (run / "edits.png").exists()

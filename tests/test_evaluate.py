@@ -1,23 +1,114 @@
-"""The measures, against closed forms and naive loops."""
+"""The evaluation of a run of drawn faces, end to end; the truth that it is held against, by naive loops."""
+
+import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
+from PIL import Image
 
+from attention import evaluate
+from attention.domains import DOMAINS
 from attention.drawn.concepts import BY_PHRASE
 from attention.drawn.faces import FaceParams, draw_faces
 from attention.drawn.truth import _best_union, grow, true_part
-from attention.evaluate import iou
+from attention.errors import UserError
+from attention.published import SHIPPED
+from attention.runs import load_run
+from attention.spatial_attention import threshold_for
+
+built = pytest.mark.skipif(not (SHIPPED / "editor.safetensors").exists(), reason="the drawn world is not built")
+PROMPTS = ("purple hair", "big nose", "glasses")
 
 
-def test_iou_of_half_overlapping_squares_is_one_third():
-    gated, part = torch.zeros(1, 1, 4, 4), torch.zeros(1, 8, 8, dtype=torch.bool)
-    gated[0, 0, 0:2, 0:2] = 0.9                     # covers pixels 0..3 of the 8 px picture on both axes
-    part[0, 0:4, 2:6] = True
-    assert abs(iou(gated, part) - 1 / 3) < 1e-7
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run folder with the shipped editor, evaluated on three prompts and faces at two strengths, of which one is 0."""
+    folder = tmp_path_factory.mktemp("run")
+    shutil.copyfile(SHIPPED / "editor.safetensors", folder / "editor.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(DOMAINS, "drawn", replace(DOMAINS["drawn"], prompts=PROMPTS))
+        evaluate.main(["--run", str(folder), "--faces", "3", "--strengths", "0", "--strength", "0.1"])
+    return folder
 
 
-def test_iou_of_an_empty_mask_is_zero():
-    assert iou(torch.zeros(2, 1, 4, 4), torch.ones(2, 8, 8, dtype=torch.bool)) == 0
+@pytest.fixture(scope="module")
+def report(run):
+    return json.loads((run / "metrics.json").read_text())
+
+
+@built
+def test_the_report_has_every_prompt_at_every_strength(report):
+    assert [row["strength"] for row in report["sweep"]] == [0, 0.1]
+    assert all(tuple(row["prompts"]) == PROMPTS for row in report["sweep"])
+    assert report["prompts"] == report["sweep"][1]["prompts"] and report["mean"] == report["sweep"][1]["mean"]
+
+
+@built
+def test_strength_zero_changes_nothing_and_the_default_succeeds_in_the_right_place(report):
+    nothing, edits = (row["mean"] for row in report["sweep"])
+    assert nothing["success"] == nothing["collateral"] == 0 and nothing["psnr_outside"] == 80
+    assert edits["success"] > 0.5 and edits["clip_gain"] > 0.1 and edits["psnr_outside"] > 35
+    assert edits["change_inside"] > 20 * edits["change_outside"] and edits["iou"] == nothing["iou"] > 0.3
+
+
+@built
+def test_the_page_shows_the_figures_of_the_report(run, report):
+    lines = (run / "metrics.md").read_text().splitlines()
+    row = report["prompts"]["big nose"]
+    shown = next(line for line in lines if line.startswith("| big nose |")).split(" | ")
+    assert shown[1:5] == [f"{row['success']:.2f}" if row["faces"] else "-", f"{row['faces']}",
+                          f"{row['collateral']:.3f}", f"{row['psnr_outside']:.1f}"]
+    assert sum(line.startswith("| strength |") for line in lines) == 1
+
+
+@built
+def test_the_pictures_are_whole_and_nothing_half_written_is_left(run):
+    assert {path.name for path in run.iterdir()} == {"editor.safetensors", "metrics.json", "metrics.md", "edits.png",
+                                                     "sweep.png"}
+    for name in ("edits.png", "sweep.png"):
+        Image.open(run / name).load()
+
+
+def test_the_seconds_are_the_median_without_the_run_that_warms_up(monkeypatch):
+    clock, waits = [0.0], iter([99, 5, 1, 9, 2, 8, 3, 7, 4, 6])
+
+    def action():
+        clock[0] += next(waits)
+
+    monkeypatch.setattr(evaluate.time, "perf_counter", lambda: clock[0])
+    assert evaluate.median_seconds(action) == 5
+
+
+@built
+@torch.no_grad()
+def test_edits_inside_stored_masks_are_the_editors_own():
+    editor, domain, _ = load_run(SHIPPED)
+    sources = [editor.source(w) for w in domain.sample_w(3, seed=5).split(2)]
+    maps = evaluate.gated_maps(editor, domain, sources, "red hair", coverage=0.8)
+    edits = evaluate.edited(editor, domain, sources, maps, "red hair", 0.2, "fp32")
+    text = domain.clip.encode_text(["red hair"])
+    for source, gated, images in zip(sources, maps, edits.split(2), strict=True):
+        texts = text.expand(len(source), -1)
+        own = editor(source, texts, texts, 0.2, threshold_for(0.8))
+        assert torch.equal(own.image, images) and torch.equal(own.gated, gated)
+
+
+@pytest.mark.parametrize("text", ["", "0.1,", "0.1;0.2", "0.1,x", "0.1,-0.1", "1.5", "nan"])
+def test_a_wrong_list_of_strengths_is_one_sentence_with_an_example(text):
+    with pytest.raises(UserError, match=r"--strengths is .*separated by commas, as in"):
+        evaluate.parse_strengths(text)
+
+
+def test_a_run_of_another_world_is_refused(monkeypatch, tmp_path):
+    world = SimpleNamespace(name="ffhq", entry=DOMAINS["ffhq"])
+    monkeypatch.setattr(evaluate, "load_run", lambda *arguments: (None, world, None))
+    with pytest.raises(UserError, match=r"edits ffhq, .*--domain drawn"):
+        evaluate.main(["--run", str(tmp_path)])
+    assert not list(tmp_path.iterdir())
 
 
 def test_grow_equals_a_naive_loop():

@@ -1,14 +1,24 @@
 """Photos: pictures of every kind, the geometry against closed forms and drawn faces, and what put_back must not touch."""
 
+import hashlib
 import json
+import pickle
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from attention import photo
 from attention.drawn.faces import FaceParams, draw_faces
 from attention.errors import UserError
 from attention.photo import Frame, ffhq_frame, find_landmarks, frame_like, read_landmarks, read_photo
+from attention.published import PUBLISHED
 
 # Eyes, nose, corners of the mouth of a face that stands upright.
 UPRIGHT = np.array([[100.0, 100], [200, 100], [150, 160], [120, 220], [180, 220]])
@@ -64,10 +74,13 @@ def test_cmyk_is_read_as_its_colours(tmp_path):
     assert red > 250 and green < 5 and blue < 5
 
 
-def test_of_an_animation_the_first_frame_is_read(tmp_path):
+@pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.tiff"])
+def test_of_an_animation_the_first_frame_is_read_and_that_is_told(name, tmp_path):
     frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
-    path = saved(tmp_path, frames[0], "a.gif", save_all=True, append_images=frames[1:])
-    assert (np.asarray(read_photo(path))[0, 0] == [255, 0, 0]).all()
+    path = saved(tmp_path, frames[0], name, save_all=True, append_images=frames[1:])
+    with pytest.warns(UserWarning, match=rf"{name} has 2 frames, and the first is taken"):
+        red, green, blue = np.asarray(read_photo(path))[0, 0]
+    assert red > 250 and green < 5 and blue < 5
 
 
 def test_what_is_no_picture_is_named(tmp_path):
@@ -82,6 +95,16 @@ def test_what_is_no_picture_is_named(tmp_path):
             read_photo(tmp_path / name)
     with pytest.raises(UserError, match="array of float64"):
         read_photo(np.zeros((16, 16)))
+
+
+def test_the_limits_hold_for_pictures_and_arrays_too(monkeypatch):
+    monkeypatch.setattr(photo, "MEGAPIXELS", 0.01)
+    for source in (Image.new("RGB", (101, 100)), np.zeros((100, 101, 3), np.uint8)):
+        with pytest.raises(UserError, match=r"the picture has 0 megapixels, but at most 0\.01"):
+            read_photo(source)
+    assert read_photo(Image.new("RGB", (100, 100))).size == (100, 100)
+    with pytest.raises(UserError, match="the picture is 8 x 8 pixels"):
+        read_photo(np.zeros((8, 8, 4), np.uint8))
 
 
 # --- landmarks
@@ -114,6 +137,106 @@ def test_the_largest_face_is_taken_and_others_by_number():
                                  (2, [small, large], "0 to 1")):
         with pytest.raises(UserError, match=message):
             find_landmarks(Image.new("RGB", (9, 9)), lambda pixels, found=found: found, face)
+
+
+def test_a_large_photo_is_searched_small_and_its_landmarks_are_where_the_face_is(monkeypatch):
+    monkeypatch.setattr(photo, "DETECTION_SIDE", 60)
+    asked = []
+    found = find_landmarks(Image.new("RGB", (240, 120)), lambda pixels: asked.append(pixels.shape) or [UPRIGHT / 4])
+    assert asked == [(30, 60, 3)]
+    np.testing.assert_allclose(found, UPRIGHT)
+
+
+def test_a_face_from_the_side_is_told():
+    side = UPRIGHT.copy()
+    side[1] = side[0] + [10, 3]                                 # both eyes on one side, above the mouth
+    for points in (side, np.tile(UPRIGHT[:1], (5, 1)), np.repeat(side[:1], 68, axis=0)):
+        with pytest.raises(UserError, match="as in a face seen from the side; give a more frontal photo"):
+            ffhq_frame(points)
+
+
+# --- the detector
+
+class StandIn:
+    """What face-alignment's class does with its arguments and files, as far as the program can see."""
+
+    made: ClassVar[list] = []
+
+    def __init__(self, landmarks_type, *, device, compile, face_detector_kwargs):
+        checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
+        self.made.append((landmarks_type, device, compile, torch.load(face_detector_kwargs["path_to_detector"]),
+                          {path.name: torch.load(path) for path in checkpoints.iterdir()}))
+
+    def get_landmarks_from_image(self, pixels):
+        warnings.warn("No faces were detected.", stacklevel=1)
+        return None if pixels.max() == 0 else [np.ones((68, 2))]
+
+
+@pytest.fixture
+def detector(tmp_path, monkeypatch):
+    """Small files in the detector's place, with their hashes in the manifest, and a stand-in for the package."""
+    for value, name in enumerate(photo.DETECTOR_FILES):
+        torch.save({"weight": torch.tensor([value])}, tmp_path / name)
+        digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+        monkeypatch.setitem(PUBLISHED, name, {**PUBLISHED[name], "sha256_prefix": digest[:10]})
+    package = SimpleNamespace(FaceAlignment=StandIn, LandmarksType=SimpleNamespace(TWO_D="2D"))
+    monkeypatch.setitem(sys.modules, "face_alignment", package)
+    monkeypatch.setattr(photo, "WEIGHTS", tmp_path)
+    monkeypatch.setattr(StandIn, "made", [])
+    photo.load_detector.cache_clear()
+    yield tmp_path
+    photo.load_detector.cache_clear()
+
+
+def test_the_detector_gets_our_files_and_nothing_is_left_of_it(detector):
+    hub = torch.hub.get_dir()
+    detect = photo.load_detector("cpu")
+    fan, s3fd = ({"weight": torch.tensor([value])} for value in (0, 1))
+    assert StandIn.made == [("2D", "cpu", False, s3fd, dict(zip(photo.DETECTOR_FILES, (fan, s3fd), strict=True)))]
+    assert torch.hub.get_dir() == hub and sorted(path.name for path in detector.iterdir()) == sorted(photo.DETECTOR_FILES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert detect(np.zeros((4, 4, 3), np.uint8)) is None and len(detect(np.ones((4, 4, 3), np.uint8))) == 1
+
+
+def test_missing_weights_of_the_detector_are_named_with_the_command(detector):
+    for name, rest in zip(photo.DETECTOR_FILES, ("", f" {photo.DETECTOR_FILES[1]}"), strict=True):
+        (detector / name).unlink()
+        absent = photo.DETECTOR_FILES[0] + rest
+        with pytest.raises(UserError, match=rf"needs \S+.* missing in {detector}; .*attention\.download {absent}, or give"):
+            photo.load_detector("cpu")
+    assert not StandIn.made
+
+
+@pytest.mark.parametrize("name", photo.DETECTOR_FILES)
+def test_another_file_in_the_detectors_place_is_refused_by_its_hash(name, detector):
+    with (detector / name).open("ab") as file:
+        file.write(b"more")
+    with pytest.raises(UserError, match=rf"{name} is not the published file: .*delete it and run: python -m .*{name}"):
+        photo.load_detector("cpu")
+    assert not StandIn.made
+
+
+def test_a_detectors_file_that_holds_code_is_not_read_even_if_its_hash_is_right(detector, monkeypatch):
+    name = photo.DETECTOR_FILES[0]
+    (detector / name).write_bytes(pickle.dumps(print, protocol=2))
+    digest = hashlib.sha256((detector / name).read_bytes()).hexdigest()
+    monkeypatch.setitem(PUBLISHED, name, {**PUBLISHED[name], "sha256_prefix": digest})
+    with pytest.raises(UserError, match="not a whole torch file of plain tensors"):
+        photo.load_detector("cpu")
+    assert not StandIn.made
+
+
+def test_an_older_face_alignment_is_told_before_it_downloads(detector, monkeypatch):
+    class Older:
+        def __init__(self, landmarks_type, device, face_detector_kwargs):
+            raise AssertionError("it would download now")
+
+    monkeypatch.setattr(sys.modules["face_alignment"], "FaceAlignment", Older)
+    hub = torch.hub.get_dir()
+    with pytest.raises(UserError, match=r"another version .*'compile'.* pip install -U face-alignment"):
+        photo.load_detector("cpu")
+    assert torch.hub.get_dir() == hub
 
 
 # --- geometry

@@ -32,6 +32,10 @@ class TextImageModel(Protocol):
         """Whether the model reads the whole text; a longer one is cut."""
         ...
 
+    def unknown_words(self, text: str) -> list[str]:
+        """What of the text the model cannot read, in its order; nothing if it reads every word by its letters."""
+        ...
+
 
 def preprocess(images: Tensor, side: int) -> Tensor:
     """Resize square images to side x side: every output pixel is the mean of the area that it covers.

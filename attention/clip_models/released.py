@@ -51,6 +51,10 @@ class OpenClip(nn.Module):
         """Whether the model reads the whole text; a longer one is cut."""
         return not self.tokenize([text], context_length=self.model.context_length + 1)[0, -1]
 
+    def unknown_words(self, text: str) -> list[str]:
+        """None: its tokens are pieces of words."""
+        return []
+
 
 def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bool = False,
               dtype: torch.dtype = torch.float32) -> OpenClip:

@@ -114,6 +114,10 @@ class TinyCLIP(nn.Module):
                           "is meant; it was trained on the words in tokenizer.words", stacklevel=2)
         return self.model.encode_text(self.tokenizer(texts).to(self.model.logit_scale.device)).float()
 
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a text that the vocabulary lacks; of a text without words, such as an emoji, the text itself."""
+        return self.tokenizer.unknown(text) if _split(text) or not text.strip() else [text.strip()]
+
     def fits(self, text: str) -> bool:
         """Whether the model reads the whole text; a longer one is cut."""
         return len(_split(text)) + 2 <= self.tokenizer.context_length           # with the start and the end

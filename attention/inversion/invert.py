@@ -1,25 +1,36 @@
 """From a framed picture to a latent that draws it again: the encoder's guess, made better by descent if time allows."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from attention.clip_models.base import preprocess
 from attention.domains import Domain
 from attention.errors import UserError
+from attention.perceptual import load_lpips, lpips_available
 
 RATE = 0.05                 # of Adam, in standard deviations of w over faces
 PULL = 1e-3                 # on the squared distance from the encoder's guess, in the same unit: edits work near it
 SPREAD_FACES = 512
+LPIPS_SIDE = 256            # larger pictures are shrunk to this side before LPIPS, which else would take most of the time
+Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
 class Inversion(NamedTuple):
-    """w (1, style_dim) or w+ (1, n_latent, style_dim), and the PSNR in dB of its picture before and after refinement."""
+    """A latent, and how near its picture is before and after refinement.
+
+    w (1, style_dim) or w+ (1, n_latent, style_dim); PSNR in dB; LPIPS (at most at LPIPS_SIDE), None where its weights are
+    not here.
+    """
 
     w: Tensor
     psnr_before: float
     psnr_after: float
+    lpips_before: float | None = None
+    lpips_after: float | None = None
 
 
 def invert(domain: Domain, image: Tensor, steps: int = 0) -> Inversion:
@@ -27,34 +38,60 @@ def invert(domain: Domain, image: Tensor, steps: int = 0) -> Inversion:
 
     Args:
         image: (1, 3, R, R) in [-1, 1], framed as the domain's faces are.
-        steps: of refinement of every row of w+ by the squared error of pixels; 0 leaves the encoder's guess.
+        steps: of refinement of every row of w+ by the squared error of pixels, on photographs and LPIPS, if its weights
+            are here (see load_lpips); 0 leaves the encoder's guess.
     Raises:
         UserError: the encoder was made for another generator.
     """
-    generator = domain.generator
+    generator, image = domain.generator, image.to(domain.device)
+    distance = _small_lpips(domain.device) if lpips_available() else None
     with torch.no_grad():
-        guess = domain.encoder(image.to(domain.device))
-        if guess.shape[1:] not in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
-            raise UserError(f"the encoder makes latents of {tuple(guess.shape[1:])}, but this generator takes "
+        w = domain.encoder(image)
+        if w.shape[1:] not in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
+            raise UserError(f"the encoder makes latents of {tuple(w.shape[1:])}, but this generator takes "
                             f"{generator.n_latent} x {generator.style_dim}; give the encoder of this generator")
-        before = psnr(generator.synthesis(generator.styles(guess), feature_side=0).image, image)
-    if steps <= 0:
-        return Inversion(guess, before, before)
-    start = guess if guess.ndim == 3 else guess[:, None].expand(-1, generator.n_latent, -1)
+        before = after = _nearness(_picture(domain, w), image, distance)
+    if steps > 0:
+        w = _refine(domain, image, w, steps, None if domain.entry.drawn else distance)
+        with torch.no_grad():
+            after = _nearness(_picture(domain, w), image, distance)
+    return Inversion(w, before[0], after[0], before[1], after[1])
+
+
+def _refine(domain: Domain, image: Tensor, guess: Tensor, steps: int,
+            distance: Distance | None) -> Tensor:
+    """w+ (1, n_latent, style_dim) near the guess, whose picture is nearer to the image in pixels and `distance`."""
+    start = guess if guess.ndim == 3 else guess[:, None].expand(-1, domain.generator.n_latent, -1)
     spread = domain.sample_w(SPREAD_FACES, seed=0).std(dim=0)
     change = torch.zeros_like(start).requires_grad_()                            # in units of the spread
     optimiser = torch.optim.Adam([change], lr=RATE)
     for _ in (bar := tqdm(range(steps), desc="refining", leave=False)):
         optimiser.zero_grad()
-        made = generator.synthesis(generator.styles(start + spread * change), feature_side=0).image
-        error = (made - image.to(made.device)).square().mean()
-        (error + PULL * change.square().mean()).backward()
+        made = _picture(domain, start + spread * change)
+        error = (made - image).square().mean()
+        loss = error + PULL * change.square().mean()
+        if distance is not None:
+            loss = loss + distance(made, image).mean()
+        loss.backward()
         optimiser.step()
         bar.set_postfix(psnr=f"{10 * torch.log10(4 / error.detach()):.2f}")
-    with torch.no_grad():
-        w = start + spread * change
-        after = psnr(generator.synthesis(generator.styles(w), feature_side=0).image, image)
-    return Inversion(w.detach(), before, after)
+    return (start + spread * change).detach()
+
+
+def _picture(domain: Domain, w: Tensor) -> Tensor:
+    """w or w+ -> (1, 3, R, R), about [-1, 1]."""
+    return domain.generator.synthesis(domain.generator.styles(w), feature_side=0).image
+
+
+def _small_lpips(device: torch.device) -> Distance:
+    """LPIPS of square pictures that are shrunk to LPIPS_SIDE first where they are larger."""
+    lpips = load_lpips(device=device)
+    return lambda *pictures: lpips(*(preprocess(picture, min(LPIPS_SIDE, picture.shape[-1])) for picture in pictures))
+
+
+def _nearness(made: Tensor, wanted: Tensor, distance: Distance | None) -> tuple[float, float | None]:
+    """PSNR and, if it can be had, LPIPS."""
+    return psnr(made, wanted), None if distance is None else float(distance(made.clamp(-1, 1), wanted))
 
 
 def psnr(made: Tensor, wanted: Tensor) -> float:

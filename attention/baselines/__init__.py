@@ -1,0 +1,27 @@
+"""The methods that people would use instead, on the same generator and the same CLIP, behind one protocol.
+
+Every one is written from its paper's description. Drawn faces have no face recognition network, so StyleCLIP's identity
+loss is left out; what holds a face together is the distance to its latent. Wherever a method shows pictures to CLIP in
+training, it shows the augmented views that ours shows (`base.clip_distance`, `training.embed`).
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from attention.baselines.base import Method
+from attention.baselines.directions import GlobalDirections
+from attention.baselines.latents import LatentMappers, LatentOptimisation
+from attention.baselines.regional import Nothing, PixelAttention, RegionMethod, TruePart, WithoutAttention
+from attention.domains import Domain
+from attention.published import ROOT
+
+FOLDER = ROOT / "pretrained_models/baselines"       # of the trained methods' files, made by fit.py
+
+# Name -> what loads the method from a domain and a folder of checkpoints.
+METHODS: dict[str, Callable[[Domain, Path], Method]] = {
+    kind.key: kind.load for kind in (Nothing, LatentOptimisation, LatentMappers, GlobalDirections, PixelAttention,
+                                     WithoutAttention, TruePart, RegionMethod)
+}
+
+__all__ = ["FOLDER", "METHODS", "GlobalDirections", "LatentMappers", "LatentOptimisation", "Method", "Nothing",
+           "PixelAttention", "RegionMethod", "TruePart", "WithoutAttention"]

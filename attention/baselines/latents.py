@@ -1,0 +1,170 @@
+"""StyleCLIP in w+: latent optimisation for one picture, and mappers for one prompt each (Patashnik et al. 2021)."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from attention.baselines.base import COMMAND, clip_distance, extended, known, mixed_precision, picture
+from attention.checkpoints import read_safetensors
+from attention.domains import Domain
+from attention.drawn.faces import FaceParams
+from attention.errors import UserError
+from attention.generator.layers import EqualLinear, PixelNorm
+
+GROUPS = (4, 8)         # rows of w+ where medium and fine begin, published
+DEPTH = 4               # layers of a group's mapper, published
+MAPPERS_KIND = "where2edit latent mappers"
+STEP_SIZE = 0.1         # share of a mapper's output that is added in training, published
+
+
+@dataclass
+class LatentOptimisation:
+    """Moves each face's w+ by Adam until CLIP sees the text: (1 - cosine) + |w - w0|^2 / strength.
+
+    The strength is the inverse of the paper's weight of the distance. All faces of a call are moved together, each by its
+    own loss.
+    """
+
+    domain: Domain
+    steps: int = 60
+    rate: float = 0.05
+    key = "optimisation"
+    name = "StyleCLIP optimisation"
+    strengths = (10.0, 30.0, 60.0, 120.0, 300.0)
+    strength = 120.0
+    given_mask = False
+
+    @classmethod
+    def load(cls, domain: Domain, folder: Path) -> "LatentOptimisation":
+        return cls(domain)
+
+    def edit(self, w: Tensor, prompt: str, strength: float, params: FaceParams | None = None) -> tuple[Tensor, None]:
+        with torch.no_grad():
+            text = self.domain.clip.encode_text([prompt])
+        moved = self.optimise(extended(self.domain, w), text, strength)
+        with torch.no_grad():
+            return picture(self.domain, moved), None
+
+    @torch.enable_grad()
+    def optimise(self, start: Tensor, text: Tensor, strength: float, note: Callable[[float], None] | None = None) -> Tensor:
+        """w+ (B, n_latent, style_dim) -> where it came to; `note` is told the mean loss of every step."""
+        if strength == 0:
+            return start
+        moved = start.clone().requires_grad_()
+        optimiser = torch.optim.Adam([moved], self.rate)
+        random = torch.Generator(start.device).manual_seed(0)
+        for step in range(self.steps):
+            optimiser.param_groups[0]["lr"] = self.rate * rise_and_fall(step, self.steps)
+            with mixed_precision(self.domain):
+                image = picture(self.domain, moved)
+            distance = clip_distance(self.domain, image, text, random)                      # (B,)
+            loss = distance + (moved - start).square().sum(dim=(1, 2)) / strength           # (B,)
+            optimiser.zero_grad()
+            loss.sum().backward()
+            optimiser.step()
+            if note is not None:
+                note(float(loss.detach().mean()))
+        return moved.detach()
+
+
+def rise_and_fall(step: int, steps: int) -> float:
+    """Factor of the learning rate: up over the first twentieth of the steps, down over the last quarter, never 0."""
+    return min(1.0, (step + 1) / (0.05 * steps), (steps - step) / (0.25 * steps))
+
+
+class LatentMapper(nn.Module):
+    """How w+ should move for one prompt: three mappers, for the coarse, the medium and the fine rows."""
+
+    def __init__(self, style_dim: int):
+        super().__init__()
+        self.groups = nn.ModuleList(
+            nn.Sequential(PixelNorm(), *(EqualLinear(style_dim, style_dim, activation=True) for _ in range(DEPTH)))
+            for _ in range(len(GROUPS) + 1))
+
+    def forward(self, w: Tensor) -> Tensor:
+        """w+ (B, n_latent, style_dim) -> its change, of the same shape; each group sees only its own rows."""
+        parts = w.tensor_split(GROUPS, dim=1)
+        return torch.cat([group(part.flatten(0, 1)).view_as(part) for group, part in zip(self.groups, parts, strict=True)],
+                         dim=1)
+
+
+@dataclass
+class LatentMappers:
+    """w+ plus strength times what the prompt's own mapper says; the paper trains and uses 0.1."""
+
+    domain: Domain
+    mappers: Mapping[str, LatentMapper]
+    key = "mapper"
+    name = "StyleCLIP mapper"
+    strengths = (0.025, 0.05, 0.1, 0.15, 0.2)
+    strength = STEP_SIZE
+    given_mask = False
+
+    @classmethod
+    def load(cls, domain: Domain, folder: Path) -> "LatentMappers":
+        """Read mapper.safetensors.
+
+        Raises:
+            UserError: the file is missing, cut short, of another kind or of another generator.
+        """
+        path = Path(folder) / f"{cls.key}.safetensors"
+        tensors, metadata = read_safetensors(path, MAPPERS_KIND, f"{COMMAND} --only {cls.key}")
+        known(domain, metadata, path, cls.key)
+        mappers = {}
+        try:
+            for number, prompt in enumerate(json.loads(metadata["prompts"])):
+                mapper = LatentMapper(domain.generator.style_dim).requires_grad_(False)
+                mapper.load_state_dict({name.removeprefix(f"{number}."): value for name, value in tensors.items()
+                                        if name.startswith(f"{number}.")})
+                mappers[prompt] = mapper.to(domain.device)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path} does not hold what its header says ({' '.join(str(error).split())[:200]}); make it "
+                            f"again with: {COMMAND} --only {cls.key}") from error
+        return cls(domain, mappers)
+
+    @torch.no_grad()
+    def edit(self, w: Tensor, prompt: str, strength: float, params: FaceParams | None = None) -> tuple[Tensor, None]:
+        if prompt not in self.mappers:
+            raise UserError(f"the prompt is {prompt!r}, but a latent mapper knows one prompt each, and there are some for "
+                            f"{', '.join(self.mappers)}; train one with: {COMMAND} --only {self.key}")
+        start = extended(self.domain, w)
+        return picture(self.domain, start + strength * self.mappers[prompt](start)), None
+
+
+def mapper_tensors(mappers: Sequence[LatentMapper]) -> dict[str, Tensor]:
+    """The tensors of a file of mappers, at half precision: the edits change by less than a step of 8 bits."""
+    return {f"{number}.{name}": value.half() for number, mapper in enumerate(mappers)
+            for name, value in mapper.state_dict().items()}
+
+
+def train_mapper(domain: Domain, prompt: str, steps: int = 200, seed: int = 0, batch_size: int = 8, rate: float = 0.01,
+                 distance_weight: float = 4.0, note: Callable[[float], None] | None = None) -> LatentMapper:
+    """Train the mapper of one prompt: (1 - cosine) + distance_weight * mean squared change of w+.
+
+    Args:
+        note: is told the loss of every step.
+    """
+    torch.manual_seed(seed)
+    mapper = LatentMapper(domain.generator.style_dim).to(domain.device)
+    optimiser = torch.optim.Adam(mapper.parameters(), rate)
+    random = torch.Generator(domain.device).manual_seed(seed)
+    with torch.no_grad():
+        text = domain.clip.encode_text([prompt])
+    faces = domain.sample_w(steps * batch_size, seed).split(batch_size)
+    for step, w in enumerate(faces):
+        optimiser.param_groups[0]["lr"] = rate * rise_and_fall(step, steps)
+        start = extended(domain, w)
+        change = STEP_SIZE * mapper(start)                                                  # (B, n_latent, style_dim)
+        with mixed_precision(domain):
+            image = picture(domain, start + change)
+        loss = clip_distance(domain, image, text, random).mean() + distance_weight * change.square().mean()
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        if note is not None:
+            note(float(loss.detach()))
+    return mapper.requires_grad_(False)

@@ -1,0 +1,232 @@
+"""Ours, ours without one of its parts, ours with the true part, and doing nothing."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attention.baselines.base import COMMAND, known, picture
+from attention.checkpoints import read_safetensors, run_folder
+from attention.config import TrainConfig
+from attention.domains import Domain, settled
+from attention.drawn.concepts import BY_PHRASE
+from attention.drawn.faces import FaceParams
+from attention.drawn.truth import true_part
+from attention.editor import Edit, RegionEditor, Source
+from attention.errors import UserError
+from attention.generator import LayerSpec
+from attention.perceptual import perceptual_features
+from attention.published import SHIPPED
+from attention.regions import RegionClusters, region_points
+from attention.runs import build_editor, load_run
+from attention.spatial_attention import blur_mask, threshold_for
+from attention.training import train
+
+COVERAGE = 0.8
+EDITOR_KIND = "where2edit baseline editor"
+VARIATION_WEIGHT = 1.0      # of the total variation of an attention per pixel
+
+
+@dataclass
+class Nothing:
+    """The floor: the unedited picture."""
+
+    domain: Domain
+    key = "nothing"
+    name = "do nothing"
+    strengths = (0.0, 0.0, 0.0, 0.0, 0.0)
+    strength = 0.0
+    given_mask = False
+
+    @classmethod
+    def load(cls, domain: Domain, folder: Path) -> "Nothing":
+        return cls(domain)
+
+    @torch.no_grad()
+    def edit(self, w: Tensor, prompt: str, strength: float, params: FaceParams | None = None) -> tuple[Tensor, None]:
+        return picture(self.domain, w), None
+
+
+@dataclass
+class RegionMethod:
+    """Ours: *what* and *where* are the prompt, coverage 0.8. By default the shipped editor."""
+
+    domain: Domain
+    editor: RegionEditor
+    key = "ours"
+    name = "ours"
+    strengths = (0.025, 0.05, 0.1, 0.15, 0.2)
+    strength = 0.1
+    given_mask = False
+    _last: tuple[Tensor, Source] | None = field(default=None, init=False, repr=False)
+
+    @classmethod
+    def load(cls, domain: Domain, folder: Path) -> "RegionMethod":
+        editor, own, _ = load_run(SHIPPED, str(domain.device))
+        if own.generator_hash != domain.generator_hash:
+            raise UserError(f"{SHIPPED / 'editor.safetensors'} edits the generator {own.generator_hash}, but {domain.name} "
+                            f"has {domain.generator_hash}; compare on --domain drawn")
+        return cls(domain, editor)
+
+    @torch.no_grad()
+    def edit(self, w: Tensor, prompt: str, strength: float, params: FaceParams) -> tuple[Tensor, Tensor | None]:
+        # A sweep asks for the same faces again and again; w is compared by identity, so a timing with its own w is honest.
+        if self._last is None or self._last[0] is not w:
+            self._last = (w, self.editor.source(w))
+        text = self.domain.clip.encode_text([prompt]).expand(len(w), -1)
+        return self.edit_source(self._last[1], text, prompt, strength, params)
+
+    def edit_source(self, source: Source, text: Tensor, prompt: str, strength: float,
+                    params: FaceParams) -> tuple[Tensor, Tensor | None]:
+        """As `edit`, with the sources and the text (B, D) known."""
+        edit = self.editor(source, text, text, strength, threshold_for(COVERAGE))
+        return edit.image, edit.gated
+
+
+class TruePart(RegionMethod):
+    """The ceiling: the shipped editor's change, inside the renderer's true part and its soft seam."""
+
+    key = "true_part"
+    name = "ours, true part given"
+    given_mask = True
+
+    def edit_source(self, source: Source, text: Tensor, prompt: str, strength: float,
+                    params: FaceParams) -> tuple[Tensor, Tensor]:
+        part = torch.from_numpy(true_part(params, BY_PHRASE[prompt])).to(text.device)[:, None].float()     # (B, 1, S, S)
+        side = self.editor.attention.map_size
+        part = (F.interpolate(part, size=(side, side), mode="area") >= 0.5).float()         # (B, 1, h, h)
+        return self.inside(source, text, part, strength).image, part
+
+    def inside(self, source: Source, text: Tensor, part: Tensor, strength: float) -> Edit:
+        """The change of a text (B, D) inside a part (B, 1, h, h)."""
+        return self.editor.forward_with_mask(source, text, blur_mask(part), strength)
+
+
+class PixelRegions(RegionClusters):
+    """Every pixel of the blend layer is a region of its own: pixel i of the row by row count is region i.
+
+    The centroids are nothing but the pixels' positions, so that each pixel is nearest to its own, whatever it looks like;
+    `assign` knows that without measuring.
+    """
+
+    def __init__(self, domain: Domain):
+        layer = blend_layer(domain)
+        blank = torch.zeros(1, layer.out_channels, layer.resolution, layer.resolution)
+        super().__init__(region_points(blank), layer.index, domain.name, generator_hash=domain.generator_hash)
+
+    def assign(self, feature: Tensor, size: int | None = None) -> Tensor:
+        """(B, C, h, h) -> (B, h, h) int64, the same for every picture.
+
+        Raises:
+            UserError: the feature map has another width.
+        """
+        self.check(channels=feature.shape[1])
+        numbers = torch.arange(self.num_regions, device=feature.device)
+        return numbers.view(feature.shape[2:]).expand(len(feature), -1, -1)
+
+
+class PixelAttention(RegionMethod):
+    """FEAT's kind of attention (Hou et al. 2022): ours with every pixel a region of its own, trained by our own loop.
+
+    What regions did for smoothness, total variation does, as there. The budget, which counts regions, weighs a picture
+    that is attended everywhere as it does with ours.
+    """
+
+    key = "pixels"
+    name = "pixel attention (FEAT)"
+    saved = ("mapper.", "attention.")
+
+    @classmethod
+    def load(cls, domain: Domain, folder: Path) -> "PixelAttention":
+        return cls(domain, load_variant(cls, domain, folder))
+
+    @staticmethod
+    def settings(domain: Domain) -> dict[str, float]:
+        usual, pixels = settled(TrainConfig(domain=domain.name)), blend_layer(domain).resolution ** 2
+        return dict(cluster_num=pixels, lambda_sec=usual.lambda_sec * usual.cluster_num / pixels, lambda_ess=0.0,
+                    lambda_tv=VARIATION_WEIGHT)
+
+    @staticmethod
+    def regions(domain: Domain) -> RegionClusters:
+        return PixelRegions(domain)
+
+
+class WithoutAttention(RegionMethod):
+    """Ours without attention: the mask is 1 everywhere, so the whole picture changes up to the blend.
+
+    In training the attention stays as it is at first, sigmoid(5) = 0.993, and is made even by a single region.
+    """
+
+    key = "no_attention"
+    name = "ours without attention"
+    saved = ("mapper.",)
+
+    @classmethod
+    def load(cls, domain: Domain, folder: Path) -> "WithoutAttention":
+        return cls(domain, load_variant(cls, domain, folder))
+
+    @staticmethod
+    def settings(domain: Domain) -> dict[str, float]:
+        return dict(cluster_num=1, attention_start=2.0, lambda_ess=0.0, lambda_sec=0.0, lambda_area=0.0)
+
+    @staticmethod
+    def regions(domain: Domain) -> RegionClusters:
+        layer = blend_layer(domain)
+        anywhere = region_points(torch.zeros(1, layer.out_channels, 1, 1))
+        return RegionClusters(anywhere, layer.index, domain.name, generator_hash=domain.generator_hash)
+
+    def edit_source(self, source: Source, text: Tensor, prompt: str, strength: float,
+                    params: FaceParams | None) -> tuple[Tensor, None]:
+        side = self.editor.attention.map_size
+        everywhere = torch.ones(1, 1, side, side, device=text.device)
+        return self.editor.forward_with_mask(source, text, everywhere, strength).image, None
+
+
+def blend_layer(domain: Domain) -> LayerSpec:
+    """The layer that our own training blends at."""
+    return domain.generator.layers[settled(TrainConfig(domain=domain.name)).attention_layer - 1]
+
+
+Variant = type[PixelAttention] | type[WithoutAttention]
+
+
+def variant_config(variant: Variant, domain: Domain, **options: Any) -> TrainConfig:
+    """Our own training's options, but for those that make the variant."""
+    return settled(TrainConfig(domain=domain.name, **variant.settings(domain), **options))
+
+
+def train_variant(variant: Variant, domain: Domain, run: Path, seed: int, step: int | None = None) -> dict[str, Tensor]:
+    """Train by our own loop in a run folder; returns what a variant's file holds, at half precision as what is shipped.
+
+    Raises:
+        UserError: the training was asked to stop before its end.
+    """
+    config = variant_config(variant, domain, run=run_folder(run), seed=seed, step=step, device=str(domain.device))
+    train(config, domain, perceptual_features(domain), variant.regions(domain))
+    if not (run / "checkpoints" / f"{config.step:06d}.pt").is_file():
+        raise UserError(f"{run} was asked to stop before its {config.step} steps, and half an editor is no fair "
+                        f"comparison; train it again with: {COMMAND} --only {variant.key}")
+    tensors, _ = read_safetensors(run / "editor.safetensors", "where2edit editor", f"{COMMAND} --only {variant.key}")
+    return {name: value.half() for name, value in tensors.items() if name.startswith(variant.saved)}
+
+
+def load_variant(variant: Variant, domain: Domain, folder: Path) -> RegionEditor:
+    """The editor of a variant's file.
+
+    Raises:
+        UserError: the file is missing, cut short, of another kind or of another generator, or its tensors do not fit.
+    """
+    path = Path(folder) / f"{variant.key}.safetensors"
+    tensors, metadata = read_safetensors(path, EDITOR_KIND, f"{COMMAND} --only {variant.key}")
+    known(domain, metadata, path, variant.key)
+    editor = build_editor(variant_config(variant, domain), domain, variant.regions(domain).to(domain.device))
+    unsaved = {name: value for name, value in editor.state_dict().items() if not name.startswith(variant.saved)}
+    try:
+        editor.load_state_dict({**tensors, **unsaved})
+    except RuntimeError as error:
+        raise UserError(f"{path} does not fit the generator of {domain.name} ({' '.join(str(error).split())[:200]}); make "
+                        f"it again with: {COMMAND} --only {variant.key}") from error
+    return editor.requires_grad_(False).eval()

@@ -1,0 +1,321 @@
+"""Measure an editor on real, aligned pictures by the published protocol, and by what that protocol leaves out.
+
+    python -m attention.evaluate_real --run runs/ffhq --photos CelebA-HQ-img --masks CelebAMask-HQ-mask-anno
+    python -m attention.evaluate_real --run runs/ffhq --photos photos --prompts "grey hair; red lipstick" --no_fid
+
+Every picture is inverted and edited by every prompt. Writes RUN/real/metrics.json, table.md and edits.png:
+  FID, KID, IS     by torch-fidelity: edits against real pictures, the inversions against them (what edits start from), and
+                   the published variant, edits against their own originals, which doing nothing wins
+  CLIP             share of edits that are nearer to the text than their source, and the mean gain in cosine
+  identity         ArcFace cosine with the inversion and with the photo
+  IoU, Jaccard     of the gated attention with the labelled part: of the part alone, and the published mean with the rest
+  MSE, PSNR, SSIM, LPIPS    outside the labelled part, grown by 1/64 of the side, against the inversion (what the edit
+                   changed) and against the photo (what was lost in all)
+Labels (--masks) are those of CelebAMask-HQ; a picture that lacks the part of a prompt does not count there.
+"""
+
+import json
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from attention.checkpoints import run_folder, write_atomically
+from attention.clip_models.base import preprocess
+from attention.config import option, parse_config
+from attention.domains import Domain
+from attention.editor import RegionEditor, autocast
+from attention.errors import UserError, exit_with_message
+from attention.evaluation.celeba_mask import PUBLISHED_PROMPTS, CelebAMask, labels_of
+from attention.evaluation.real import (
+    INCEPTION_WEIGHTS,
+    Features,
+    Judges,
+    Originals,
+    distances,
+    join,
+    load_inception,
+    picture_paths,
+    read_pictures,
+)
+from attention.inversion import load_recogniser
+from attention.inversion.invert import invert
+from attention.inversion.irse import RECOGNISER_FILE
+from attention.perceptual import VGG_WEIGHTS, load_lpips
+from attention.published import WEIGHTS, missing
+from attention.runs import load_run
+from attention.sheets import edit_sheet, evenly
+from attention.spatial_attention import threshold_for
+
+PICTURES_AT_ONCE = 4
+SHEET_PROMPTS, SHEET_SIDE = 15, 256     # with the inversions two blocks of eight
+ENOUGH_FOR_FID = 2048       # fewer pictures than features: their covariance has no full rank
+AGAINST_REAL, FLOOR = "edits against the real pictures", "inversions (nothing edited) against the real pictures"
+PUBLISHED_VARIANT = "published variant: edits against their own originals (can be won by doing nothing)"
+COLUMNS = (("CLIP", "clip_improved"), ("gain", "clip_gain"), ("identity", "identity_inverted"),
+           ("of photo", "identity_photo"), ("IoU", "iou"), ("Jaccard", "macro_jaccard"),
+           *((f"{name} {against}", f"{name.lower()}_{of}") for against, of in (("inv", "inverted"), ("photo", "photo"))
+             for name in ("MSE", "PSNR", "SSIM", "LPIPS")))
+
+
+@dataclass(frozen=True)
+class RealConfig:
+    """Options of evaluate_real.py."""
+
+    photos: Path = field(metadata={"help": "folder of aligned, square pictures, of any size"})
+    run: Path = option(Path("runs/ffhq"), "run folder with editor.safetensors; its world needs an encoder")
+    masks: Path | None = option(None, "labels of the pictures in CelebAMask-HQ's layout")
+    real: Path | None = option(None, "folder of real pictures for FID and KID; default: --photos")
+    pictures: int | None = option(None, "at most so many of the photos, the first by name", min=1)
+    prompts: str | None = option(None, "texts between semicolons, or published: the eight of the published IoU; default: "
+                                       "those of the run's world")
+    where: str | None = option(None, "the place of all edits; default: every prompt names its own")
+    strength: float = option(0.1, "of the edits", min=0, max=1)
+    coverage: float = option(0.8, "of the edits, 0 to 1; 0.8 is the published threshold", min=0, max=1)
+    refine: int = option(0, "steps that bring every inversion nearer to its photo", min=0)
+    fid: bool = option(True, "FID, KID and IS, which need --inception")
+    inception: Path = option(INCEPTION_WEIGHTS, "weights of torch-fidelity's Inception")
+    arcface: Path = option(WEIGHTS / RECOGNISER_FILE, "weights of the face recogniser; without the file, no identity")
+    vgg: Path = option(VGG_WEIGHTS, "weights of VGG-16, for LPIPS; without the file, none")
+    precision: str = option("fp32", "of the edits' synthesis; fp16 on a GPU only", choices=("fp32", "bf16", "fp16"))
+    trust: bool = option(False, "run a CLIP archive (a program) that is not OpenAI's by its hash")
+    device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU where there is one")
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Parse, load, measure, write; returns the path of metrics.json.
+
+    Raises:
+        UserError: an empty folder, labels of other pictures, weights that are asked for and missing, a world without
+            encoder: before anything is computed.
+    """
+    config = parse_config(RealConfig, argv, __doc__)
+    paths = picture_paths(config.photos)[:config.pictures]
+    others = picture_paths(config.real) if config.real else None
+    masks = CelebAMask(config.masks) if config.masks else None
+    if masks is not None:
+        masks.check(path.stem for path in paths)
+    editor, domain, trained = load_run(config.run, config.device, config.trust)
+    domain.encoder                                              # noqa: B018  (loaded now, so that it fails now)
+    inception = _inception(config, domain)
+    left_out: list[str] = []
+    judges = Judges(
+        domain.clip, _optional("identity", config.arcface, lambda path: load_recogniser(path).to(domain.device), left_out),
+        _optional("LPIPS", config.vgg, lambda path: load_lpips(path, domain.device), left_out))
+    folder = run_folder(config.run / "real")
+
+    evaluation = Evaluation(config, editor, domain, judges, masks, _prompts(config, domain), inception)
+    real, skipped_real = _features_of(others, domain.generator.resolution, inception)
+    evaluation.edit_all(paths)
+    report = {"run": str(config.run), "training_steps": trained.step, "photos": str(config.photos),
+              "pictures": evaluation.count, "skipped": evaluation.skipped, "real": str(config.real or config.photos),
+              "skipped_real": skipped_real, "strength": config.strength, "coverage": config.coverage,
+              "where": config.where or "each prompt", "refine": config.refine, "left_out": left_out,
+              "distances": evaluation.distances(real), **evaluation.figures()}
+    sheet = evaluation.sheet()
+    for name, text in (("metrics.json", json.dumps(report, indent=1)), ("table.md", table(report))):
+        write_atomically(folder / name, lambda path, text=text: path.write_text(text, encoding="utf-8"))
+    write_atomically(folder / "edits.png", lambda path: sheet.save(path, format="PNG"))
+    print(table(report))
+    print(f"pictures in {folder / 'edits.png'}, figures in {folder / 'metrics.json'}")
+    return folder / "metrics.json"
+
+
+class Evaluation:
+    """What is known of the edits so far; pictures themselves are kept of the first batch only, small, for the sheet."""
+
+    def __init__(self, config: RealConfig, editor: RegionEditor, domain: Domain, judges: Judges, masks: CelebAMask | None,
+                 prompts: Sequence[str], inception: Callable[[Tensor], Features] | None):
+        self.config, self.editor, self.domain, self.judges = config, editor, domain, judges
+        self.masks, self.prompts, self.inception = masks, prompts, inception
+        with torch.no_grad():
+            self.what = domain.clip.encode_text(list(prompts))                                   # (P, D)
+            self.where = self.what if config.where is None else domain.clip.encode_text([config.where] * len(prompts))
+        self.skipped: dict[str, str] = {}
+        self.count = 0
+        self.rows: dict[str, dict[str, list[float]]] = {prompt: defaultdict(list) for prompt in prompts}
+        self.inversion: dict[str, list[float]] = defaultdict(list)
+        self.features: dict[str, list[Features]] = {"photos": [], "inversions": [], "edits": []}
+        self.shown: dict[str, tuple[Tensor, Tensor]] = {}            # title -> pictures and masks
+
+    def edit_all(self, paths: Sequence[Path]) -> None:
+        """Invert, edit and measure every picture that can be read."""
+        bar = tqdm(total=len(paths), desc="pictures")
+        for names, photos in read_pictures(paths, self.domain.generator.resolution, PICTURES_AT_ONCE, self.skipped):
+            self._edit(names, photos)
+            self.count += len(names)
+            bar.update(self.count + len(self.skipped) - bar.n)
+        bar.close()
+        for reason in self.skipped.values():
+            print(f"skipped: {reason}", file=sys.stderr)
+
+    def _edit(self, names: Sequence[Path], photos: Tensor) -> None:
+        """One batch (B, 3, R, R)."""
+        w = torch.cat([invert(self.domain, photo[None], self.config.refine).w for photo in photos])
+        originals = Originals(photos, self.editor.source(w), self.judges)
+        labels = self._labels(names)
+        _extend(self.inversion, originals.inversion())
+        self._remember("photos", photos)
+        self._remember("inversions", originals.source.image)
+        for name, pictures in originals.pictures().items():
+            self._show(name, pictures, torch.zeros_like(pictures[:, :1]))
+        for prompt, what, where in zip(self.prompts, self.what, self.where, strict=True):
+            with torch.no_grad(), autocast(self.config.precision, self.domain.device):
+                edit = self.editor(originals.source, what.expand(len(w), -1), where.expand(len(w), -1),
+                                   self.config.strength, threshold_for(self.config.coverage))
+            _extend(self.rows[prompt], originals.measure(edit, what, self._part(labels, prompt)))
+            self._remember("edits", edit.image)
+            self._show(prompt, edit.image, edit.mask)
+
+    def _labels(self, names: Sequence[Path]) -> Tensor | None:
+        """(B, R, R) of CelebAMask-HQ, if there are labels."""
+        if self.masks is None:
+            return None
+        side = [self.domain.generator.resolution] * 2
+        found = [torch.from_numpy(self.masks.labels(path.stem)) for path in names]
+        return torch.cat([F.interpolate(labels[None, None], size=side, mode="nearest-exact")[0]
+                          for labels in found]).to(self.domain.device)
+
+    def _part(self, labels: Tensor | None, prompt: str) -> Tensor | None:
+        """(B, R, R) bool, where a prompt's part is, if that is known."""
+        ids = labels_of(self.config.where or prompt)
+        return None if labels is None or ids is None else torch.isin(labels, torch.tensor(ids, device=labels.device))
+
+    def _remember(self, name: str, pictures: Tensor) -> None:
+        if self.inception is not None:
+            self.features[name].append(self.inception(pictures))
+
+    def _show(self, title: str, pictures: Tensor, mask: Tensor) -> None:
+        if self.count == 0:
+            self.shown[title] = preprocess(pictures, min(SHEET_SIDE, pictures.shape[-1])).cpu(), mask.cpu()
+
+    def distances(self, real: Features | None) -> dict[str, dict[str, float]]:
+        """Of edits and inversions to real pictures (the photos if None), and of edits to their own originals."""
+        if self.inception is None:
+            return {}
+        photos, inversions, edits = (join(parts) for parts in self.features.values())
+        # Every edit has its original in the reference, as published: of several edits, several times.
+        own = {layer: values.repeat(len(self.prompts), 1) for layer, values in inversions.items()}
+        return {AGAINST_REAL: distances(edits, real or photos), FLOOR: distances(inversions, real or photos),
+                PUBLISHED_VARIANT: distances(edits, own)}
+
+    def figures(self) -> dict[str, dict]:
+        """The means over pictures: of the inversion, of every prompt, and over prompts."""
+        prompts = {prompt: {name: _mean(values) for name, values in row.items()} | {"labelled": _count(row.get("iou", []))}
+                   for prompt, row in self.rows.items()}
+        names = dict.fromkeys(name for row in prompts.values() for name in row if name != "labelled")
+        mean = {name: _mean([row[name] for row in prompts.values() if row.get(name) is not None]) for name in names}
+        return {"inversion": {name: _mean(values) for name, values in self.inversion.items()}, "mean": mean,
+                "prompts": prompts}
+
+    def sheet(self) -> Image.Image:
+        """Photos, their inversions and edits of the first batch."""
+        chosen = ["inverted", *evenly(self.prompts, SHEET_PROMPTS)]
+        edits, masks = zip(*(self.shown[name] for name in chosen), strict=True)
+        return edit_sheet(self.shown["photo"][0], chosen, edits, masks)
+
+
+def table(report: dict[str, Any]) -> str:
+    """The report as Markdown: what it is of, distances, and a row a prompt with the mean last; "-" is not known."""
+    skipped = f"{len(report['skipped'])} skipped{': ' if report['skipped'] else ''}{', '.join(report['skipped'])}"
+    inversion = ", ".join(f"{name} {_written(value)}" for name, value in report["inversion"].items())
+    lines = [f"{report['pictures']} pictures of {report['photos']}, {skipped}; strength {report['strength']}, coverage "
+             f"{report['coverage']}, where: {report['where']}", "", f"inversion against the photo: {inversion}", "",
+             *(f"left out: {reason}" for reason in report["left_out"])]
+    if report["distances"]:
+        lines += _distances_table(report["distances"])
+    known = [(title, name) for title, name in COLUMNS if name in report["mean"]]
+    lines += ["", f"| prompt | {' | '.join(title for title, _ in known)} | labelled |", "|---" * (len(known) + 2) + "|"]
+    for prompt, row in [*report["prompts"].items(), ("**mean**", report["mean"])]:
+        figures = " | ".join(_written(row.get(name)) for _, name in known)
+        lines.append(f"| {prompt} | {figures} | {row.get('labelled', '')} |")
+    return "\n".join(lines) + "\n"
+
+
+def _distances_table(distances: dict[str, dict[str, float]]) -> list[str]:
+    lines = ["", "| distributions | FID | KID | KID subset | IS | pictures | reference |", "|---" * 7 + "|"]
+    for name, row in distances.items():
+        lines.append(f"| {name} | {row['fid']:.2f} | {row['kid']:.5f} ± {row['kid_std']:.5f} | {row['kid_subset_size']} | "
+                     f"{row['inception_score']:.3f} ± {row['inception_score_std']:.3f} | {row['pictures']} | "
+                     f"{row['reference']} |")
+    if min(min(row["pictures"], row["reference"]) for row in distances.values()) < ENOUGH_FOR_FID:
+        lines += ["", f"FID is biased upwards below {ENOUGH_FOR_FID} pictures a side: compare it at equal numbers only, or "
+                      "take KID"]
+    return lines
+
+
+def _inception(config: RealConfig, domain: Domain) -> Callable[[Tensor], Features] | None:
+    if not config.fid:
+        return None
+    try:
+        return load_inception(config.inception, domain.device)
+    except UserError as error:
+        raise UserError(f"{error}, or leave FID, KID and IS out with --no_fid") from error
+
+
+def _optional(what: str, path: Path, load: Callable[[Path], Any], left_out: list[str]) -> Any:
+    """What `load` makes of a file; if that is missing, None and a line in `left_out` that says how to get it."""
+    if path.is_file():
+        return load(path)
+    left_out.append(f"{what}: {missing(path)}")
+    return None
+
+
+def _features_of(paths: Sequence[Path] | None, side: int, inception: Callable[[Tensor], Features] | None,
+                 ) -> tuple[Features | None, dict[str, str]]:
+    """The features of a folder's pictures, if both are there, and which of them were skipped."""
+    skipped: dict[str, str] = {}
+    if paths is None or inception is None:
+        return None, skipped
+    return join([inception(batch) for _, batch in read_pictures(paths, side, PICTURES_AT_ONCE, skipped)]), skipped
+
+
+def _prompts(config: RealConfig, domain: Domain) -> list[str]:
+    """The texts to edit by, each once."""
+    if config.prompts is None:
+        return list(domain.entry.prompts)
+    given = PUBLISHED_PROMPTS if config.prompts == "published" else config.prompts.split(";")
+    texts = list(dict.fromkeys(text.strip() for text in given if text.strip()))
+    if not texts:
+        raise UserError(f"--prompts is {config.prompts!r}, expected texts between semicolons, such as \"grey hair; beard\"")
+    return texts
+
+
+def _extend(columns: dict[str, list[float]], figures: dict[str, Tensor]) -> None:
+    for name, values in figures.items():
+        columns[name] += values.tolist()
+
+
+def _known(values: Sequence[float]) -> list[float]:
+    return [value for value in values if not np.isnan(value)]
+
+
+def _count(values: Sequence[float]) -> int:
+    return len(_known(values))
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    known = _known(values)
+    return float(np.mean(known)) if known else None
+
+
+def _written(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.1e}" if 0 < abs(value) < 1e-3 else f"{value:.3f}"
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

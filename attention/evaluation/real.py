@@ -1,0 +1,216 @@
+"""Edits of real pictures by the published protocol, and what that protocol leaves out.
+
+Distances of distributions (FID, IS, KID) by torch-fidelity, identity by ArcFace, CLIP's opinion, attention against labels,
+and how far everything outside the labelled part stayed as it was. One-sided figures are won by doing nothing: read them
+together.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+from torch_fidelity.metric_isc import isc_features_to_metric
+from torch_fidelity.metric_kid import kid_features_to_metric
+
+from attention.checkpoints import read_torch_file
+from attention.clip_models.base import TextImageModel
+from attention.drawn.truth import grow
+from attention.editor import Edit, Source
+from attention.errors import UserError
+from attention.evaluation.metrics import locality
+from attention.inversion import face_crop
+from attention.photo import read_photo
+from attention.published import WEIGHTS, download_command
+
+INCEPTION_WEIGHTS = WEIGHTS / "weights-inception-2015-12-05-6726825d.pth"
+FID_LAYER, SCORE_LAYER = "2048", "logits_unbiased"      # of Inception: for FID and KID; for IS
+KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000                # torch-fidelity's; fewer pictures make a smaller subset
+SCORE_SPLITS, PICTURES_PER_SPLIT = 10, 10               # of IS, which says little about fewer pictures than that
+MARGIN_SHARE = 64           # of the side: how far the part is grown before the rest must stay; a pixel of a 64 px mask
+ENDINGS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+Features = dict[str, Tensor]        # FID_LAYER (N, 2048) and SCORE_LAYER (N, 1008), on the CPU
+
+
+# --- pictures
+
+def picture_paths(folder: Path) -> list[Path]:
+    """The files of a folder that are pictures by their ending, in order.
+
+    Raises:
+        UserError: there are none.
+    """
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS) if folder.is_dir() else []
+    if not paths:
+        raise UserError(f"{folder} holds no pictures, expected a folder of files such as .jpg or .png; name another folder")
+    return paths
+
+
+def read_pictures(paths: Sequence[Path], side: int, at_once: int, skipped: dict[str, str]) -> Iterator[tuple[list, Tensor]]:
+    """Read pictures that are framed already, whatever their size: batches of paths and of (B, 3, side, side) in [-1, 1].
+
+    Args:
+        skipped: takes the name of every file that is no whole square picture, and why.
+    Raises:
+        UserError: after the last file, none of them was.
+    """
+    read, batch, any_read = [], [], False
+    for path in paths:
+        try:
+            batch.append(_framed(path, side))
+            read.append(path)
+        except UserError as error:
+            skipped[path.name] = str(error)
+        if len(read) == at_once or (read and path == paths[-1]):
+            yield read, torch.stack(batch)
+            read, batch, any_read = [], [], True
+    if not any_read:
+        raise UserError(f"none of the {len(paths)} pictures in {paths[0].parent} could be used; the first: "
+                        f"{skipped[paths[0].name]}")
+
+
+def _framed(path: Path, side: int) -> Tensor:
+    """(3, side, side) in [-1, 1]."""
+    photo = read_photo(path)
+    if photo.width != photo.height:
+        raise UserError(f"{path} is {photo.width} x {photo.height}, but an aligned picture is square; crop it first "
+                        "(attention.photo)")
+    pixels = np.asarray(photo.resize((side, side), Image.Resampling.LANCZOS), np.float32)
+    return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
+
+
+# --- distributions
+
+def load_inception(path: Path, device: torch.device) -> Callable[[Tensor], Features]:
+    """torch-fidelity's Inception of a file, never of the network: pictures (B, 3, H, W) in [-1, 1] -> their features.
+
+    Raises:
+        UserError: the file is missing, cut short or of another kind.
+    """
+    read_torch_file(path)           # plain tensors: torch-fidelity itself would run what else is in the file
+    try:
+        inception = FeatureExtractorInceptionV3("inception-v3-compat", [FID_LAYER, SCORE_LAYER], str(path)).to(device)
+    except RuntimeError as error:
+        raise UserError(f"{path} does not have the tensors of torch-fidelity's Inception "
+                        f"({' '.join(str(error).split())[:200]}); get that file with: "
+                        f"{download_command(INCEPTION_WEIGHTS)}") from error
+
+    @torch.no_grad()
+    def features(pictures: Tensor) -> Features:
+        pixels = ((pictures.to(device).clamp(-1, 1) + 1) * 127.5).round().byte()             # as if saved and read
+        found = inception.convert_features_tuple_to_dict(inception(pixels))
+        return {layer: found[layer].cpu() for layer in (FID_LAYER, SCORE_LAYER)}
+
+    return features
+
+
+def join(parts: Sequence[Features]) -> Features:
+    """The features of several batches, one after the other."""
+    return {layer: torch.cat([part[layer] for part in parts]) for layer in parts[0]}
+
+
+def distances(pictures: Features, reference: Features) -> dict[str, float]:
+    """FID and KID of pictures to a reference, and the inception score of the pictures alone, by torch-fidelity.
+
+    Subsets and splits shrink to what so few pictures allow, and are told with the figures.
+
+    Raises:
+        UserError: fewer than two pictures on a side, of which there is no distribution.
+    """
+    count, other = len(pictures[FID_LAYER]), len(reference[FID_LAYER])
+    if min(count, other) < 2:
+        raise UserError(f"FID and KID were asked of {count} pictures against {other}, but need at least 2 on each side; "
+                        "give a larger folder, or leave them out with --no_fid")
+    size = min(KID_SUBSET_SIZE, count, other)
+    splits = SCORE_SPLITS if count >= SCORE_SPLITS * PICTURES_PER_SPLIT else 1
+    here, there = (side[FID_LAYER].double() for side in (pictures, reference))
+    statistics = [fid_features_to_statistics(side) for side in (here, there)]
+    kid = kid_features_to_metric(here, there, kid_subsets=KID_SUBSETS, kid_subset_size=size, verbose=False)
+    score = isc_features_to_metric(pictures[SCORE_LAYER], splits)
+    return {"pictures": count, "reference": other,
+            "fid": fid_statistics_to_metric(*statistics, verbose=False)["frechet_inception_distance"],
+            "kid": kid["kernel_inception_distance_mean"], "kid_std": kid["kernel_inception_distance_std"],
+            "kid_subset_size": size, "inception_score": score["inception_score_mean"],
+            "inception_score_std": score["inception_score_std"], "inception_score_splits": splits}
+
+
+# --- picture by picture
+
+@dataclass(frozen=True)
+class Judges:
+    """What measures edits: CLIP, and an ArcFace recogniser and LPIPS where their weights are here."""
+
+    clip: TextImageModel
+    recogniser: nn.Module | None = None
+    lpips: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+class Originals:
+    """What edits are compared with: photos (B, 3, R, R) in [-1, 1] and their inversions, looked at once."""
+
+    @torch.no_grad()
+    def __init__(self, photos: Tensor, source: Source, judges: Judges):
+        self.photos, self.source, self.judges = photos.to(source.image.device), source, judges
+        self.embedding = F.normalize(judges.clip.encode_image(source.image), dim=1)
+        self.faces = {name: self.face(pictures) for name, pictures in self.pictures().items()}
+
+    def pictures(self) -> dict[str, Tensor]:
+        return {"inverted": self.source.image, "photo": self.photos}
+
+    def face(self, pictures: Tensor) -> Tensor | None:
+        """(B, D) of length 1: who the recogniser sees."""
+        return None if self.judges.recogniser is None else self.judges.recogniser(face_crop(pictures))
+
+    @torch.no_grad()
+    def inversion(self) -> dict[str, Tensor]:
+        """How well the inversions draw the photos again: PSNR, SSIM, identity and LPIPS, each (B,)."""
+        whole = torch.ones(len(self.photos), *self.photos.shape[-2:], dtype=torch.bool, device=self.photos.device)
+        figures = locality(self.source.image, self.photos, whole, self.judges.lpips)
+        if self.judges.recogniser is not None:
+            figures["identity"] = (self.faces["inverted"] * self.faces["photo"]).sum(dim=1)
+        return figures
+
+    @torch.no_grad()
+    def measure(self, edit: Edit, text: Tensor, part: Tensor | None) -> dict[str, Tensor]:
+        """The figures of one prompt's edits, each (B,); NaN where a picture cannot give one.
+
+        Args:
+            text: (D,) CLIP embedding of the prompt.
+            part: (B, R, R) bool, the labelled part; None without labels. A picture that lacks the part is passed over.
+        """
+        direction = F.normalize(text, dim=0)
+        gain = (F.normalize(self.judges.clip.encode_image(edit.image), dim=1) - self.embedding) @ direction
+        figures = {"clip_improved": (gain > 0).float(), "clip_gain": gain}
+        if self.judges.recogniser is not None:
+            face = self.face(edit.image)
+            figures |= {f"identity_{name}": (face * own).sum(dim=1) for name, own in self.faces.items()}
+        if part is not None:
+            labelled, keep = overlap(edit.gated, part), ~grow(part, max(1, part.shape[-1] // MARGIN_SHARE))
+            for name, pictures in self.pictures().items():
+                kept = locality(edit.image, pictures, keep, self.judges.lpips)
+                labelled |= {f"{measure}_{name}": values for measure, values in kept.items()}
+            absent = ~part.any(dim=(1, 2))
+            figures |= {name: values.masked_fill(absent, torch.nan) for name, values in labelled.items()}
+        return figures
+
+
+def overlap(gated: Tensor, part: Tensor) -> dict[str, Tensor]:
+    """How well a gated attention (B, 1, h, h) above 0 is a part (B, R, R) bool, each figure (B,).
+
+    "iou" is that of the part, "macro_jaccard" (published) the mean of that and the IoU of everything else. Unlike in the
+    published program, the attention was not blurred before, which would take its edges away.
+    """
+    mask = F.interpolate(gated, size=part.shape[-2:], mode="nearest")[:, 0] > 0
+
+    def jaccard(a: Tensor, b: Tensor) -> Tensor:
+        together, either = (a & b).sum(dim=(1, 2)), (a | b).sum(dim=(1, 2))
+        return torch.where(either > 0, together / either.clamp(min=1), 1.0)                  # nothing asked, nothing found
+
+    inside, outside = jaccard(mask, part), jaccard(~mask, ~part)
+    return {"iou": inside, "macro_jaccard": (inside + outside) / 2}

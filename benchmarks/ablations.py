@@ -1,0 +1,85 @@
+"""What each part of the method is worth: the editor of drawn faces trained anew without it, and measured.
+
+    python -m benchmarks.ablations                       every variant into runs/ablations, then the table
+    python -m benchmarks.ablations --only no_budget      one variant
+
+Every variant has the same seeds and half the steps of the main job, and is measured by attention.evaluate. What is trained
+already is not trained again, and the table has what is there: benchmarks/results/ablations.{json,md}.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attention import clustering_feature, evaluate, run_attention
+from attention.checkpoints import write_atomically
+from attention.config import option, parse_config
+from attention.errors import UserError, exit_with_message
+from attention.evaluation.metrics import table
+
+STEPS = 600
+RESULTS = Path(__file__).parent / "results"
+# Variant -> flags of both steps, of the regions alone, of the training alone.
+VARIANTS: dict[str, tuple[str, str, str]] = {
+    "as shipped (K 64)": ("", "", ""),
+    "K 5": ("--cluster_num 5", "", ""),
+    "K 10": ("--cluster_num 10", "", ""),
+    "K 20": ("--cluster_num 20", "", ""),
+    "K 40": ("--cluster_num 40", "", ""),
+    "no position planes": ("", "--position_weight 0", ""),
+    "no budget, no area": ("", "", "--lambda_ess 0 --lambda_area 0"),
+    "no area term": ("", "", "--lambda_area 0"),
+    "no consistency term": ("", "", "--lambda_sec 0"),
+    "image targets": ("", "", "--target image"),
+    "mixed targets": ("", "", "--target mixed"),
+    "blend at 32 px": ("--attention_layer 10", "", ""),
+    "blend at 128 px": ("--attention_layer 16", "", ""),
+}
+
+
+@dataclass(frozen=True)
+class AblationConfig:
+    """Options."""
+
+    only: str | None = option(None, "one variant, as its folder is called")
+    runs: Path = option(Path("runs/ablations"), "folder of the runs")
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Train what is missing, measure, write the table; returns its path."""
+    config = parse_config(AblationConfig, argv, __doc__)
+    chosen = [name for name in VARIANTS if config.only in (None, folder(name))]
+    if not chosen:
+        raise UserError(f"--only is {config.only}, expected one of {', '.join(map(folder, VARIANTS))}")
+    for name in chosen:
+        run = config.runs / folder(name)
+        if not (run / "editor.safetensors").is_file():
+            train(run, *VARIANTS[name])
+        evaluate.main(["--run", str(run)])
+    reports = {name: json.loads((config.runs / folder(name) / "metrics.json").read_text()) for name in VARIANTS
+               if (config.runs / folder(name) / "metrics.json").is_file()}
+    rows = {name: report["mean"] for name, report in reports.items()}
+    sweeps = {name: {str(row["strength"]): row["mean"] for row in report["sweep"]} for name, report in reports.items()}
+    RESULTS.mkdir(exist_ok=True)
+    write_atomically(RESULTS / "ablations.json", lambda path: path.write_text(json.dumps(sweeps, indent=1)))
+    page = table(rows, "variant")
+    write_atomically(RESULTS / "ablations.md", lambda path: path.write_text(page + "\n"))
+    print(page)
+    return RESULTS / "ablations.md"
+
+
+def folder(name: str) -> str:
+    """A variant's name as a folder and on the command line."""
+    return "".join(letter if letter.isalnum() else "_" for letter in name).strip("_").replace("__", "_")
+
+
+def train(run: Path, both: str, regions: str, training: str) -> None:
+    """One variant, as the main job trains."""
+    world = ["--domain", "drawn", "--run", str(run), *both.split()]
+    clustering_feature.main([*world, *regions.split()])
+    run_attention.main([*world, *training.split(), "--step", str(STEPS)])
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -1,0 +1,347 @@
+"""The methods that ours is compared with: what each is allowed to change, and that each does what its paper says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import assert_close_to_max, tiny_editor
+from safetensors import safe_open
+
+from attention.baselines import (
+    METHODS,
+    GlobalDirections,
+    LatentMappers,
+    LatentOptimisation,
+    Method,
+    Nothing,
+    PixelAttention,
+    RegionMethod,
+    TruePart,
+    WithoutAttention,
+    fit,
+    regional,
+)
+from attention.baselines.base import clip_distance, extended, picture
+from attention.baselines.directions import NEUTRAL, SPREAD_FACES, SPREAD_SEED, STEP, channel_directions, channels
+from attention.baselines.latents import LatentMapper, train_mapper
+from attention.baselines.regional import EDITOR_KIND, PixelRegions, load_variant, variant_config
+from attention.checkpoints import write_safetensors
+from attention.domains import DOMAINS, Domain, load_domain
+from attention.drawn.faces import FaceParams
+from attention.errors import UserError
+from attention.losses import attention_variation
+from attention.regions import RegionClusters
+from attention.runs import build_editor
+from attention.spatial_attention import blur_mask
+
+PROMPTS = ("red hair", "glasses")
+TRAINED = {"mapper": LatentMappers, "directions": GlobalDirections, "pixels": PixelAttention,
+           "no_attention": WithoutAttention}
+
+
+class ToyCLIP:
+    """Averages of 4 x 4 blocks times a fixed matrix; every text is a fixed random vector."""
+
+    dim, image_size = 8, 32
+
+    def __init__(self):
+        self.matrix = torch.randn(48, self.dim, generator=torch.Generator().manual_seed(3))
+
+    def encode_image(self, images):
+        return F.adaptive_avg_pool2d(images, 4).flatten(1) @ self.matrix.to(images.dtype)
+
+    def encode_text(self, texts):
+        return torch.stack([torch.randn(self.dim, generator=torch.Generator().manual_seed(sum(map(ord, text))))
+                            for text in texts])
+
+
+@pytest.fixture(scope="module")
+def editor():
+    return tiny_editor().requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def domain(editor):
+    """The tiny generator in the place of the drawn one, without augmented views, in float32."""
+    entry = replace(DOMAINS["drawn"], views=None, settings={}, prompts=PROMPTS)
+    world = Domain("drawn", entry, editor.generator, "of the tests", torch.device("cpu"))
+    world.__dict__["clip"] = ToyCLIP()
+    return world
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    if not DOMAINS["drawn"].generator.exists():
+        pytest.skip("the drawn world is not built")
+    return load_domain("drawn", device="cpu")
+
+
+@pytest.fixture
+def faces(domain):
+    return domain.sample_w(2, seed=1), FaceParams.sample(2, seed=1)
+
+
+@pytest.fixture(scope="module")
+def directions(domain):
+    return GlobalDirections(domain, channel_directions(domain, faces=2, seed=5), threshold=0.3)
+
+
+@pytest.fixture
+def ready(domain, editor, directions):
+    """ready(key): a method of the tiny domain; nothing of it is trained."""
+
+    def make(key):
+        torch.manual_seed(0)
+        return {"nothing": lambda: Nothing(domain), "optimisation": lambda: LatentOptimisation(domain, steps=15),
+                "mapper": lambda: LatentMappers(domain, {prompt: LatentMapper(16) for prompt in PROMPTS}),
+                "directions": lambda: directions, "pixels": lambda: PixelAttention(domain, editor),
+                "no_attention": lambda: WithoutAttention(domain, editor), "true_part": lambda: TruePart(domain, editor),
+                "ours": lambda: RegionMethod(domain, editor)}[key]()
+
+    return make
+
+
+# --- what all of them promise
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_a_default_is_one_of_five_rising_strengths(key, ready):
+    method = ready(key)
+    assert isinstance(method, Method) and method.key == key
+    assert method.strength in method.strengths and len(method.strengths) == 5
+    assert list(method.strengths) == sorted(method.strengths)
+    assert method.given_mask == (key == "true_part")
+
+
+@pytest.mark.parametrize("key", METHODS)
+def test_strength_zero_gives_the_source(key, domain, ready, faces):
+    w, params = faces
+    image, _ = ready(key).edit(w, "red hair", 0.0, params)
+    assert not image.requires_grad
+    assert_close_to_max(image, picture(domain, w), 2e-5)
+
+
+@pytest.mark.parametrize("key", [key for key in METHODS if key != "nothing"])
+def test_more_strength_is_more_change(key, domain, ready, faces):
+    w, params = faces
+    method, source = ready(key), picture(domain, w)
+    weak, strong = (method.edit(w, "red hair", method.strengths[end], params)[0] for end in (0, -1))
+    assert 0 < (weak - source).square().mean() < (strong - source).square().mean()
+
+
+def test_pictures_change_with_other_faces_of_the_same_number(domain, editor, ready, faces):
+    method, (w, params) = ready("ours"), faces
+    other = domain.sample_w(2, seed=2)
+    method.edit(w, "red hair", 0.1, params)
+    assert torch.equal(method.edit(other, "red hair", 0.0, params)[0], editor.source(other).image)
+
+
+# --- latents
+
+
+def test_optimisation_lowers_its_loss_and_faces_do_not_disturb_each_other(domain, faces):
+    method, text = LatentOptimisation(domain, steps=12), domain.clip.encode_text(["red hair"])
+    start, said = extended(domain, faces[0]), []
+    together = method.optimise(start, text, 30.0, said.append)
+    assert said[-1] < said[0]
+    alone = torch.cat([method.optimise(row, text, 30.0) for row in start.split(1)])
+    torch.testing.assert_close(together, alone, atol=1e-3, rtol=0)
+
+
+def test_one_step_of_the_optimisation_lowers_the_distance_to_the_text(domain, faces):
+    text, start = domain.clip.encode_text(["red hair"]), extended(domain, faces[0])
+    moved = LatentOptimisation(domain, steps=1, rate=0.01).optimise(start, text, 30.0)
+    before, after = (clip_distance(domain, picture(domain, w), text, torch.Generator()) for w in (start, moved))
+    assert (after < before).all()
+
+
+def test_a_group_of_the_mapper_reads_and_moves_only_its_rows():
+    torch.manual_seed(0)
+    mapper, w = LatentMapper(16), torch.randn(1, 12, 16)
+    for rows in (slice(0, 4), slice(4, 8), slice(8, 12)):
+        other = w.clone()
+        other[:, rows] += 1
+        changed = (mapper(other) != mapper(w)).any(dim=2)[0]
+        assert changed[rows].all() and changed.sum() == 4
+
+
+def test_training_a_mapper_lowers_its_loss(domain):
+    said = []
+    train_mapper(domain, "red hair", steps=40, batch_size=4, note=said.append)
+    assert np.mean(said[-5:]) < np.mean(said[:5]) - 0.02
+
+
+def test_a_mapper_refuses_a_prompt_that_it_was_not_trained_for(ready, faces):
+    with pytest.raises(UserError, match=r"'blue hat'.*red hair, glasses.*fit --only mapper"):
+        ready("mapper").edit(faces[0], "blue hat", 0.1, faces[1])
+
+
+# --- directions
+
+
+@torch.no_grad()
+def test_channel_directions_equal_a_naive_loop_in_float64(domain, directions):
+    generator, w = domain.generator, domain.sample_w(2, 5)
+    spreads = [style.std(dim=0) for style in generator.styles(domain.sample_w(SPREAD_FACES, SPREAD_SEED))]
+    expected, order = [], list(channels(domain))
+    generator.double()
+    try:
+        for layer, channel in order[::7]:
+            pairs = []
+            for face in w.double().split(1):
+                ends = []
+                for sign in (1, -1):
+                    moved = [style.clone() for style in generator.styles(face)]
+                    moved[layer][0, channel] += sign * STEP * spreads[layer][channel].double()
+                    image = domain.clip.encode_image(generator.synthesis(moved).image)[0]
+                    ends.append(image / image.norm())
+                pairs.append((ends[0] - ends[1]) / (ends[0] - ends[1]).norm())
+            expected.append((pairs[0] + pairs[1]) / (pairs[0] + pairs[1]).norm())
+    finally:
+        generator.float()
+    assert len(order) == sum(layer.in_channels for layer in generator.layers if layer.kind == "conv")
+    assert_close_to_max(directions.directions[::7], torch.stack(expected), 1e-3)    # differences of near float32 numbers
+
+
+def test_only_channels_that_point_with_the_text_move_the_strongest_by_one_spread(domain, directions):
+    text = F.normalize(domain.clip.encode_text(["red hair", NEUTRAL]), dim=1)
+    relevance = directions.directions @ F.normalize(text[0] - text[1], dim=0)
+    moved = torch.stack([directions.changes("red hair")[layer][channel] / directions.spread[layer][channel]
+                         for layer, channel in channels(domain)])
+    assert torch.equal(moved != 0, relevance.abs() >= 0.3) and (moved == 0).any()
+    assert moved.abs().max() == pytest.approx(1, abs=1e-5)
+    assert (moved * relevance >= 0).all()
+
+
+def test_directions_turn_pictures_toward_their_text(domain, directions):
+    w = domain.sample_w(16, seed=6)
+    text = F.normalize(domain.clip.encode_text(["red hair", NEUTRAL]), dim=1)
+    before, after = (F.normalize(domain.clip.encode_image(image), dim=1)
+                     for image in (picture(domain, w), directions.edit(w, "red hair", 1.0)[0]))
+    assert ((after - before) @ (text[0] - text[1])).mean() > 0
+
+
+# --- ours and its variants
+
+
+def test_the_ceiling_changes_nothing_outside_its_blurred_mask_at_the_blend(domain, editor, ready, faces):
+    method, source = ready("true_part"), editor.source(faces[0])
+    part = torch.zeros(2, 1, 16, 16)
+    part[:, :, 3:6, 3:6] = 1
+    edit = method.inside(source, domain.clip.encode_text(PROMPTS), part, 1.0)
+    changed = (edit.features[editor.layer] != source.features[editor.layer]).any(dim=1, keepdim=True)
+    inside = blur_mask(part) > 0
+    assert not (changed & ~inside).any() and changed[inside].all()
+
+
+def test_the_ceiling_is_told_the_renderers_part(ready, faces):
+    w, params = faces
+    _, part = ready("true_part").edit(w, "red hair", 0.1, params)
+    assert set(part.unique().tolist()) == {0.0, 1.0} and part.shape == (2, 1, 16, 16)
+    rows = part.mean(dim=(0, 1, 3))
+    assert rows[:8].mean() > 2 * rows[8:].mean()                    # hair is on top of a face
+
+
+def test_without_attention_the_whole_picture_takes_the_edited_styles(domain, editor, ready, faces):
+    w, params = faces
+    image, mask = ready("no_attention").edit(w, "red hair", 0.3, params)
+    text = domain.clip.encode_text(["red hair"]).expand(2, -1)
+    assert mask is None
+    assert torch.equal(image, editor.generator.synthesis(editor.mapper(editor.source(w).styles, text, 0.3)).image)
+
+
+def test_pixel_regions_are_the_nearest_centroids_whatever_a_pixel_looks_like(drawn):
+    regions = PixelRegions(drawn)
+    feature = 10 * torch.randn(2, 64, 64, 64, generator=torch.Generator().manual_seed(0))
+    measured = RegionClusters(regions.centroids, regions.layer, "drawn").assign(feature)
+    assert torch.equal(measured, regions.assign(feature)) and len(measured.unique()) == 64 * 64
+
+
+def test_a_picture_attended_everywhere_costs_pixel_regions_the_budget_of_ours(drawn):
+    ours, pixels = DOMAINS["drawn"].settings, variant_config(PixelAttention, drawn)
+    assert pixels.lambda_sec * pixels.cluster_num == pytest.approx(ours["lambda_sec"] * ours["cluster_num"])
+    same = set(ours) - {"cluster_num", "lambda_sec", "lambda_ess", "position_weight"}
+    assert {name: getattr(pixels, name) for name in same} == {name: ours[name] for name in same}
+
+
+def test_total_variation_counts_the_steps_between_neighbours():
+    mask = torch.zeros(1, 1, 6, 6)
+    mask[..., 2:4, 1:5] = 0.5
+    # Along each axis 6 * 5 pairs: down, 4 columns rise and fall; across, 2 rows do.
+    assert float(attention_variation(mask)) == pytest.approx((4 * 2 * 0.5 + 2 * 2 * 0.5) / 30)
+    assert float(attention_variation(torch.full((2, 1, 6, 6), 0.7))) == 0
+
+
+# --- files
+
+
+def test_trained_and_loaded_mappers_edit_the_same(domain, faces, tmp_path):
+    (w, params), steps = faces, 3
+    path = fit.fit("mapper", fit.FitConfig(folder=tmp_path, step=steps), domain)
+    with safe_open(path, "pt") as file:
+        said = file.metadata()
+    assert {"command", "seed", "minutes", "minutes_per_prompt", "steps"} <= set(said)
+    loaded = METHODS["mapper"](domain, tmp_path)
+    for prompt in PROMPTS:
+        own = LatentMappers(domain, {prompt: train_mapper(domain, prompt, steps)})
+        error = (loaded.edit(w, prompt, 0.1, params)[0] - own.edit(w, prompt, 0.1, params)[0]).abs().max()
+        assert error < 1 / 127.5                                    # half precision: less than a step of 8 bits
+
+
+def test_measured_and_loaded_directions_edit_the_same(domain, directions, faces, tmp_path):
+    w, params = faces
+    fit.fit("directions", fit.FitConfig(folder=tmp_path, step=2, seed=5), domain)
+    own = GlobalDirections(domain, directions.directions)
+    for prompt in PROMPTS:
+        own_image, loaded = (method.edit(w, prompt, 2.0, params)[0]
+                             for method in (own, METHODS["directions"](domain, tmp_path)))
+        assert_close_to_max(loaded, own_image, 0.01)
+
+
+@pytest.mark.parametrize("variant", [PixelAttention, WithoutAttention])
+def test_a_saved_and_loaded_variant_edits_the_same(variant, drawn, tmp_path):
+    made = build_editor(variant_config(variant, drawn, seed=3), drawn, variant.regions(drawn)).eval()
+    tensors = {name: value.half() for name, value in made.state_dict().items() if name.startswith(variant.saved)}
+    write_safetensors(tmp_path / f"{variant.key}.safetensors", tensors,
+                      {"kind": EDITOR_KIND, "generator_hash": drawn.generator_hash})
+    w, params = drawn.sample_w(1, 0), FaceParams.sample(1, 0)
+    image, mask = METHODS[variant.key](drawn, tmp_path).edit(w, "red hair", 0.1, params)
+    expected, expected_mask = variant(drawn, made).edit(w, "red hair", 0.1, params)
+    assert_close_to_max(image, expected, 0.01)
+    assert (mask is None) == (expected_mask is None) == (variant is WithoutAttention)
+
+
+@pytest.mark.parametrize("key", TRAINED)
+def test_a_missing_a_cut_and_a_foreign_file_are_one_sentence_with_the_command(key, drawn, tmp_path):
+    path = tmp_path / f"{key}.safetensors"
+    with pytest.raises(UserError, match=f"{key}.safetensors is not a file.*fit --only {key}$"):
+        METHODS[key](drawn, tmp_path)
+    path.write_bytes(b"half a file")
+    with pytest.raises(UserError, match=f"{key}.safetensors is not a complete safetensors file.*fit --only {key}$"):
+        METHODS[key](drawn, tmp_path)
+    kind = {"mapper": "where2edit latent mappers", "directions": "where2edit channel directions"}.get(key, EDITOR_KIND)
+    write_safetensors(path, {"odd": torch.zeros(2)}, {"kind": kind, "generator_hash": "abc"})
+    with pytest.raises(UserError, match=f"the generator abc.*fit --only {key}$"):
+        METHODS[key](drawn, tmp_path)
+    write_safetensors(path, {"odd": torch.zeros(2)}, {"kind": kind, "generator_hash": drawn.generator_hash})
+    with pytest.raises(UserError, match=f"{key}.safetensors .*fit --only {key}$"):
+        METHODS[key](drawn, tmp_path)
+
+
+def test_a_variant_that_was_stopped_in_training_is_not_shipped(drawn, tmp_path, monkeypatch):
+    monkeypatch.setattr(regional, "train", lambda config, *_: config.run)       # returns early, as after Ctrl-C
+    with pytest.raises(UserError, match=r"before its 1200 steps.*fit --only pixels$"):
+        fit.fit("pixels", fit.FitConfig(folder=tmp_path, run=tmp_path / "runs"), drawn)
+    assert not (tmp_path / "pixels.safetensors").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("key", ["pixels", "no_attention"])
+def test_a_variant_is_trained_by_our_own_loop_from_the_command(key, drawn, tmp_path):
+    fit.main(["--only", key, "--step", "2", "--folder", str(tmp_path), "--run", str(tmp_path / "runs")])
+    trained = load_variant(TRAINED[key], drawn, tmp_path)
+    fresh = build_editor(variant_config(TRAINED[key], drawn), drawn, TRAINED[key].regions(drawn))
+    assert any((value - trained.mapper.get_parameter(name)).abs().max() > 1e-4
+               for name, value in fresh.mapper.named_parameters() if name.endswith("bias"))

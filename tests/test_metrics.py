@@ -1,0 +1,296 @@
+"""The measures of edits of drawn faces, against closed forms, naive loops and edits that the renderer makes exactly."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from attention.clip_models import TinyCLIP
+from attention.drawn.concepts import BY_PHRASE, CONCEPTS
+from attention.drawn.faces import FaceParams, draw_faces
+from attention.drawn.fit_generator import to_image
+from attention.drawn.reader import AttributeReader, seen_in
+from attention.drawn.truth import grow
+from attention.evaluation.metrics import (
+    MARGIN,
+    SAME_FACE,
+    Truth,
+    clip_gain,
+    collateral,
+    identity,
+    iou,
+    locality,
+    means,
+    measure,
+    success,
+    sweep_figure,
+    table,
+)
+from attention.published import SHIPPED
+
+built = pytest.mark.skipif(not (SHIPPED / "reader.safetensors").exists(), reason="the drawn world is not built")
+FACES = 18              # more than are measured at once
+
+
+@pytest.fixture(scope="module")
+def judges():
+    return AttributeReader.load(SHIPPED / "reader.safetensors"), TinyCLIP.load(SHIPPED / "clip.safetensors")
+
+
+@pytest.fixture(scope="module")
+def params():
+    return FaceParams.sample(FACES, seed=11)
+
+
+@pytest.fixture(scope="module")
+def before(params):
+    return to_image(draw_faces(params).images)
+
+
+def random_pictures(count: int, side: int, seed: int) -> torch.Tensor:
+    return torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+
+
+def square(side: int) -> torch.Tensor:
+    """(2, side, side) bool: everything but a square in the middle that touches no edge."""
+    keep = torch.ones(2, side, side, dtype=torch.bool)
+    keep[:, side // 3:side // 2, side // 3:side // 2] = False
+    return keep
+
+
+# --- on the pixels that should not change
+
+def test_a_constant_offset_has_the_closed_form_of_every_measure():
+    reference, everywhere = torch.zeros(2, 3, 24, 24), torch.ones(2, 24, 24, dtype=torch.bool)
+    for keep in (everywhere, square(24)):
+        figures = locality(reference + 0.2, reference, keep)                            # 0.1 of pixels in [0, 1]
+        for name, expected in (("mse", 0.01), ("psnr", 20), ("largest", 0.1)):
+            torch.testing.assert_close(figures[name], torch.full((2,), float(expected)))
+    # Flat pictures have no variance: SSIM is its luminance term, of greys 0.5 and 0.6.
+    expected = (2 * 0.5 * 0.6 + 0.01**2) / (0.5**2 + 0.6**2 + 0.01**2)
+    ssim = locality(reference + 0.2, reference, everywhere)["ssim"]
+    torch.testing.assert_close(ssim, torch.full((2,), expected), rtol=0, atol=1e-5)
+
+
+def test_whatever_happens_inside_leaks_into_no_measure_of_the_outside():
+    reference, keep = random_pictures(2, 24, 0), square(24)
+    edited = torch.where(keep[:, None], reference, random_pictures(2, 24, 1))
+    figures = locality(edited, reference, keep, lambda a, b: (a - b).abs().mean(dim=(1, 2, 3)))
+    for name, expected in (("mse", 0), ("psnr", 80), ("largest", 0), ("lpips", 0), ("ssim", 1)):
+        torch.testing.assert_close(figures[name], torch.full((2,), float(expected)), rtol=0, atol=1e-6)
+
+
+def test_ssim_outside_equals_a_naive_loop_in_float64():
+    reference, keep = random_pictures(2, 14, 2), square(14)
+    edited = (reference + 0.3 * random_pictures(2, 14, 3)).clamp(-1, 1)
+    offsets = np.arange(-5, 6)
+    window = np.exp(-(offsets[:, None]**2 + offsets**2) / (2 * 1.5**2))
+    window /= window.sum()
+    for face in range(2):
+        pasted = torch.where(keep[face], edited[face], reference[face])
+        x, y = (np.pad((p.double().numpy() + 1) / 2, ((0, 0), (5, 5), (5, 5)), mode="reflect")
+                for p in (pasted, reference[face]))
+        values = []
+        for row, column in keep[face].nonzero().tolist():
+            for channel in range(3):
+                a, b = (p[channel, row:row + 11, column:column + 11] for p in (x, y))
+                mean_a, mean_b = (window * a).sum(), (window * b).sum()
+                spread_a, spread_b = (window * (a - mean_a)**2).sum(), (window * (b - mean_b)**2).sum()
+                together = (window * (a - mean_a) * (b - mean_b)).sum()
+                values.append((2 * mean_a * mean_b + 1e-4) * (2 * together + 9e-4)
+                              / ((mean_a**2 + mean_b**2 + 1e-4) * (spread_a + spread_b + 9e-4)))
+        assert abs(float(locality(edited, reference, keep)["ssim"][face]) - np.mean(values)) < 2e-5
+
+
+def test_lpips_sees_the_edit_with_its_inside_taken_from_the_reference():
+    reference, edited, keep = random_pictures(2, 16, 4), random_pictures(2, 16, 5), square(16)
+    figures = locality(edited, reference, keep, lambda a, b: (a - b).abs().sum(dim=(1, 2, 3)))
+    torch.testing.assert_close(figures["lpips"], ((edited - reference).abs() * keep[:, None]).sum(dim=(1, 2, 3)))
+
+
+def test_locality_passes_over_colours_that_no_screen_shows():
+    reference = torch.ones(1, 3, 12, 12)
+    assert float(locality(reference + 0.5, reference, torch.ones(1, 12, 12, dtype=torch.bool))["largest"]) == 0
+
+
+def test_a_picture_without_outside_has_no_figure():
+    figures = locality(torch.zeros(1, 3, 12, 12), torch.ones(1, 3, 12, 12), torch.zeros(1, 12, 12, dtype=torch.bool))
+    assert all(torch.isnan(values).all() for values in figures.values())
+
+
+# --- what the reader sees
+
+def changed(params: FaceParams, **values: float) -> FaceParams:
+    """The faces with some fields set, for every face, to a number."""
+    return replace(params, **{name: np.full(len(params), value, np.float32) for name, value in values.items()})
+
+
+def test_success_equals_a_naive_loop_over_the_faces_that_lacked_it(params):
+    after = FaceParams.sample(FACES, seed=12)
+    before = replace(params, smile=np.where(np.arange(FACES) == 3, 1, params.smile))     # the reader sees a smile too many
+    for concept in CONCEPTS:
+        lacked = [i for i, truth in enumerate(concept.truth(params)) if truth == 0 and not seen_in(concept, before)[i]]
+        gained = [i for i in lacked if seen_in(concept, after)[i]]
+        figures = success(concept, params, before, after)
+        assert figures["faces"] == len(lacked)
+        assert figures["success"] == (pytest.approx(len(gained) / len(lacked)) if lacked else None)
+
+
+def test_success_is_unknown_where_every_face_has_the_attribute_already(params):
+    have = changed(params, glasses=1.0)
+    assert success(BY_PHRASE["glasses"], have, have, have) == {"success": None, "faces": 0}
+
+
+def test_collateral_equals_a_naive_loop(params):
+    after, concept = FaceParams.sample(FACES, seed=13), BY_PHRASE["blue eyes"]
+    shares = []
+    for i in range(FACES):
+        face, edit = params.take(slice(i, i + 1)), after.take(slice(i, i + 1))
+        counted = [other for other in CONCEPTS if other.field != "eye_colour" and other.truth(face)[0] in (0, 1)]
+        shares.append(sum(seen_in(other, face)[0] != seen_in(other, edit)[0] for other in counted) / len(counted))
+    assert collateral(concept, params, params, after) == pytest.approx(np.mean(shares))
+
+
+def test_collateral_passes_over_the_field_that_was_asked_for(params):
+    assert collateral(BY_PHRASE["glasses"], params, params, replace(params, glasses=1 - params.glasses)) == 0
+
+
+def test_collateral_passes_over_matters_of_taste(params):
+    concept, field = BY_PHRASE["red hair"], "smile"
+    undecided, flipped = changed(params, **{field: 0.45}), changed(params, **{field: 0.35})
+    turned = BY_PHRASE["frowning"]
+    assert (seen_in(turned, undecided) != seen_in(turned, flipped)).all() and np.isnan(turned.truth(undecided)).all()
+    assert collateral(concept, undecided, undecided, flipped) == 0
+
+
+def test_identity_bears_a_move_within_its_bound_and_none_beyond(params):
+    before = changed(params, position_x=0.5, face_height=0.5)
+    for step, expected in ((0.99 * SAME_FACE, 1), (1.01 * SAME_FACE, 0)):
+        assert identity(before, changed(before, position_x=0.5 - step)) == expected
+        assert identity(before, changed(before, face_height=0.5 + step)) == expected
+
+
+def test_identity_does_not_ask_for_what_a_prompt_may_change(params):
+    other, kept = FaceParams.sample(FACES, seed=14), ("position_x", "position_y", "face_width", "face_height")
+    after = replace(other, **{name: getattr(params, name) for name in kept})
+    assert identity(params, after) == 1
+
+
+def test_clip_gain_is_the_rise_of_the_cosine():
+    class Clip:
+        def encode_image(self, images):
+            return images[:, :2, 0, 0] * 7
+
+        def encode_text(self, texts):
+            assert texts == ["red hair"]
+            return torch.tensor([[3.0, 0.0]])
+
+    before, after = torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4, 4)
+    before[:, 1], after[0, 0], after[1, :2] = 1, 1, 1                   # at 90 degrees; then at 0 and at 45
+    assert clip_gain(before, after, "red hair", Clip()) == pytest.approx((1 + 0.5**0.5) / 2)
+
+
+# --- masks
+
+def test_iou_of_half_overlapping_squares_is_one_third():
+    gated, part = torch.zeros(1, 1, 4, 4), torch.zeros(1, 8, 8, dtype=torch.bool)
+    gated[0, 0, 0:2, 0:2] = 0.9                     # covers pixels 0..3 of the 8 px picture on both axes
+    part[0, 0:4, 2:6] = True
+    assert abs(iou(gated, part) - 1 / 3) < 1e-7
+
+
+def test_iou_of_an_empty_mask_is_zero():
+    assert iou(torch.zeros(2, 1, 4, 4), torch.ones(2, 8, 8, dtype=torch.bool)) == 0
+
+
+# --- all of it on drawings
+
+@built
+@pytest.mark.parametrize("phrase", ["purple hair", "glasses", "big nose"])
+def test_the_renderers_own_edit_is_perfect_by_every_measure(phrase, params, before, judges):
+    concept = BY_PHRASE[phrase]
+    after, truth = to_image(draw_faces(concept.apply(params)).images), Truth.of(params, concept)
+    figures = measure(before, after, truth.part[:, None].float(), truth, concept, *judges)
+    assert figures["success"] >= 0.9 and figures["collateral"] <= 0.01 and figures["identity"] >= 0.95
+    assert figures["iou"] == 1 and figures["clip_gain"] > 0.1
+    assert figures["psnr_outside"] > 60 and figures["largest_outside"] < 0.07           # differences below VISIBLE
+
+
+@built
+def test_doing_nothing_succeeds_never_and_preserves_all(params, before, judges):
+    concept = BY_PHRASE["beard"]
+    figures = measure(before, before, None, Truth.of(params, concept), concept, *judges)
+    assert {name: round(value, 5) for name, value in figures.items() if value is not None} == {
+        "success": 0, "faces": int((concept.truth(params) == 0).sum()), "collateral": 0, "psnr_outside": 80,
+        "ssim_outside": 1, "mse_outside": 0, "largest_outside": 0, "change_inside": 0, "change_outside": 0, "identity": 1,
+        "clip_gain": 0}
+    assert figures["iou"] is None and figures["lpips_outside"] is None
+
+
+@built
+def test_another_face_instead_of_an_edit_is_told_by_every_measure(params, before, judges):
+    concept = BY_PHRASE["beard"]
+    figures = measure(before, before.roll(1, dims=0), None, Truth.of(params, concept), concept, *judges)
+    assert figures["collateral"] > 0.2 and figures["identity"] < 0.3
+    assert figures["psnr_outside"] < 20 and figures["ssim_outside"] < 0.9 and figures["largest_outside"] > 0.5
+
+
+@built
+def test_figures_are_means_over_faces_of_each_face_alone(params, before, judges):
+    """The ceiling of 80 dB holds for every face, and batches of faces change nothing."""
+    concept = BY_PHRASE["red lipstick"]
+    truth = Truth.of(params, concept)
+    after = before.clone()
+    after[1::2] = (after[1::2] + 0.1).clamp(-1, 1)
+    figures = measure(before, after, None, truth, concept, *judges, lpips=lambda a, b: (a - b).abs().amax(dim=(1, 2, 3)))
+    errors, largest = [], []
+    for i in range(FACES):
+        outside = ~grow(truth.part[i:i + 1], MARGIN)[0]
+        difference = (after[i] - before[i])[:, outside].double() / 2
+        errors.append(float(difference.square().mean()))
+        largest.append(float(difference.abs().max()))
+    decibels = [80 if error < 1e-8 else -10 * np.log10(error) for error in errors]
+    assert figures["psnr_outside"] == pytest.approx(np.mean(decibels), rel=1e-5)
+    assert figures["mse_outside"] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert figures["largest_outside"] == pytest.approx(np.mean(largest), rel=1e-4)
+    assert figures["lpips_outside"] == pytest.approx(2 * np.mean(largest), rel=1e-4)
+    change = (after - before).abs().mean(dim=1)
+    assert figures["change_inside"] == pytest.approx(float(change[truth.part].mean()), rel=1e-4)
+
+
+@built
+def test_the_margin_around_the_true_part_does_not_count(params, before, judges):
+    concept, before = BY_PHRASE["glasses"], before[:2]
+    truth = Truth.of(params.take(slice(0, 2)), concept)
+    for pixels, counts in ((MARGIN, False), (MARGIN + 1, True)):
+        ring = grow(truth.part, pixels) & ~grow(truth.part, pixels - 1)
+        figures = measure(before, torch.where(ring[:, None], -before, before), None, truth, concept, *judges)
+        assert (figures["psnr_outside"] < 60) == counts and (figures["change_outside"] > 0) == counts
+
+
+@built
+def test_colours_that_no_screen_shows_change_no_figure(params, before, judges):
+    concept, before = BY_PHRASE["red lipstick"], before[:3]
+    truth, glaring = Truth.of(params.take(slice(0, 3)), concept), 2 * before
+    figures = measure(before, glaring, None, truth, concept, *judges)
+    assert figures == measure(before, glaring.clamp(-1, 1), None, truth, concept, *judges)
+
+
+# --- tables and plots
+
+def test_means_pass_over_unknown_figures():
+    rows = {"a": {"success": None, "iou": 0.2}, "b": {"success": 0.5, "iou": 0.4}, "c": {"success": 1.0, "iou": 0.6}}
+    assert means(rows) == {"success": 0.75, "iou": pytest.approx(0.4)}
+
+
+def test_the_table_has_a_dash_for_an_unknown_figure_and_no_column_without_any():
+    rows = {"ours": {"success": None, "faces": 3, "lpips_outside": None}, "theirs": {"success": 0.5, "faces": 4}}
+    assert table(rows, "method").splitlines() == [
+        "| method | success | faces |", "| --- | --- | --- |", "| ours | - | 3 |", "| theirs | 0.50 | 4 |"]
+
+
+def test_the_sweep_has_a_curve_a_method_through_its_points():
+    curves = {"ours": [(0.1, 70.0), (0.9, 50.0)], "theirs": [(0.2, 40.0), (0.8, 20.0), (0.9, 15.0)]}
+    panel = sweep_figure(curves).axes[0]
+    assert {line.get_label(): list(zip(*line.get_data(), strict=True)) for line in panel.lines} == curves

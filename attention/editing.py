@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, TypeAlias, Union
 
@@ -39,7 +39,7 @@ from attention.spatial_attention import blur_mask, gate, threshold_for
 COVERAGE = 0.8              # share of the gate's range that is open by default
 LARGEST_SEED = 2**63 - 1    # that torch takes
 NAMED_WORDS = 5             # unknown ones that a warning names
-Face: TypeAlias = Union["Edited", int, Tensor, np.ndarray]                          # see Editor.open
+Face: TypeAlias = Union["Edited", int, Tensor, np.ndarray, Image.Image, str, Path]   # see Editor.open
 Where: TypeAlias = str | int | Sequence[int] | Image.Image | np.ndarray            # see Edited.edit
 
 
@@ -65,15 +65,20 @@ class Change:
     replace: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.strength, int | float) or not 0 <= self.strength <= 1:
+        for name in ("strength", "coverage"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise UserError(f"{name} is {value!r}, but must be a number from 0 to 1")
+            object.__setattr__(self, name, float(value))                        # numpy's numbers are none to JSON
+        if not 0 <= self.strength <= 1:
             raise UserError(f"strength is {self.strength}, but must be between 0 (no change) and 1; training used "
                             f"{STRENGTH}")
-        if not isinstance(self.coverage, int | float):
-            raise UserError(f"coverage is {self.coverage!r}, but must be a number from 0 to 1")
         threshold_for(self.coverage)                                             # refuses what is out of range
         for value, kinds, keys in ((self.what, str, {"embedding", "styles_of"}), (self.where, str | list, {"mask"})):
             if not (isinstance(value, kinds) or (isinstance(value, dict) and len(value) == 1 and set(value) <= keys)):
                 raise ValueError(f"{value!r} says neither what nor where")
+            if isinstance(value, list) and (not value or not all(type(region) is int for region in value)):
+                raise ValueError(f"{value!r} are no numbers of regions")
             if isinstance(value, str) and not value.strip():
                 raise UserError("the text is empty, expected words such as \"grey hair\"")
 
@@ -107,12 +112,15 @@ class Editor:
         """A picture to edit, as yet unedited.
 
         Args:
-            source: a seed; a latent (style_dim,) or (n_latent, style_dim), with or without a batch of 1; an earlier edit.
+            source: a seed; a latent (style_dim,) or (n_latent, style_dim), with or without a batch of 1; an earlier edit;
+                or a photo, its path or its pixels in uint8, see open_photo.
         Raises:
             UserError: it is none of these.
         """
         if isinstance(source, Edited):
             return source
+        if is_picture(source):
+            return self.open_photo(source)
         if isinstance(source, Integral) and not isinstance(source, bool):
             if not 0 <= source <= LARGEST_SEED:
                 raise UserError(f"the seed is {source}, expected a whole number from 0 to {LARGEST_SEED}")
@@ -139,10 +147,13 @@ class Editor:
             given = "face" if landmarks is None else "landmarks"
             raise UserError(f"aligned says that the picture is framed already, but {given} says where a face is; leave one "
                             "of them out")
+        if not isinstance(refine, Integral) or refine < 0:
+            raise UserError(f"refine is {refine!r}, expected a whole number of steps, at least 0")
         photo = read_photo(source)
         if aligned:
             if photo.width != photo.height:
-                raise UserError(f"the picture is {photo.width} x {photo.height}, but one that is framed already is square")
+                raise UserError(f"the picture is {photo.width} x {photo.height}, but one that is framed already is square; "
+                                "give its landmarks or let its face be searched instead (aligned is for framed pictures)")
             frame = Frame(np.array([photo.width / 2] * 2), np.array([photo.width / 2, 0]))
         else:
             if landmarks is None:
@@ -164,12 +175,14 @@ class Editor:
         """`open(source).edit(what, where, ...)`: see Edited.edit for the options."""
         return self.open(source).edit(what, where, **options)
 
-    def grid(self, source: Face, changes: Sequence["str | Change"], strengths: Sequence[float]) -> Image.Image:
+    def grid(self, source: Face, changes: "str | Change | Sequence[str | Change]",
+             strengths: Sequence[float]) -> Image.Image:
         """A sheet of edits, each of the unedited source: every change, or text that says what and where, at every strength.
 
         Raises:
             UserError: no changes or no strengths.
         """
+        changes, strengths = [changes] if isinstance(changes, str | Change) else list(changes), list(strengths)
         if not changes or not strengths:
             raise UserError("a grid needs at least one change and one strength")
         opened, titles, edits = self.open(source).with_changes(()), [], []
@@ -279,12 +292,13 @@ class Edited:
 
     @property
     def image(self) -> Image.Image:
-        after = to_pixels(self.tensor)[0]
-        if self.photo is None:
-            return Image.fromarray(after)
-        photo, frame = self.photo
+        return Image.fromarray(to_pixels(self.tensor)[0]) if self.photo is None else self.put_back(*self.photo)
+
+    def put_back(self, photo: Image.Image, frame: Frame) -> Image.Image:
+        """The changes put back into a photo, the one that was opened or the same at another size (`Frame.scaled`)."""
         if not self.edits:
             return photo
+        after = to_pixels(self.tensor)[0]
         edited = torch.stack([edit.mask for edit in self.edits]).amax(dim=0)                 # (1, 1, h, h)
         mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu().numpy()
         return frame.put_back(photo, to_pixels(self.source.image)[0], after, mask)
@@ -315,14 +329,15 @@ class Edited:
         What is found by a text, and what a change does, count from the unedited source; so the order hardly matters.
 
         Args:
-            what: a text; or a square picture or a face (see Editor.open) that the region should resemble.
+            what: a text; or a square picture (its pixels, or a Path) or a face (see Editor.open) that the region should
+                resemble.
             where: a text, numbers of regions, or a grey picture or array of the framed square, white where the edit goes;
                 None takes `what` if that is a text, else the whole picture.
             strength: 0 changes nothing, 0.1 is what training used.
             coverage: 0 edits almost nowhere, 1 widely; a text decides where, so it does nothing to regions and masks.
             replace: let earlier changes give way to this one there, instead of adding to them.
             exact: give the region the very styles of the face `what` (as it is unedited; strength plays no part), instead
-                of moving it toward how CLIP sees that face.
+                of moving it toward how CLIP sees that face. A picture is inverted for it, and must be framed.
         Raises:
             UserError: an argument that is none of these, or out of range.
         """
@@ -395,6 +410,7 @@ class Edited:
             return gate(self._attended[change.where], threshold_for(change.coverage))
         if isinstance(change.where, dict):
             return unpack_mask(change.where["mask"], self.editor.side).to(self.source.image.device)
+        self._where(change.where)                                                 # refuses regions that there are not
         chosen = torch.isin(self.source.labels, torch.tensor(change.where, device=self.source.labels.device))
         return blur_mask(chosen[:, None].float())
 
@@ -409,10 +425,10 @@ class Edited:
             self.editor.warn_of(what)
             return what
         if exact:
-            origin = self.editor.open(what).origin
+            origin = (self.editor.open_photo(what, aligned=True) if is_picture(what) else self.editor.open(what)).origin
             w = self.editor.domain.sample_w(1, origin["seed"]) if "seed" in origin else unpack(origin["w"])
             return {"styles_of": pack(w)}
-        picture = self._picture(what) if isinstance(what, Image.Image) else self.editor.open(what).tensor
+        picture = self._picture(read_photo(what)) if is_picture(what) else self.editor.open(what).tensor
         with torch.no_grad():
             return {"embedding": pack(self.editor.domain.clip.encode_image(picture))}
 
@@ -437,3 +453,8 @@ class Edited:
             raise UserError(f"where is a {type(where).__name__} ({str(where)[:40]}), expected a text, a mask, or numbers "
                             f"of regions from 0 to {count - 1}")
         return [int(region) for region in chosen]
+
+
+def is_picture(source: object) -> bool:
+    """Whether a source is a picture: a path, Pillow's, or an array of uint8."""
+    return isinstance(source, str | Path | Image.Image) or (isinstance(source, np.ndarray) and source.dtype == np.uint8)

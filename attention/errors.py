@@ -1,7 +1,10 @@
 """A user's mistake is one sentence and exit code 2, never a traceback."""
 
 import sys
+import warnings
 from collections.abc import Callable
+
+from tqdm import tqdm
 
 
 class UserError(ValueError):
@@ -9,9 +12,12 @@ class UserError(ValueError):
 
 
 def exit_with_message(main: Callable[[], object]) -> None:
-    """Run an entry point for the command line: UserError gives exit code 2, Ctrl-C gives 130, both without a traceback."""
+    """Run an entry point for the command line: UserError gives exit code 2, Ctrl-C gives 130, both without a traceback, and
+    warnings are notes of a line."""
     try:
-        main()
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *place: tqdm.write(f"note: {message}", file=sys.stderr)
+            main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

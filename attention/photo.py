@@ -54,7 +54,7 @@ def read_photo(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
         picture = source if isinstance(source, Image.Image) else _opened(Path(source))
         width, height = picture.size
         if width * height > MEGAPIXELS * 1e6:
-            raise UserError(f"{name} has {width * height / 1e6:.0f} megapixels, but at most {MEGAPIXELS} are read; make it "
+            raise UserError(f"{name} has {width * height / 1e6:.2f} megapixels, but at most {MEGAPIXELS} are read; make it "
                             "smaller first")
         if min(width, height) < SMALLEST_SIDE:
             raise UserError(f"{name} is {width} x {height} pixels, expected at least {SMALLEST_SIDE} on each side")
@@ -97,7 +97,7 @@ def read_landmarks(path: str | Path) -> np.ndarray:
         text = path.read_text(encoding="utf-8")
         return checked_landmarks(json.loads(text) if path.suffix == ".json" else
                                  [line.replace(",", " ").split() for line in text.splitlines() if line.strip()])
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as landmarks ({error}); give x and y of 68 or 5 points, one a line or as "
                         "JSON") from error
 
@@ -150,6 +150,10 @@ class Frame:
     @property
     def down(self) -> np.ndarray:
         return np.array([-self.right[1], self.right[0]])
+
+    def scaled(self, by: float) -> "Frame":
+        """The same square in the photo at another size."""
+        return Frame(self.center * by, self.right * by)
 
     @property
     def half(self) -> float:

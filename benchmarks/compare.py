@@ -38,7 +38,6 @@ from attention.published import SHIPPED
 from attention.sheets import edit_sheet
 
 RESULTS = Path(__file__).parent / "results"
-FACES_AT_ONCE = 16
 SLOW = ("optimisation",)            # methods that edit the subset
 EVERY_PROMPT_OF_SLOW = 3
 UNCHANGED = 80.0            # dB of a picture without any change, as `measure` counts it
@@ -97,16 +96,13 @@ def run(method: Method, domain: Domain, reader: AttributeReader, prompts: Sequen
         checkpoints: Path) -> dict:
     """A method's figures by strength and prompt, on faces w (N, style_dim) of `params`."""
     begun = time.monotonic()
-    numbers = [params.take(slice(i, i + FACES_AT_ONCE)) for i in range(0, len(w), FACES_AT_ONCE)]
-    batches = list(zip(w.split(FACES_AT_ONCE), numbers, strict=True))
-    before = torch.cat([unedited(domain, part) for part, _ in batches])
+    before = unedited(domain, w)
     rows: dict[float, dict] = {strength: {} for strength in sorted(set(method.strengths))}
     for prompt in tqdm(prompts, desc=method.name):
         truth = Truth.of(params, BY_PHRASE[prompt])
         for strength, figures in rows.items():
-            images, gated = zip(*(method.edit(part, prompt, strength, these) for part, these in batches), strict=True)
-            figures[prompt] = measure(before, torch.cat(images), None if gated[0] is None else torch.cat(gated), truth,
-                                      BY_PHRASE[prompt], reader, domain.clip)
+            images, gated = method.edit(w, prompt, strength, params)               # all at once: sources are made once
+            figures[prompt] = measure(before, images, gated, truth, BY_PHRASE[prompt], reader, domain.clip)
     one = prompts[0], method.strength, params.take(slice(1))
     return {"name": method.name, "given_mask": method.given_mask, "faces": len(w), "strength": method.strength,
             "training": training(method.key, checkpoints),

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from attention.checkpoints import run_folder, write_atomically
 from attention.config import option, parse_config
-from attention.editing import COVERAGE, LARGEST_SEED, Edited, Editor, load_editor
+from attention.editing import COVERAGE, LARGEST_SEED, Change, Edited, Editor, load_editor
 from attention.errors import UserError, exit_with_message
 from attention.mapper import STRENGTH
-from attention.photo import read_photo
+from attention.photo import load_detector, read_photo
 from attention.published import SHIPPED
 from attention.sheets import to_pixels
 
@@ -35,7 +35,7 @@ STRENGTHS = (0.05, 0.1, 0.15, 0.2)          # of --grid
 class EditConfig:
     """Options."""
 
-    photo: Path | None = option(None, "picture or folder of pictures; the flag's name may be left out")
+    photo: Path | None = option(None, "picture or folder of pictures; the flag's name may be left out if it comes first")
     seed: int | None = option(None, "edit the face of this seed instead of a photo", min=0, max=LARGEST_SEED)
     run: Path = option(SHIPPED, "run folder of the editor; default: the shipped one of drawn faces")
     what: str | None = option(None, "the change, as in \"grey hair\"")
@@ -69,12 +69,14 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if config.aligned and finders:
         raise UserError(f"--{finders[0]} says where a face is, but --aligned that the photo is framed already; leave one "
                         "of them out")
+    if config.photo is not None and not config.photo.exists():
+        raise UserError(f"{config.photo} does not exist, expected a photo or a folder of them")
     if config.photo is not None and config.photo.is_dir():
         return edit_folder(config)
     if config.out.suffix.lower() != ".png":
         raise UserError(f"--out is {config.out}, expected a name that ends in .png, which keeps the recipe")
     editor = load_editor(config.run, config.device, config.trust)
-    write(editor, edit(editor, config.photo, config.landmarks, config), config.out, config)
+    write(editor, edit(editor, config.photo, config.landmarks, wanted(config), config), config.out, config)
     print(f"wrote {config.out}")
     return config.out
 
@@ -107,9 +109,12 @@ def edit_folder(config: EditConfig) -> Path:
                         "rename one of each")
     run_folder(config.out)
     editor, failed = load_editor(config.run, config.device, config.trust), []
+    changes = wanted(config)
+    if not config.aligned and config.landmarks is None:
+        load_detector(str(editor.domain.device))                    # what is missing for all of them is told once
     for path in tqdm(paths, desc="editing"):
         try:
-            edited = edit(editor, path, _landmarks_of(path, config.landmarks), config)
+            edited = edit(editor, path, _landmarks_of(path, config.landmarks), changes, config)
             write(editor, edited, config.out / f"{path.stem}.png", config)
         except UserError as error:
             failed.append(path.name)
@@ -129,19 +134,32 @@ def _landmarks_of(photo: Path, folder: Path | None) -> Path | None:
     return as_json if as_json.exists() else as_text
 
 
-def edit(editor: Editor, photo: Path | None, landmarks: Path | None, config: EditConfig) -> Edited:
-    """All changes that the flags ask for, of one source; says how near the inverted face is to a photo."""
+def wanted(config: EditConfig) -> list[tuple[str | Image.Image, str | None]]:
+    """What and where of every change that the flags ask for.
+
+    Raises:
+        UserError: a text is empty, or the reference is no picture.
+    """
+    changes = [(config.what if config.reference is None else read_photo(config.reference), config.where)]
+    for change in config.then.split("\n") if config.then else []:
+        what, _, where = change.partition("@")
+        changes.append((what.strip(), where.strip() or None))
+    for text in (part for change in changes for part in change if isinstance(part, str)):
+        Change(text, text)
+    return changes
+
+
+def edit(editor: Editor, photo: Path | None, landmarks: Path | None,
+         changes: Sequence[tuple[str | Image.Image, str | None]], config: EditConfig) -> Edited:
+    """All changes of one source; says how near the inverted face is to a photo."""
     if photo is None:
         source = editor.open(config.seed)
     else:
         source = editor.open_photo(photo, landmarks, config.face, config.aligned, config.refine)
         tqdm.write(f"{photo}: {nearness(source.origin, config.refine)}")
-    what = config.what if config.reference is None else read_photo(config.reference)
-    edited = source.edit(what, config.where, config.strength, config.coverage)
-    for change in config.then.split("\n") if config.then else []:
-        what, _, where = change.partition("@")
-        edited = edited.edit(what.strip(), where.strip() or None, config.strength, config.coverage)
-    return edited
+    for what, where in changes:
+        source = source.edit(what, where, config.strength, config.coverage)
+    return source
 
 
 def nearness(origin: dict, steps: int) -> str:

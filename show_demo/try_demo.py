@@ -3,8 +3,8 @@
     python show_demo/try_demo.py                    the shipped editor of drawn faces, at http://127.0.0.1:7860
     python show_demo/try_demo.py --run runs/ffhq    another editor
 
-Needs gradio (pip install gradio). Nothing of a user is kept but in the user's own page, and uploads only in a temporary
-folder that is emptied after an hour.
+Needs gradio (pip install gradio). Nothing of a user is kept but in the user's own page. Uploads lie in a temporary folder,
+from which what is an hour old is swept every hour.
 """
 
 import os
@@ -25,10 +25,10 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from attention.config import option, parse_config
-from attention.editing import COVERAGE, LARGEST_SEED, Change, Edited, Editor, load_editor
+from attention.editing import COVERAGE, Change, Edited, Editor, load_editor
 from attention.errors import UserError, exit_with_message
 from attention.mapper import STRENGTH
-from attention.photo import read_photo
+from attention.photo import Frame
 from attention.published import SHIPPED
 from attention.regions import region_overlay
 from attention.sheets import to_pixels
@@ -38,11 +38,15 @@ try:
 except ImportError:                         # the rest of the project does without; main says how to get it
     gr = None
 
+LARGEST_TYPED = 2**53 - 1   # whole number that a browser writes exactly
 STRONGEST = 0.3             # of the slider; more leaves what faces look like
 UPLOAD = "20mb"
 KEPT_USERS = 64             # pages whose pictures are kept; the one that was idle longest goes first
 KEPT_SECONDS = 3600         # that files, and the pictures of closed pages, are kept
 CLICKABLE = 512             # pixels, at least, of the picture that is clicked
+VIEW = 1024                 # pixels, at most, of a side of a photo on the screen; the download has them all
+THUMBNAIL = 160             # pixels, at most, of the pictures of the history
+REGIONS = "regions"         # begins the field *where* if regions are chosen
 TINT = 0.35                 # of the colours that show the regions
 CHOSEN = np.array([255, 230, 0])            # colour of chosen regions
 DIMMED = 0.25               # brightness outside of the mask
@@ -52,6 +56,7 @@ GALLERY = ((21, "purple hair", None), (3, "beard", None), (7, "smiling", "mouth"
            (21, "glasses", None), (5, "blue eyes", "eyes"))         # seed, what, where
 STYLE = """
 #download { position: absolute; left: -999px }
+#strength input[type=number], #coverage input[type=number] { pointer-events: none }
 .picture button, .picture .image-frame, .picture img { width: 100%; height: auto; object-fit: contain }
 """
 
@@ -80,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         serve(page, server_name=config.host, server_port=config.port)
     except OSError as error:
         raise UserError(f"nothing can be served at --host {config.host} --port {config.port} ({error}); is another page "
-                        f"there? Try --port {config.port + 1}") from error
+                        "there? Try another --port") from error
 
 
 def serve(page: "gr.Blocks", **options: Any) -> None:
@@ -95,33 +100,35 @@ class Page:
     """All that a user's page remembers."""
 
     edited: Edited
+    view: tuple[Image.Image, Frame] | None = None       # the photo at the size of a screen
     chosen: tuple[int, ...] = ()            # regions that the next edit goes to; none: the text says where
 
     @property
     def where(self) -> str:
         """What the field *where* shows for chosen regions."""
-        return f"regions {', '.join(map(str, self.chosen))}" if self.chosen else ""
+        return f"{REGIONS} {', '.join(map(str, self.chosen))}" if self.chosen else ""
 
 
 class Desk:
-    """What the page can do, apart from its widgets: every action gives the next Page. It holds nothing
-    of a user."""
+    """What the page can do, apart from its widgets: every action gives the next Page. It holds nothing of a user."""
 
     def __init__(self, editor: Editor):
         self.editor = editor
 
     def show_seed(self, seed: float | None) -> Page:
-        if seed is None or seed != int(seed):
-            raise UserError(f"the seed is {seed}, expected a whole number from 0 to {LARGEST_SEED}")
+        if seed is None or seed != int(seed) or seed > LARGEST_TYPED:
+            raise UserError(f"the seed is {'empty' if seed is None else seed}, expected a whole number from 0 to "
+                            f"{LARGEST_TYPED}")
         return Page(self.editor.open(int(seed)))
 
     def show_photo(self, photo: str | None, framed: bool, landmarks: str | None, face: float | None,
                    refine: float) -> Page:
         if photo is None:
             raise UserError("no photo was chosen; upload one first")
-        face = None if face is None else int(face)
-        return Page(self.editor.open_photo(photo, None if framed else landmarks, None if framed else face, framed,
-                                           int(refine)))
+        edited = self.editor.open_photo(photo, landmarks, int(face) if face else None, framed, int(refine))
+        whole, frame = edited.photo
+        by = min(1.0, VIEW / max(whole.size))
+        return Page(edited, (whole.resize([max(1, round(length * by)) for length in whole.size]), frame.scaled(by)))
 
     def change(self, page: Page, what: str, where: str, strength: float, coverage: float) -> Page:
         return replace(page, edited=page.edited.edit(what, self._where(page, where), strength, coverage))
@@ -130,8 +137,8 @@ class Desk:
                  coverage: float) -> Page:
         if reference is None:
             raise UserError("no picture to resemble was chosen; upload one first")
-        face = self.editor.open_photo(reference, aligned=True) if exact else read_photo(reference)
-        return replace(page, edited=page.edited.edit(face, self._where(page, where), strength, coverage, exact=exact))
+        edited = page.edited.edit(Path(reference), self._where(page, where), strength, coverage, exact=exact)
+        return replace(page, edited=edited)
 
     def slide(self, page: Page, strength: float, coverage: float) -> Page:
         """Move the sliders: the last change follows; without one they wait for the next."""
@@ -141,7 +148,7 @@ class Desk:
         return replace(page, edited=page.edited.undo())
 
     def start_over(self, page: Page) -> Page:
-        return Page(page.edited.with_changes(()))
+        return replace(page, edited=page.edited.with_changes(()), chosen=())
 
     def click(self, page: Page, x: int, y: int) -> Page:
         """Choose the region at a pixel of regions_picture, or give it back if it is chosen."""
@@ -159,8 +166,9 @@ class Desk:
         return [(self.example(number).edited.image, f"{what} @ {where}" if where else what)
                 for number, (_, what, where) in enumerate(GALLERY)]
 
-    def forget_regions(self, page: Page) -> Page:
-        return replace(page, chosen=())
+    def type_where(self, page: Page, where: str) -> Page:
+        """Words in the field *where*, or none, take the place of chosen regions."""
+        return page if where.startswith(REGIONS) or not page.chosen else replace(page, chosen=())
 
     def _where(self, page: Page, where: str) -> str | tuple[int, ...] | None:
         """The chosen regions, as long as the field *where* still shows them; else its text."""
@@ -195,7 +203,18 @@ def history(edited: Edited) -> list[tuple[Image.Image, str]]:
     """Every step's picture and what it was."""
     steps = [(edited.source.image, "unedited")]
     steps += [(edit.image, describe(change)) for change, edit in zip(edited.changes, edited.edits, strict=True)]
-    return [(_image(image), title) for image, title in steps]
+    pictures = [(_image(image), title) for image, title in steps]
+    for picture, _ in pictures:
+        picture.thumbnail((THUMBNAIL, THUMBNAIL))
+    return pictures
+
+
+def compared(page: Page) -> tuple[Image.Image, Image.Image]:
+    """The unedited and the edited picture, a photo at the size of a screen."""
+    before = page.edited.with_changes(())
+    if page.view is None:
+        return before.image, page.edited.image
+    return before.put_back(*page.view), page.edited.put_back(*page.view)
 
 
 def describe(change: Change) -> str:
@@ -210,25 +229,27 @@ class Views:
 
     def __init__(self) -> None:
         self.state = gr.State(None, time_to_live=KEPT_SECONDS)
+        self.seed = gr.Number(GALLERY[0][0], label="Seed", elem_id="seed", render=False)
+        self.what = gr.Textbox(label="What", placeholder="purple hair", max_lines=1, elem_id="what", render=False)
         self.where = gr.Textbox(label="Where (in words, or click regions)", placeholder="as what says", max_lines=1,
                                 elem_id="where", render=False)
         self.strength = gr.Slider(0, STRONGEST, STRENGTH, step=0.005, label="Strength", elem_id="strength", render=False)
-        self.coverage = gr.Slider(0, 1, COVERAGE, step=0.01, label="Coverage", elem_id="coverage",
-                                  render=False)
-        self.regions, self.edited, self.mask = (_picture(name) for name in ("regions", "edited", "mask"))
+        self.coverage = gr.Slider(0, 1, COVERAGE, step=0.01, label="Coverage", elem_id="coverage", render=False)
+        self.regions, self.original, self.edited, self.mask = (_picture(name) for name in
+                                                               ("regions", "original", "edited", "mask"))
         self.compare = gr.ImageSlider(label="Original | edited", format="png", elem_id="compare", interactive=False,
-                                      max_height=420, render=False)
+                                      max_height=420, buttons=["fullscreen"], render=False)
         self.told = gr.Textbox(show_label=False, interactive=False, elem_id="told", max_lines=3, render=False)
         self.steps = _gallery("History", "history", 160)
         self.made = {
             self.edited: lambda page: _image(page.edited.tensor), self.mask: lambda page: mask_picture(page.edited),
-            self.compare: lambda page: (page.edited.with_changes(()).image, page.edited.image),
-            self.regions: regions_picture, self.where: lambda page: page.where,
-            self.steps: lambda page: history(page.edited),
+            self.original: lambda page: _image(page.edited.source.image), self.regions: regions_picture,
+            self.compare: compared, self.steps: lambda page: history(page.edited), self.where: lambda page: page.where,
             self.strength: lambda page: page.edited.changes[-1].strength if page.edited.changes else STRENGTH,
             self.coverage: lambda page: page.edited.changes[-1].coverage if page.edited.changes else COVERAGE}
-        self.pictures = [self.edited, self.mask, self.compare]
-        self.after_edit = [*self.pictures, self.steps]
+        self.typed = {self.seed: lambda page: page.edited.origin["seed"],
+                      self.what: lambda page: page.edited.changes[-1].what}
+        self.after_edit = [self.edited, self.mask, self.compare, self.steps]
 
     def on(self, event: Callable, action: Callable, inputs: Sequence[Any] = (), shows: Sequence[Any] | None = None,
            opens: bool = False, selects: bool = False, **options: Any) -> None:
@@ -237,10 +258,11 @@ class Views:
         Args:
             event: a widget's, such as `button.click`.
             action: (Page, *inputs) -> Page; if it `opens`, (*inputs) -> Page; if it `selects`, the inputs are what was
-                clicked: x and y in a picture, the number in a gallery.
-            shows: the widgets that change; None: all.
+                clicked: x and y in a picture, the number in a gallery. The same Page again changes nothing.
+            shows: the widgets that change; None: all that people do not type into.
         """
         shows = list(self.made if shows is None else shows)
+        makers = [(self.made | self.typed)[widget] for widget in shows]
 
         def answer(page: Page | None, *values: Any) -> tuple:
             if page is None and not opens:
@@ -249,19 +271,22 @@ class Views:
             with warnings.catch_warnings(record=True) as notes:
                 warnings.simplefilter("always", UserWarning)
                 try:
-                    page = action(*values) if opens else action(page, *values)
+                    following = action(*values) if opens else action(page, *values)
                 except UserError as error:
                     raise gr.Error(_without_folders(str(error), values), duration=None, print_exception=False) from None
-            shown = [self.made[widget](page) for widget in shows]
-            told = [f"{summary(page.edited)} ({(time.perf_counter() - begun) * 1000:.0f} ms)"]
-            told += [f"Note: {note.message}" for note in notes if note.category is UserWarning]
-            return page, "\n".join(told), *shown
+            if following is page:
+                return (gr.skip(),) * (2 + len(shows))
+            shown = [make(following) for make in makers]
+            told = [f"{summary(following.edited)} ({(time.perf_counter() - begun) * 1000:.0f} ms)"]
+            told += [f"Note: {_without_folders(str(note.message), values)}" for note in notes
+                     if note.category is UserWarning]
+            return following, "\n".join(told), *shown
 
         def select(page: Page | None, clicked: gr.SelectData) -> tuple:
             return answer(page, *np.ravel(clicked.index).tolist())
 
-        event(select if selects else answer, [self.state, *inputs], [self.state, self.told, *shows], show_progress="hidden",
-              concurrency_id="editor", api_name=False, **options)
+        event(select if selects else answer, [self.state, *inputs], [self.state, self.told, *shows],
+              concurrency_id="editor", api_name=False, **{"show_progress": "hidden", **options})
 
 
 def build(desk: Desk) -> "gr.Blocks":
@@ -272,68 +297,67 @@ def build(desk: Desk) -> "gr.Blocks":
                     "it was. Strength and coverage (of a place in words) move the last change.")
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                seed = _face_panel(desk, views)
+                _face_panel(desk, views)
                 _edit_panel(desk, views)
             with gr.Column(scale=5):
                 with gr.Row():
-                    for title, picture in (("The original's **regions**: click to choose", views.regions),
-                                           ("**Edited**", views.edited), ("**Where** the last change is", views.mask)):
-                        with gr.Column(min_width=160):
+                    for title, picture in (("**Regions**: click to choose", views.regions),
+                                           ("**Original**", views.original), ("**Edited**", views.edited),
+                                           ("**Where** it changed last", views.mask)):
+                        with gr.Column(min_width=140):
                             gr.Markdown(title)
                             picture.render()
-                for widget in (views.told, views.compare, views.steps):
-                    widget.render()
+                views.compare.render()
+                views.steps.render()
         examples = _gallery("Examples: click one", "examples", 230, desk.examples()).render()
-        views.on(examples.select, desk.example, opens=True, selects=True)
+        views.on(examples.select, desk.example, shows=[*views.made, *views.typed], opens=True, selects=True)
         views.on(views.regions.select, desk.click, shows=[views.regions, views.where], selects=True)
-        views.on(page.load, desk.show_seed, [seed], opens=True)
+        views.on(page.load, desk.show_seed, [views.seed], opens=True)
     return page
 
 
-def _face_panel(desk: Desk, views: Views) -> Any:
-    """Where faces come from; returns the field of the seed."""
+def _face_panel(desk: Desk, views: Views) -> None:
+    """Where faces come from."""
     with gr.Tab("A face"):
-        seed = gr.Number(GALLERY[0][0], label="Seed", precision=0, elem_id="seed")
+        views.seed.render()
         another = gr.Button("Another face", elem_id="another")
     with gr.Tab("Your photo"):
         photo = gr.File(label="Photo", file_types=["image"], height=130, elem_id="photo")
-        framed = gr.Checkbox(True, label="square and framed like the faces here", elem_id="framed")
+        framed = gr.Checkbox(False, label="it is square and framed like the faces here", elem_id="framed")
         with gr.Accordion("If it is not framed", open=False):
-            face = gr.Number(None, label="Which face (0: the largest)", precision=0, elem_id="face")
+            face = gr.Number(0, label="Which face (0: the largest)", precision=0, elem_id="face")
             landmarks = gr.File(label="Its landmarks (without a detector)", file_types=[".json", ".txt"], height=130,
                                 elem_id="landmarks")
-        refine = gr.Slider(0, 100, 0, step=10, label="Refinement, steps", elem_id="refine")
+        refine = gr.Slider(0, 50, 0, step=10, label="Refinement, steps", elem_id="refine")
         show = gr.Button("Show", elem_id="show")
-    views.on(seed.submit, desk.show_seed, [seed], opens=True)
-    chosen = another.click(lambda: int(np.random.default_rng().integers(NEW_SEEDS)), None, seed, api_name=False)
-    views.on(chosen.then, desk.show_seed, [seed], opens=True)
-    views.on(show.click, desk.show_photo, [photo, framed, landmarks, face, refine], opens=True)
-    return seed
+    views.on(views.seed.submit, desk.show_seed, [views.seed], opens=True)
+    chosen = another.click(lambda: int(np.random.default_rng().integers(NEW_SEEDS)), None, views.seed, api_name=False)
+    views.on(chosen.then, desk.show_seed, [views.seed], opens=True)
+    views.on(show.click, desk.show_photo, [photo, framed, landmarks, face, refine], opens=True, show_progress="full")
 
 
 def _edit_panel(desk: Desk, views: Views) -> None:
     """What the user says, and the buttons."""
-    what = gr.Textbox(label="What", placeholder="purple hair", max_lines=1, elem_id="what")
     how = [views.where, views.strength, views.coverage]
+    views.what.render()
     views.where.render()
     edit = gr.Button("Edit", variant="primary", elem_id="edit")
+    views.told.render()
     for slider in how[1:]:
         slider.render()
-        views.on(slider.input, desk.slide, how[1:], views.pictures, trigger_mode="always_last")
-        views.on(slider.release, desk.slide, how[1:], views.after_edit)
+        views.on(slider.input, desk.slide, how[1:], views.after_edit, trigger_mode="always_last")
     with gr.Row():
         undo, over, save = (gr.Button(label, elem_id=name, size="md", min_width=80)
                             for label, name in (("Undo", "undo"), ("Reset", "over"), ("Download", "save")))
     with gr.Accordion("Like another picture", open=False):
-        reference = gr.File(label="A square picture to resemble there", file_types=["image"], height=130,
-                            elem_id="reference")
+        reference = gr.File(label="A square picture", file_types=["image"], height=130, elem_id="reference")
         exact = gr.Checkbox(False, label="take over its very styles (a framed face)", elem_id="exact")
         like = gr.Button("Make it like this", elem_id="like")
     download = gr.DownloadButton(elem_id="download")
-    for event in (what.submit, views.where.submit, edit.click):
-        views.on(event, desk.change, [what, *how], views.after_edit)
+    for event in (views.what.submit, views.where.submit, edit.click):
+        views.on(event, desk.change, [views.what, *how], views.after_edit)
     views.on(like.click, desk.resemble, [reference, exact, *how], views.after_edit)
-    views.on(views.where.input, desk.forget_regions, shows=[views.regions])
+    views.on(views.where.change, desk.type_where, [views.where], [views.regions])      # no input comes when it is emptied
     views.on(undo.click, desk.undo, shows=[*views.after_edit, views.strength, views.coverage])
     views.on(over.click, desk.start_over)
     saved = save.click(_save, views.state, download, show_progress="hidden", api_name=False)
@@ -346,7 +370,9 @@ def summary(edited: Edited) -> str:
     face = f"seed {origin['seed']}" if "seed" in origin else "the photo"
     if "psnr" in origin:
         face += f", inverted to {origin['psnr'][1]:.1f} dB"
-    return "; then ".join([face, *map(describe, edited.changes)])
+    if len(edited.changes) > 1:
+        face += f", {len(edited.changes)} changes"
+    return "; ".join([face, *map(describe, edited.changes[-1:])])
 
 
 def _without_folders(message: str, values: Sequence[Any]) -> str:

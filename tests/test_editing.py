@@ -13,7 +13,9 @@ import torch.nn.functional as F
 from PIL import Image, PngImagePlugin
 
 import attention
-from attention import recipes
+from attention import editing, recipes
+from attention.drawn.faces import FaceParams, draw_faces, landmarks
+from attention.drawn.photos import POINTS
 from attention.editing import COVERAGE
 from attention.errors import UserError
 from attention.mapper import STRENGTH
@@ -288,7 +290,7 @@ def test_a_grid_shows_every_prompt_at_every_strength(editor):
     assert np.array_equal(sheet[-side:, left:left + side], edit)
 
 
-@pytest.mark.parametrize("source", [-1, 2**70, True, "photo", np.zeros(5), np.full(64, np.nan), np.array([None] * 64),
+@pytest.mark.parametrize("source", [-1, 2**70, True, np.zeros(5), np.full(64, np.nan), np.array([None] * 64),
                                     None])
 def test_sources_that_are_none_are_refused(source, editor):
     with pytest.raises(UserError, match=r"expected a (seed|whole number)"):
@@ -302,7 +304,7 @@ def test_sources_that_are_none_are_refused(source, editor):
     (dict(what="beard", where=[]), "numbers of regions from 0 to 63"),
     (dict(what="beard", where=64), "numbers of regions from 0 to 63"),
     (dict(what="beard", where=1.5), "numbers of regions from 0 to 63"),
-    (dict(what="beard", strength="much"), "strength is much"),
+    (dict(what="beard", strength="much"), "strength is .much."),
     (dict(what="beard", where=(square() > 0).astype(np.uint8)), "black"),
     (dict(what="beard", where=square() * 1j), "complex"),
     (dict(what="beard", where=np.zeros((64, 32))), "expected a square"),
@@ -348,3 +350,65 @@ def test_a_grid_names_what_clip_does_not_know(editor):
 def test_a_mask_of_another_size_goes_to_the_same_place(editor):
     small, large = (editor.edit(7, "beard", square(side, start=side // 4, end=side // 2)) for side in (64, 512))
     assert torch.equal(small.mask, large.mask)
+
+
+# --- what an independent reader tried
+
+def test_a_picture_may_stand_wherever_a_seed_does(editor, tmp_path, monkeypatch):
+    """A path, Pillow's picture or its pixels are opened as photos: their face is searched."""
+    drawing = Image.fromarray(draw_faces(FaceParams.sample(1, seed=8), 256).images[0])
+    points = np.concatenate([landmarks(FaceParams.sample(1, seed=8))[name] for name in POINTS])
+    monkeypatch.setattr(editing, "load_detector", lambda device: lambda pixels: [spread_to_68(128 + 128 * points)])
+    drawing.save(tmp_path / "face.png")
+    expected = editor.open_photo(drawing).edit("purple hair")
+    for source in (str(tmp_path / "face.png"), tmp_path / "face.png", drawing, np.asarray(drawing)):
+        assert torch.equal(editor.edit(source, "purple hair").tensor, expected.tensor)
+
+
+def spread_to_68(points):
+    """(5, 2) landmarks as (68, 2): every point of a group where the group's one is."""
+    found = np.repeat(points[2:3], 68, axis=0)
+    for indices, point in ((range(36, 42), points[0]), (range(42, 48), points[1]), ((48,), points[3]), ((54,), points[4])):
+        found[list(indices)] = point
+    return found
+
+
+def test_a_framed_picture_gives_its_very_styles(editor, tmp_path):
+    other = editor.open(3).image
+    face = editor.open_photo(other, aligned=True)
+    expected = editor.edit(7, face, "hair", exact=True)
+    other.save(tmp_path / "other.png")
+    for what in (other, np.asarray(other), tmp_path / "other.png"):
+        assert torch.equal(editor.edit(7, what, "hair", exact=True).tensor, expected.tensor)
+
+
+def test_numbers_of_numpy_are_numbers(editor):
+    plain = editor.edit(7, "beard", strength=0.25, coverage=0.5)
+    numpy = editor.edit(7, "beard", strength=np.float32(0.25), coverage=np.float64(0.5))
+    assert torch.equal(plain.tensor, numpy.tensor) and numpy.recipe == plain.recipe
+    for wrong in (True, "0.1", None):
+        with pytest.raises(UserError, match=r"strength is .* must be a number"):
+            editor.edit(7, "beard", strength=wrong)
+
+
+def test_a_grid_takes_one_text_and_strengths_of_numpy(editor):
+    one = editor.grid(7, "beard", np.array([0.1, 0.2]))
+    assert np.array_equal(np.asarray(one), np.asarray(editor.grid(7, ["beard"], [0.1, 0.2])))
+
+
+@pytest.mark.parametrize("where", [[99], [[1]], [], [True], [-1]])
+def test_a_recipe_with_regions_that_there_are_not_is_refused(editor, tmp_path, where):
+    path = editor.edit(7, "beard", 3).save(tmp_path / "edited.png")
+    recipe = read_recipe(path)
+    recipe["changes"][0]["where"] = where
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt(RECIPE_KEY, json.dumps(recipe))
+    Image.open(path).save(path, pnginfo=info)
+    with pytest.raises(UserError, match="regions"):
+        editor.replay(path)
+
+
+@pytest.mark.parametrize("steps", [-3, 1.5, "many"])
+def test_steps_of_refinement_that_are_none_are_refused(editor, steps):
+    with pytest.raises(UserError, match="refine is"):
+        editor.open_photo(editor.open(3).image, aligned=True, refine=steps)

@@ -2,11 +2,13 @@
 
 import importlib.util
 import io
+import json
 import shutil
 import socket
 
 import numpy as np
 import pytest
+import requests
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -14,6 +16,8 @@ from playwright.sync_api import expect, sync_playwright
 
 import attention
 from attention.drawn import photos
+from attention.drawn.faces import FaceParams
+from attention.drawn.photos import FRAME, draw_photo
 from attention.errors import UserError
 from attention.published import ROOT
 from attention.sheets import to_pixels
@@ -98,9 +102,8 @@ class User:
         self.sees(what)
 
     def slides(self, name, value):
-        self.page.locator(f"#{name} input[type=range]").evaluate(
-            "(slider, value) => { slider.value = value; for (const kind of ['input', 'pointerup'])"
-            " slider.dispatchEvent(new Event(kind, {bubbles: true})) }", str(value))
+        move = "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input', {bubbles: true})) }"
+        self.page.locator(f"#{name} input[type=range]").evaluate(move, str(value))
 
     def clicks_region(self, x, y):
         """Click the picture of regions at x and y from 0 to 1."""
@@ -111,6 +114,14 @@ class User:
         """(H, W, 3) uint8 that an image shows."""
         address = self.page.locator(f"#{name} img").nth(number).get_attribute("src")
         return np.asarray(Image.open(io.BytesIO(self.page.request.get(address).body())).convert("RGB"))
+
+    def waits_for_another(self, name, picture):
+        """Wait until an image shows something else."""
+        for _ in range(100):
+            if not np.array_equal(self.picture(name), picture):
+                return
+            self.page.wait_for_timeout(50)
+        raise AssertionError(f"{name} stayed the same")
 
     def uploads(self, field, path):
         with self.page.expect_response(lambda answer: "/upload" in answer.url):
@@ -249,7 +260,6 @@ def test_a_photo_with_landmarks_is_edited_in_place(user, editor, tmp_path):
     photo = Image.open(tmp_path / "photo.png")
     user.page.get_by_role("tab", name="Your photo").click()
     user.uploads("photo", tmp_path / "photo.png")
-    user.page.locator("#framed input").uncheck()
     user.page.get_by_text("If it is not framed").click()
     user.uploads("landmarks", tmp_path / "photo.json")
     user.clicks("show")
@@ -270,6 +280,7 @@ def test_a_region_takes_the_style_of_an_uploaded_face(user, editor, tmp_path):
     user.page.locator("#exact input").check()
     user.clicks("like")
     user.sees("like the other picture @ hair")
+    assert np.array_equal(user.picture("original"), pixels(editor.open(21)))
     face = editor.open_photo(tmp_path / "other.png", aligned=True)
     assert np.array_equal(user.picture("edited"), pixels(editor.edit(21, face, "hair", exact=True)))
     user.screenshot("style")
@@ -280,6 +291,44 @@ def test_an_example_opens_with_its_edit(user, try_demo, editor):
     seed, what, where = try_demo.GALLERY[1]
     user.sees(what)
     assert np.array_equal(user.picture("edited"), pixels(editor.edit(seed, what, where)))
+    assert (user.value("seed"), user.value("what"), user.value("where")) == (str(seed), what, where or "")
+
+
+def test_emptying_where_gives_chosen_regions_back(user, editor):
+    user.clicks_region(0.5, 0.3)
+    user.page.wait_for_function("() => document.querySelector('#where textarea, #where input').value")
+    marked = user.picture("regions")
+    user.types("where", "")
+    user.waits_for_another("regions", marked)
+    user.edits("purple hair")
+    assert np.array_equal(user.picture("edited"), pixels(editor.edit(21, "purple hair")))
+
+
+def test_a_large_photo_is_shown_at_the_size_of_a_screen(try_demo, editor, tmp_path):
+    photo = draw_photo(FaceParams.sample(1, seed=8), FRAME.scaled(5), (2600, 2400))
+    photo.image.save(tmp_path / "photo.png")
+    (tmp_path / "photo.json").write_text(json.dumps(photo.landmarks.tolist()))
+    desk = try_demo.Desk(editor)
+    page = desk.show_photo(str(tmp_path / "photo.png"), False, str(tmp_path / "photo.json"), 0, 0)
+    page = desk.change(page, "purple hair", "", 0.1, 0.8)
+    before, after = try_demo.compared(page)
+    assert before.size == after.size == (1024, 945) and page.edited.image.size == (2600, 2400)
+    large = [np.asarray(image.reduce(2), float) for image in (photo.image, page.edited.image)]
+    small = [np.asarray(image.resize((1300, 1200)), float) for image in (before, after)]
+    assert np.abs((small[1] - small[0]) - (large[1] - large[0])).mean() < 0.5            # of 255: the same change
+
+
+def test_more_than_the_limit_is_not_taken_in(served):
+    files = {"files": ("large.png", bytes(21 * 2**20))}
+    answer = requests.post(f"{served.local_url}gradio_api/upload", files=files, timeout=30)
+    assert answer.status_code == 413
+
+
+def test_a_seed_that_is_none_is_told(user):
+    for typed, told in (("1.5", "the seed is 1.5"), ("", "the seed is empty"), ("-1", "the seed is -1")):
+        user.types("seed", typed)
+        user.page.locator("#seed input").press("Enter")
+        expect(user.page.locator(".toast-body").last).to_contain_text(told)
 
 
 def test_a_taken_port_is_named(try_demo):
@@ -287,7 +336,7 @@ def test_a_taken_port_is_named(try_demo):
         place.bind(("127.0.0.1", 0))
         place.listen()
         port = place.getsockname()[1]
-        with pytest.raises(UserError, match=f"--port {port} .*Try --port {port + 1}"):
+        with pytest.raises(UserError, match=f"--port {port} .*Try another --port"):
             try_demo.main(["--port", str(port), "--device", "cpu"])
 
 

@@ -7,6 +7,7 @@ few pixels (area under the curve 0.5 for eyes and noses), strided convolutions w
 
 import json
 import re
+import unicodedata
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -115,8 +116,9 @@ class TinyCLIP(nn.Module):
         return self.model.encode_text(self.tokenizer(texts).to(self.model.logit_scale.device)).float()
 
     def unknown_words(self, text: str) -> list[str]:
-        """The words of a text that the vocabulary lacks; of a text without words, such as an emoji, the text itself."""
-        return self.tokenizer.unknown(text) if _split(text) or not text.strip() else [text.strip()]
+        """The words of a text that the vocabulary lacks, and signs that are no punctuation, such as emoji."""
+        signs = [sign for sign in dict.fromkeys(text) if unicodedata.category(sign) in ("So", "Sc", "Sm")]
+        return self.tokenizer.unknown(text) + signs
 
     def fits(self, text: str) -> bool:
         """Whether the model reads the whole text; a longer one is cut."""

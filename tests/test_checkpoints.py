@@ -1,6 +1,7 @@
 """Files are written whole or not at all, and nothing that is read is executed."""
 
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -54,3 +55,8 @@ def test_exit_codes_of_a_mistake_and_of_ctrl_c(error, code, capsys):
     with pytest.raises(SystemExit) as exit_:
         exit_with_message(main)
     assert exit_.value.code == code and "Traceback" not in capsys.readouterr().err
+
+
+def test_a_warning_of_a_command_is_a_note_of_one_line(capsys):
+    exit_with_message(lambda: warnings.warn("two faces were found", stacklevel=1))
+    assert capsys.readouterr().err == "note: two faces were found\n"

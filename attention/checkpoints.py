@@ -5,7 +5,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -120,6 +121,22 @@ def run_folder(path: Path) -> Path:
     except OSError as error:
         raise UserError(f"--run {path} cannot be written ({error.strerror}); choose another folder") from error
     return path
+
+
+@contextmanager
+def consistent(path: Path, remake: str) -> Iterator[None]:
+    """Around making a network of a file: what a file that contradicts itself raises becomes a sentence.
+
+    Raises:
+        UserError: names the file, what was wrong, and the command `remake`.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+        raise UserError(f"{path} contradicts its own configuration ({' '.join(str(error).split())[:200]}); make it again "
+                        f"with: {remake}") from error
 
 
 def read_safetensors(path: Path, kind: str, remake: str) -> tuple[dict[str, Tensor], dict[str, str]]:

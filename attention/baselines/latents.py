@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.baselines.base import COMMAND, clip_distance, extended, known, mixed_precision, picture
-from attention.checkpoints import read_safetensors
+from attention.checkpoints import consistent, read_safetensors
 from attention.domains import Domain
 from attention.drawn.faces import FaceParams
 from attention.errors import UserError
@@ -115,15 +115,12 @@ class LatentMappers:
         tensors, metadata = read_safetensors(path, MAPPERS_KIND, f"{COMMAND} --only {cls.key}")
         known(domain, metadata, path, cls.key)
         mappers = {}
-        try:
+        with consistent(path, f"{COMMAND} --only {cls.key}"):
             for number, prompt in enumerate(json.loads(metadata["prompts"])):
                 mapper = LatentMapper(domain.generator.style_dim).requires_grad_(False)
                 mapper.load_state_dict({name.removeprefix(f"{number}."): value for name, value in tensors.items()
                                         if name.startswith(f"{number}.")})
                 mappers[prompt] = mapper.to(domain.device)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path} does not hold what its header says ({' '.join(str(error).split())[:200]}); make it "
-                            f"again with: {COMMAND} --only {cls.key}") from error
         return cls(domain, mappers)
 
     @torch.no_grad()

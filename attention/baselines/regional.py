@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention.baselines.base import COMMAND, known, picture
-from attention.checkpoints import read_safetensors, run_folder
+from attention.checkpoints import consistent, read_safetensors, run_folder
 from attention.config import TrainConfig
 from attention.domains import Domain, settled
 from attention.drawn.concepts import BY_PHRASE
@@ -224,9 +224,6 @@ def load_variant(variant: Variant, domain: Domain, folder: Path) -> RegionEditor
     known(domain, metadata, path, variant.key)
     editor = build_editor(variant_config(variant, domain), domain, variant.regions(domain).to(domain.device))
     unsaved = {name: value for name, value in editor.state_dict().items() if not name.startswith(variant.saved)}
-    try:
+    with consistent(path, f"{COMMAND} --only {variant.key}"):
         editor.load_state_dict({**tensors, **unsaved})
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the generator of {domain.name} ({' '.join(str(error).split())[:200]}); make "
-                        f"it again with: {COMMAND} --only {variant.key}") from error
     return editor.requires_grad_(False).eval()

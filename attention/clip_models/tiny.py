@@ -16,9 +16,8 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 
-from attention.checkpoints import read_safetensors, write_safetensors
+from attention.checkpoints import consistent, read_safetensors, write_safetensors
 from attention.clip_models.base import preprocess
-from attention.errors import UserError
 
 FORMAT = "where2edit tiny clip 1"          # written into the file, so that another file is recognised as such
 REBUILD = "python -m attention.drawn.build"
@@ -150,12 +149,9 @@ class TinyCLIP(nn.Module):
             UserError: the file is missing, cut short, of another kind, or its tensors contradict its configuration.
         """
         weights, metadata = read_safetensors(Path(path), FORMAT, REBUILD)
-        try:
+        with consistent(Path(path), REBUILD):
             clip = cls(json.loads(metadata["words"]), **json.loads(metadata["config"]))
             clip.model.load_state_dict(weights)
-        except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-            raise UserError(f"{path} contradicts its own configuration ({' '.join(str(error).split())[:200]}); "
-                            f"build it again: {REBUILD}") from error
         return clip.freeze()
 
 

@@ -10,12 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from attention.checkpoints import read_safetensors, write_safetensors
+from attention.checkpoints import consistent, read_safetensors, write_safetensors
 from attention.clip_models.base import preprocess
 from attention.clip_models.tiny import ConvTower
 from attention.drawn.faces import FaceParams, draw_faces
 from attention.drawn.fit_generator import sample_z, to_image
-from attention.errors import UserError
 from attention.generator import Generator
 
 FORMAT = "where2edit drawn encoder 1"
@@ -66,12 +65,9 @@ class DrawnEncoder(nn.Module):
             UserError: the file is missing, cut short, or of another kind.
         """
         tensors, metadata = read_safetensors(path, FORMAT, REBUILD)
-        try:
+        with consistent(path, REBUILD):
             encoder = cls(tensors["mean"].float(), tensors["spread"].float(), **json.loads(metadata["config"]))
             encoder.load_state_dict(tensors)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path} contradicts its own configuration ({' '.join(str(error).split())[:200]}); build it "
-                            f"again: {REBUILD}") from error
         return encoder.requires_grad_(False).eval()
 
 

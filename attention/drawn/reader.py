@@ -15,12 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from attention.checkpoints import read_safetensors, write_safetensors
+from attention.checkpoints import consistent, read_safetensors, write_safetensors
 from attention.clip_models.base import preprocess
 from attention.drawn.concepts import CONCEPTS, OPTIONS, Concept
 from attention.drawn.faces import SIZE, FaceParams, draw_faces
 from attention.drawn.fit_generator import sample_z, to_image
-from attention.errors import UserError
 from attention.generator import Generator
 
 FORMAT = "where2edit attribute reader 1"    # written into the file, so that another file is recognised as such
@@ -105,13 +104,10 @@ class AttributeReader(nn.Module):
             UserError: the file is missing, cut short, of another kind, or its tensors contradict its configuration.
         """
         weights, metadata = read_safetensors(Path(path), FORMAT, REBUILD)
-        try:
+        with consistent(Path(path), REBUILD):
             reader = cls(**json.loads(metadata["config"]))
             reader.load_state_dict(weights)
             reader.accuracies = json.loads(metadata["accuracies"])
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path} contradicts its own configuration ({' '.join(str(error).split())[:200]}); "
-                            f"build it again: {REBUILD}") from error
         return reader.requires_grad_(False).eval()
 
 

@@ -1,10 +1,10 @@
 """What each part of the method is worth: the editor of drawn faces trained anew without it, and measured.
 
     python -m benchmarks.ablations                       every variant into runs/ablations, then the table
-    python -m benchmarks.ablations --only no_budget      one variant
+    python -m benchmarks.ablations --only K_5            one variant
 
-Every variant has the same seeds and half the steps of the main job, and is measured by attention.evaluate. What is trained
-already is not trained again, and the table has what is there: benchmarks/results/ablations.{json,md}.
+Every variant has the same seeds and half the steps of the main job, and is measured by attention.evaluate at the default
+strength. What is trained already is not trained again, and the table, benchmarks/results/ablations.{json,md}, has what is there.
 """
 
 import json
@@ -17,6 +17,7 @@ from attention.checkpoints import write_atomically
 from attention.config import option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.metrics import table
+from attention.mapper import STRENGTH
 
 STEPS = 600
 RESULTS = Path(__file__).parent / "results"
@@ -54,15 +55,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
         raise UserError(f"--only is {config.only}, expected one of {', '.join(map(folder, VARIANTS))}")
     for name in chosen:
         run = config.runs / folder(name)
-        if not (run / "editor.safetensors").is_file():
+        if not (run / f"checkpoints/{STEPS:06d}.pt").is_file():
             train(run, *VARIANTS[name])
-        evaluate.main(["--run", str(run)])
+        evaluate.main(["--run", str(run), "--strengths", str(STRENGTH)])
     reports = {name: json.loads((config.runs / folder(name) / "metrics.json").read_text()) for name in VARIANTS
                if (config.runs / folder(name) / "metrics.json").is_file()}
     rows = {name: report["mean"] for name, report in reports.items()}
-    sweeps = {name: {str(row["strength"]): row["mean"] for row in report["sweep"]} for name, report in reports.items()}
-    RESULTS.mkdir(exist_ok=True)
-    write_atomically(RESULTS / "ablations.json", lambda path: path.write_text(json.dumps(sweeps, indent=1)))
+    write_atomically(RESULTS / "ablations.json", lambda path: path.write_text(json.dumps(rows, indent=1)))
     page = table(rows, "variant")
     write_atomically(RESULTS / "ablations.md", lambda path: path.write_text(page + "\n"))
     print(page)

@@ -4,7 +4,8 @@
     python -m benchmarks.ablations --only K_5            one variant
 
 Every variant has the same seeds and half the steps of the main job, and is measured by attention.evaluate at the default
-strength. What is trained already is not trained again, and the table, benchmarks/results/ablations.{json,md}, has what is there.
+strength. What is trained already is not trained again, and the table has what is there:
+benchmarks/results/ablations.{json,md}.
 """
 
 import json

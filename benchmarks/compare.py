@@ -105,7 +105,7 @@ def run(method: Method, domain: Domain, reader: AttributeReader, prompts: Sequen
             figures[prompt] = measure(before, images, gated, truth, BY_PHRASE[prompt], reader, domain.clip)
     one = prompts[0], method.strength, params.take(slice(1))
     return {"name": method.name, "given_mask": method.given_mask, "faces": len(w), "strength": method.strength,
-            "training": training(method.key, checkpoints),
+            "training": training(method.key, checkpoints, len(domain.entry.prompts)),
             "seconds_per_edit": median_seconds(lambda: method.edit(w[:1].clone(), *one)),
             "minutes_of_this_measurement": (time.monotonic() - begun) / 60,
             "sweep": [{"strength": strength, "mean": means(figures), "prompts": figures}
@@ -118,11 +118,14 @@ def unedited(domain: Domain, w: Tensor) -> Tensor:
     return domain.generator.synthesis(domain.generator.styles(w), feature_side=0).image
 
 
-def training(key: str, checkpoints: Path) -> dict[str, float]:
-    """Minutes of training, in all and for each prompt that it serves; nothing for a method without training."""
+def training(key: str, checkpoints: Path, prompts: int) -> dict[str, float]:
+    """Minutes of training, in all and for each prompt that it serves; nothing for a method without training.
+
+    Ours are those of the main job on two cores, regions and evaluation included; others are processor minutes.
+    """
     if key in ("ours", "true_part"):
         minutes = json.loads((SHIPPED / "manifest.json").read_text())["minutes"]["editor"]
-        return {"minutes": minutes, "minutes_per_prompt": round(minutes / len(BY_PHRASE), 2)}
+        return {"minutes": minutes, "minutes_per_prompt": minutes / prompts}
     path = checkpoints / f"{key}.safetensors"
     if not path.is_file():
         return {}

@@ -191,5 +191,5 @@ def sweep_figure(curves: Mapping[str, Sequence[tuple[float, float]]]) -> "Figure
         panel.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1.2, label=name)
     panel.set(xlabel="success", ylabel="PSNR outside the true part (dB)", xlim=(-0.02, 1.02))
     panel.grid(alpha=0.3)
-    panel.legend(fontsize="small")
+    panel.legend(fontsize="small", loc="lower left")          # where success is low and little is kept, nobody is
     return figure

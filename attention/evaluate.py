@@ -72,12 +72,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
               "reader_balanced_accuracy_on_unedited": accuracy(reader, before, params),
               "seconds_per_edit": seconds_per_edit(editor, domain, w[:1], config),
               "mean": means(rows[config.strength]), "prompts": rows[config.strength], "sweep": sweep}
+    told = page(report)
     write_atomically(config.run / "metrics.json", lambda path: path.write_text(json.dumps(report, indent=1)))
-    write_atomically(config.run / "metrics.md", lambda path: path.write_text(page(report)))
+    write_atomically(config.run / "metrics.md", lambda path: path.write_text(told))
     write_atomically(config.run / "edits.png", lambda path: sheet.save(path, format="PNG"))
-    curve = [(row["mean"]["success"], row["mean"]["psnr_outside"]) for row in sweep]
+    curve = [(row["mean"]["success"] or 0.0, row["mean"]["psnr_outside"]) for row in sweep]
     plot_sweep({str(config.run): curve}, config.run / "sweep.png")
-    print(page(report))
+    print(told)
     print(f"pictures in {config.run / 'edits.png'}, the sweep in {config.run / 'sweep.png'}, figures in "
           f"{config.run / 'metrics.json'}")
     return config.run / "metrics.json"
@@ -175,13 +176,14 @@ def median_seconds(action: Callable[[], object]) -> float:
 def page(report: dict) -> str:
     """A report as Markdown: the table of prompts, that of the sweep, the reader's own accuracy, the time of an edit."""
     accuracies = [mean(list(report[f"reader_balanced_accuracy_on_{kind}"].values())) for kind in ("drawings", "unedited")]
+    accuracies = ["unknown" if value is None else f"{value:.3f}" for value in accuracies]       # of one face there is none
     seconds = report["seconds_per_edit"]
     return "\n\n".join([
         f"{report['faces']} unseen faces, strength {report['strength']}, coverage {report['coverage']}:",
         table({**report["prompts"], "**mean**": report["mean"]}, "prompt"),
         "Means over the prompts by strength:",
         table({str(row["strength"]): row["mean"] for row in report["sweep"]}, "strength"),
-        f"The reader's own balanced accuracy: {accuracies[0]:.3f} on held-out drawings, {accuracies[1]:.3f} on these faces "
+        f"The reader's own balanced accuracy: {accuracies[0]} on held-out drawings, {accuracies[1]} on these faces "
         "unedited.",
         f"Seconds per edit: {seconds['source_known']:.3f} with the source known, {seconds['from_w']:.3f} from w "
         f"({seconds['device']}, {seconds['threads']} threads).",

@@ -104,6 +104,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     config = parse_config(RealConfig, argv, __doc__)
     paths = picture_paths(config.photos)[:config.pictures]
     others = picture_paths(config.real) if config.real else None
+    if config.fid and min(len(paths), len(others or paths)) < 2:
+        raise UserError(f"{config.photos} or --real holds one picture, but FID and KID need at least 2 on each side; give "
+                        "a larger folder, or leave them out with --no_fid")
     masks = CelebAMask(config.masks) if config.masks else None
     if masks is not None:
         masks.check(path.stem for path in paths)
@@ -119,6 +122,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
     evaluation = Evaluation(config, editor, domain, judges, masks, _prompts(config, domain), inception)
     real, skipped_real = _features_of(others, domain.generator.resolution, inception)
     evaluation.edit_all(paths)
+    for reason in (*evaluation.skipped.values(), *skipped_real.values()):
+        print(f"skipped: {reason}", file=sys.stderr)
+    if masks is not None:
+        left_out += [f"labels: {place!r} is no part that CelebAMask-HQ has labels for, so nothing is measured against one"
+                     for place in ([config.where] if config.where else evaluation.prompts) if labels_of(place) is None]
     report = {"run": str(config.run), "training_steps": trained.step, "photos": str(config.photos),
               "pictures": evaluation.count, "skipped": evaluation.skipped, "real": str(config.real or config.photos),
               "skipped_real": skipped_real, "strength": config.strength, "coverage": config.coverage,
@@ -152,14 +160,25 @@ class Evaluation:
 
     def edit_all(self, paths: Sequence[Path]) -> None:
         """Invert, edit and measure every picture that can be read."""
-        bar = tqdm(total=len(paths), desc="pictures")
-        for names, photos in read_pictures(paths, self.domain.generator.resolution, PICTURES_AT_ONCE, self.skipped):
-            self._edit(names, photos)
-            self.count += len(names)
-            bar.update(self.count + len(self.skipped) - bar.n)
-        bar.close()
-        for reason in self.skipped.values():
-            print(f"skipped: {reason}", file=sys.stderr)
+        side = self.domain.generator.resolution
+        with tqdm(total=len(paths), desc="pictures") as bar:
+            for names, photos in read_pictures(paths, side, PICTURES_AT_ONCE, self.skipped):
+                whole = [i for i, name in enumerate(names) if self._has_whole_labels(name)]
+                if whole:
+                    self._edit([names[i] for i in whole], photos[whole])
+                self.count += len(whole)
+                bar.update(self.count + len(self.skipped) - bar.n)
+        if self.count == 0:
+            raise UserError(f"none of the {len(paths)} pictures could be used; the first: "
+                            f"{next(iter(self.skipped.values()))}")
+
+    def _has_whole_labels(self, path: Path) -> bool:
+        """Whether a picture's labels can be read, if there are labels; if not, it is skipped."""
+        try:
+            return self.masks is None or self.masks.labels(path.stem) is not None
+        except UserError as error:
+            self.skipped[path.name] = str(error)
+            return False
 
     def _edit(self, names: Sequence[Path], photos: Tensor) -> None:
         """One batch (B, 3, R, R)."""
@@ -229,7 +248,8 @@ class Evaluation:
 
 def table(report: dict[str, Any]) -> str:
     """The report as Markdown: what it is of, distances, and a row a prompt with the mean last; "-" is not known."""
-    skipped = f"{len(report['skipped'])} skipped{': ' if report['skipped'] else ''}{', '.join(report['skipped'])}"
+    names = [*report["skipped"], *(f"{name} of {report['real']}" for name in report["skipped_real"])]
+    skipped = f"{len(names)} skipped{': ' if names else ''}{', '.join(names)}"
     inversion = ", ".join(f"{name} {_written(value)}" for name, value in report["inversion"].items())
     lines = [f"{report['pictures']} pictures of {report['photos']}, {skipped}; strength {report['strength']}, coverage "
              f"{report['coverage']}, where: {report['where']}", "", f"inversion against the photo: {inversion}", "",

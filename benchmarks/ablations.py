@@ -30,13 +30,13 @@ VARIANTS: dict[str, tuple[str, str, str]] = {
     "K 20": ("--cluster_num 20", "", ""),
     "K 40": ("--cluster_num 40", "", ""),
     "no position planes": ("", "--position_weight 0", ""),
-    "no budget, no area": ("", "", "--lambda_ess 0 --lambda_area 0"),
+    "no consistency term": ("", "", "--lambda_ess 0"),
+    "no budget term": ("", "", "--lambda_sec 0"),
     "no area term": ("", "", "--lambda_area 0"),
-    "no consistency term": ("", "", "--lambda_sec 0"),
+    "no budget, no area": ("", "", "--lambda_sec 0 --lambda_area 0"),
     "image targets": ("", "", "--target image"),
     "mixed targets": ("", "", "--target mixed"),
     "blend at 32 px": ("--attention_layer 10", "", ""),
-    "blend at 128 px": ("--attention_layer 16", "", ""),
 }
 
 

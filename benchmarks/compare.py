@@ -1,14 +1,16 @@
 """Ours side by side with the methods that people would use instead, on drawn faces, where the truth is known.
 
     python -m benchmarks.compare                        all methods: benchmarks/results/comparison.{json,md,png}
-    python -m benchmarks.compare --only ours,mapper     some of them
+    python -m benchmarks.compare --only mapper          one of them anew; the others' figures stay
+    python -m benchmarks.compare --faces 8 --results x  a quick look, written elsewhere
 
 Every method edits the same unseen faces with every prompt at five strengths of its own, on the same generator and CLIP, and
 `attention.evaluation.metrics` measures them all. Latent optimisation, half a second a face and a setting, edits a subset:
-the first --subset_faces faces and every third prompt.
+the first --subset_faces faces and every third prompt, and is compared with ours on those.
 
-"Wins" compares preservation at equal success, prompt by prompt: at the highest success that both methods reach, the PSNR
-outside the true part that each still has there, between the strengths by straight lines (strength 0 changes nothing).
+"Wins" compares preservation at equal success, prompt by prompt: at the highest success that both methods reach, what each
+still has outside of the true part, between the strengths by straight lines (strength 0 changes nothing). A method that
+never succeeds at a prompt is not compared there.
 """
 
 import json
@@ -34,13 +36,17 @@ from attention.drawn.reader import AttributeReader
 from attention.errors import UserError, exit_with_message
 from attention.evaluate import median_seconds
 from attention.evaluation.metrics import COLUMNS, Truth, means, measure, plot_sweep
+from attention.perceptual import load_lpips, lpips_available
 from attention.published import SHIPPED
 from attention.sheets import edit_sheet
 
 RESULTS = Path(__file__).parent / "results"
 SLOW = ("optimisation",)            # methods that edit the subset
 EVERY_PROMPT_OF_SLOW = 3
-UNCHANGED = 80.0            # dB of a picture without any change, as `measure` counts it
+# What is preserved -> its value in a picture without any change, as `measure` counts it; whether more is better; its name.
+PRESERVED = {"psnr_outside": (80.0, True, "PSNR"), "mse_outside": (0.0, False, "MSE"), "ssim_outside": (1.0, True, "SSIM"),
+             "largest_outside": (0.0, False, "the largest change")}
+OURS_ON_SUBSET = "ours on the faces and prompts of the optimisation"
 SHEET_FACES, SHEET_PROMPTS = 3, ("grey hair", "red lipstick", "smiling", "glasses", "tanned skin", "beard")
 
 
@@ -61,48 +67,69 @@ class CompareConfig:
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure, write, print; returns the path of comparison.json."""
     config = parse_config(CompareConfig, argv, __doc__)
-    chosen = config.only.split(",") if config.only else list(METHODS)
+    chosen = words(config.only) or list(METHODS)
     if unknown := [name for name in chosen if name not in METHODS]:
         raise UserError(f"--only names {unknown[0]!r}, expected some of {', '.join(METHODS)}")
     domain = load_domain("drawn", device=config.device)
-    prompts = config.prompts.split(",") if config.prompts else domain.entry.prompts
-    if unknown := [prompt for prompt in prompts if prompt not in BY_PHRASE]:
+    prompts = words(config.prompts) or list(domain.entry.prompts)
+    if unknown := [prompt for prompt in prompts if prompt not in domain.entry.prompts]:
         raise UserError(f"--prompts names {unknown[0]!r}, expected some of {', '.join(domain.entry.prompts)}")
     methods = [METHODS[name](domain, config.checkpoints) for name in chosen]       # a missing file is told before the work
     reader = AttributeReader.load(SHIPPED / "reader.safetensors").to(domain.device)
     z = torch.randn(config.faces, domain.generator.style_dim, generator=torch.Generator().manual_seed(config.seed))
     params, w = FaceParams.from_z(z.numpy()), domain.w_from_z(z)
 
-    report = {"faces": config.faces, "subset_faces": config.subset_faces, "threads": torch.get_num_threads(),
-              "device": str(domain.device), "methods": {}}
+    report = earlier(config, {"faces": config.faces, "subset_faces": config.subset_faces, "seed": config.seed,
+                              "prompts": prompts, "threads": torch.get_num_threads(), "device": str(domain.device)})
     few = slice(config.subset_faces)
     subset = prompts[::EVERY_PROMPT_OF_SLOW], w[few], params.take(few)
     for method in methods:
         edits = subset if method.key in SLOW else (prompts, w, params)
         report["methods"][method.key] = run(method, domain, reader, *edits, config.checkpoints)
-    if {"ours", *SLOW} <= set(chosen):
+    if "ours" in chosen:
         report["ours_on_subset"] = run(methods[chosen.index("ours")], domain, reader, *subset, config.checkpoints)
-    report["wins"], report["beats_all"] = wins(report)
+    report["methods"] = {key: report["methods"][key] for key in METHODS if key in report["methods"]}
     config.results.mkdir(parents=True, exist_ok=True)
     write(report, config.results)
     shown = [prompt for prompt in SHEET_PROMPTS if prompt in prompts] or prompts[:1]
+    methods = [METHODS[name](domain, config.checkpoints) for name in report["methods"]]
     sheet = pictures(methods, shown, w[:SHEET_FACES], params.take(slice(SHEET_FACES)), domain)
     write_atomically(config.results / "comparison_edits.png", lambda path: sheet.save(path, format="PNG"))
     print(page(report))
     return config.results / "comparison.json"
 
 
+def words(text: str | None) -> list[str]:
+    """What stands between the commas of a flag."""
+    return [word.strip() for word in text.split(",")] if text else []
+
+
+def earlier(config: CompareConfig, settings: dict) -> dict:
+    """The report that is in the folder already, with its methods; or an empty one of these settings.
+
+    Raises:
+        UserError: it was measured with other settings.
+    """
+    path = config.results / "comparison.json"
+    found = json.loads(path.read_text()) if path.is_file() else {}
+    for name in ("faces", "subset_faces", "seed", "prompts"):
+        if found and found[name] != settings[name]:
+            raise UserError(f"{path} was measured with other {name} than these; name another folder with --results")
+    return {"methods": {}, **found, **settings}
+
+
 def run(method: Method, domain: Domain, reader: AttributeReader, prompts: Sequence[str], w: Tensor, params: FaceParams,
         checkpoints: Path) -> dict:
     """A method's figures by strength and prompt, on faces w (N, style_dim) of `params`."""
     begun = time.monotonic()
-    before = unedited(domain, w)
+    before, lpips = unedited(domain, w), load_lpips(device=domain.device) if lpips_available() else None
     rows: dict[float, dict] = {strength: {} for strength in sorted(set(method.strengths))}
     for prompt in tqdm(prompts, desc=method.name):
         truth = Truth.of(params, BY_PHRASE[prompt])
         for strength, figures in rows.items():
             images, gated = method.edit(w, prompt, strength, params)               # all at once: sources are made once
-            figures[prompt] = measure(before, images, gated, truth, BY_PHRASE[prompt], reader, domain.clip)
+            figures[prompt] = measure(before, images, gated, truth, BY_PHRASE[prompt], reader, domain.clip,
+                                      lpips if strength == method.strength else None)
     one = prompts[0], method.strength, params.take(slice(1))
     return {"name": method.name, "given_mask": method.given_mask, "faces": len(w), "strength": method.strength,
             "training": training(method.key, checkpoints, len(domain.entry.prompts)),
@@ -121,11 +148,11 @@ def unedited(domain: Domain, w: Tensor) -> Tensor:
 def training(key: str, checkpoints: Path, prompts: int) -> dict[str, float]:
     """Minutes of training, in all and for each prompt that it serves; nothing for a method without training.
 
-    Ours are those of the main job on two cores, regions and evaluation included; others are processor minutes.
+    Ours are those of the main job, regions and evaluation included, on two cores; others are processor minutes.
     """
     if key in ("ours", "true_part"):
         minutes = json.loads((SHIPPED / "manifest.json").read_text())["minutes"]["editor"]
-        return {"minutes": minutes, "minutes_per_prompt": minutes / prompts}
+        return {"minutes": minutes, "minutes_per_prompt": minutes / prompts, "cores": 2}
     path = checkpoints / f"{key}.safetensors"
     if not path.is_file():
         return {}
@@ -134,43 +161,58 @@ def training(key: str, checkpoints: Path, prompts: int) -> dict[str, float]:
     return {name: float(said[name]) for name in ("minutes", "minutes_per_prompt")}
 
 
-def wins(report: dict) -> tuple[dict[str, dict], dict]:
-    """For each method that changes something, prompt by prompt: what ours and it preserve at equal success, and whether
-    ours preserves more; and the prompts for which ours preserves more than every method that is not given the mask."""
+def wins(report: dict, preserved: str) -> dict:
+    """Who preserves more at equal success, by a key of PRESERVED.
+
+    Returns:
+        "methods": for each that changes something, its prompts with what ours and it preserve and whether ours preserves
+        more (None: one of them never succeeds); "all": the prompts for which ours preserves more than every method that is
+        not given the mask and is compared there.
+    """
     methods, against = report["methods"], {}
     for key, other in methods.items():
         if key in ("ours", "nothing") or "ours" not in methods:
             continue
-        ours, prompts = report["ours_on_subset"] if key in SLOW else methods["ours"], {}
-        for prompt in other["sweep"][0]["prompts"]:
-            both = [curve(ours, prompt), curve(other, prompt)]
-            level = min(max(success for success, _ in points) for points in both)
-            kept, theirs = (preserved_at(level, points) for points in both)
-            prompts[prompt] = {"success": level, "ours": kept, "theirs": theirs, "won": kept >= theirs}
-        against[key] = {"won": sum(row["won"] for row in prompts.values()), "of": len(prompts), "prompts": prompts}
+        ours = report["ours_on_subset"] if key in SLOW else methods["ours"]
+        prompts = {prompt: duel(curve(ours, prompt, preserved), curve(other, prompt, preserved), PRESERVED[preserved][1])
+                   for prompt in other["sweep"][0]["prompts"]}
+        against[key] = {"won": sum(row["won"] is True for row in prompts.values()),
+                        "of": sum(row["won"] is not None for row in prompts.values()), "prompts": prompts}
     fair = [entry["prompts"] for key, entry in against.items() if not methods[key]["given_mask"]]
-    names = list(methods["ours"]["sweep"][0]["prompts"]) if fair else []
-    beaten = [name for name in names if all(prompts[name]["won"] for prompts in fair if name in prompts)]
-    return against, {"won": len(beaten), "of": len(names), "lost": [name for name in names if name not in beaten]}
+    outcomes = {prompt: [rows[prompt]["won"] for rows in fair if rows.get(prompt, {}).get("won") is not None]
+                for prompt in (methods["ours"]["sweep"][0]["prompts"] if fair else ())}
+    compared = {prompt: all(won) for prompt, won in outcomes.items() if won}
+    lost = [prompt for prompt, won in compared.items() if not won]
+    return {"methods": against, "all": {"won": len(compared) - len(lost), "of": len(compared), "lost": lost}}
 
 
-def curve(method: dict, prompt: str) -> list[tuple[float, float]]:
-    """(success, PSNR outside) of a prompt over the sweep, from strength 0 on."""
+def duel(ours: Sequence[tuple[float, float]], theirs: Sequence[tuple[float, float]], more: bool) -> dict:
+    """What two curves preserve at the highest success that both reach; more (or less) of it is better."""
+    level = min(max(success for success, _ in points) for points in (ours, theirs))
+    kept, other = (preserved_at(level, points, more) for points in (ours, theirs))
+    won = (kept > other if more else kept < other) if level > 0 else None
+    return {"success": level, "ours": kept, "theirs": other, "won": won}
+
+
+def curve(method: dict, prompt: str, preserved: str) -> list[tuple[float, float]]:
+    """(success, what is preserved) of a prompt over the sweep, from strength 0 on; without faces for it, only that."""
     rows = [row["prompts"][prompt] for row in method["sweep"]]
-    return [(0.0, UNCHANGED), *((row["success"] or 0.0, row["psnr_outside"]) for row in rows)]
+    known = [(row["success"], row[preserved]) for row in rows if row["success"] is not None]
+    return [(0.0, PRESERVED[preserved][0]), *known]
 
 
-def preserved_at(level: float, points: Sequence[tuple[float, float]]) -> float:
-    """The highest PSNR at which a curve, with straight lines between its points, has at least this success."""
-    best = max(psnr for success, psnr in points if success >= level)
+def preserved_at(level: float, points: Sequence[tuple[float, float]], more: bool = True) -> float:
+    """The best that a curve, with straight lines between its points, preserves where it has at least this success."""
+    reached = [kept for success, kept in points if success >= level]
     for (low, first), (high, second) in pairwise(points):
         if min(low, high) < level <= max(low, high):
-            best = max(best, first + (second - first) * (level - low) / (high - low))
-    return best
+            reached.append(first + (second - first) * (level - low) / (high - low))
+    return max(reached) if more else min(reached)
 
 
 def write(report: dict, folder: Path) -> None:
     """JSON, Markdown and the plot."""
+    report["wins"] = {preserved: wins(report, preserved) for preserved in PRESERVED}
     write_atomically(folder / "comparison.json", lambda path: path.write_text(json.dumps(rounded(report), indent=1)))
     write_atomically(folder / "comparison.md", lambda path: path.write_text(page(report)))
     curves = {entry["name"]: [(row["mean"]["success"], row["mean"]["psnr_outside"]) for row in entry["sweep"]]
@@ -193,29 +235,34 @@ def pictures(methods: Sequence[Method], prompts: Sequence[str], w: Tensor, param
 
 
 def page(report: dict) -> str:
-    """The tables as Markdown: every method at its default strength, and who wins at equal success."""
-    rows = {}
-    for key, entry in report["methods"].items():
-        figures = next(row["mean"] for row in entry["sweep"] if row["strength"] == entry["strength"])
-        won = report["wins"].get(key)
-        name = entry["name"] + (f" ({entry['faces']} faces, some prompts)" if key in SLOW else "")
-        rows[name] = {**{name: figures[name] for name in SHOWN}, "seconds": entry["seconds_per_edit"],
-                               "minutes": entry["training"].get("minutes_per_prompt"),
-                               "won": f"{won['won']} of {won['of']}" if won else None}
-    head = ["method", *(COLUMNS[name][0] for name in SHOWN), "s an edit", "training, min a prompt", "ours preserves more"]
+    """The table as Markdown, every method at its default strength, and who wins at equal success."""
+    by_psnr, entries = wins(report, "psnr_outside")["methods"], dict(report["methods"])
+    for key in SLOW:
+        if key in entries and "ours_on_subset" in report:
+            entries["ours_on_subset"] = {**report["ours_on_subset"], "name": OURS_ON_SUBSET}
+    rows = {key: next(row["mean"] for row in entry["sweep"] if row["strength"] == entry["strength"])
+            for key, entry in entries.items()}
+    shown = [name for name in SHOWN if any(row[name] is not None for row in rows.values())]
+    head = ["method", *(COLUMNS[name][0] for name in shown), "s an edit", "training, min a prompt", "ours preserves more"]
     lines = [head, ["---"] * len(head)]
-    for name, row in rows.items():
-        cells = ["-" if row[key] is None else format(row[key], COLUMNS[key][1]) for key in SHOWN]
-        lines.append([name, *cells, f"{row['seconds']:.3f}", "-" if row["minutes"] is None else f"{row['minutes']:.2f}",
-                      row["won"] or "-"])
-    table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    beats = report["beats_all"]
-    lost = f" (not: {', '.join(beats['lost'])})" if beats["lost"] else ""
-    return (f"{table}\n\nAt equal success ours preserves more than every method that is not given the mask for "
-            f"{beats['won']} of {beats['of']} prompts{lost}.\n")
+    for key, entry in entries.items():
+        cells = ["-" if rows[key][name] is None else format(rows[key][name], COLUMNS[name][1]) for name in shown]
+        trained, won = entry["training"], by_psnr.get(key)
+        minutes = f"{trained['minutes_per_prompt']:.2f}{' (two cores)' if 'cores' in trained else ''}" if trained else "-"
+        lines.append([entry["name"] + (f" ({entry['faces']} faces, every third prompt)" if key in SLOW else ""), *cells,
+                      f"{entry['seconds_per_edit']:.3f}", minutes, f"{won['won']} of {won['of']}" if won else "-"])
+    told = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+    for key, (_, _, name) in PRESERVED.items():
+        beaten = wins(report, key)["all"]
+        if beaten["of"]:
+            lost = f" (not: {', '.join(beaten['lost'])})" if beaten["lost"] else ""
+            told += (f"\nBy {name}, ours preserves more at equal success than every method that is not given the mask for "
+                     f"{beaten['won']} of {beaten['of']} prompts{lost}.\n")
+    return told
 
 
-SHOWN = ("success", "collateral", "psnr_outside", "ssim_outside", "largest_outside", "iou", "identity", "clip_gain")
+SHOWN = ("success", "collateral", "psnr_outside", "ssim_outside", "mse_outside", "lpips_outside", "largest_outside", "iou",
+         "identity", "clip_gain")
 
 
 def rounded(value):

@@ -1,17 +1,20 @@
 """The comparison of methods: who preserves more at equal success, and the command itself."""
 
+import dataclasses
 import json
 
 import pytest
 
+from attention.config import TrainConfig
 from attention.errors import UserError
 from benchmarks import ablations, compare
 
 
 def entry(points, given_mask=False):
-    """A method's report with one prompt, its (success, PSNR) at rising strengths."""
-    return {"given_mask": given_mask, "sweep": [{"prompts": {"beard": {"success": success, "psnr_outside": psnr}}}
-                                                for success, psnr in points]}
+    """A method's report with one prompt, its (success, PSNR) at rising strengths; the other measures say the same."""
+    return {"given_mask": given_mask, "sweep": [
+        {"prompts": {"beard": {"success": success, "psnr_outside": psnr, "mse_outside": 10 ** (-psnr / 10)}}}
+        for success, psnr in points]}
 
 
 def test_preservation_at_a_success_is_read_off_the_line_between_two_strengths():
@@ -26,26 +29,44 @@ def test_where_success_falls_again_with_strength_the_better_crossing_counts():
     assert compare.preserved_at(0.4, [(0.0, 80.0), (0.8, 50.0), (0.2, 20.0)]) == pytest.approx(65.0)
 
 
-def test_methods_are_compared_at_the_highest_success_that_both_reach():
+@pytest.mark.parametrize("preserved", ("psnr_outside", "mse_outside"))
+def test_methods_are_compared_at_the_highest_success_that_both_reach(preserved):
     report = {"methods": {"ours": entry([(0.5, 60), (1.0, 40)]), "mapper": entry([(0.5, 50)]),
                           "true_part": entry([(1.0, 70)], given_mask=True), "nothing": entry([(0.0, 80)])}}
-    against, beats = compare.wins(report)
-    assert against["mapper"]["prompts"]["beard"] == {"success": 0.5, "ours": 60.0, "theirs": 50.0, "won": True}
-    assert against["true_part"]["prompts"]["beard"]["won"] is False and "nothing" not in against
-    assert beats == {"won": 1, "of": 1, "lost": []}                # the given mask does not count
+    found = compare.wins(report, preserved)
+    row = found["methods"]["mapper"]["prompts"]["beard"]
+    unit = (lambda psnr: psnr) if preserved == "psnr_outside" else (lambda psnr: 10 ** (-psnr / 10))
+    assert row == {"success": 0.5, "ours": pytest.approx(unit(60)), "theirs": pytest.approx(unit(50)), "won": True}
+    assert found["methods"]["true_part"]["prompts"]["beard"]["won"] is False and "nothing" not in found["methods"]
+    assert found["all"] == {"won": 1, "of": 1, "lost": []}          # the given mask does not count
     report["methods"]["mapper"] = entry([(1.0, 41)])
-    assert compare.wins(report)[1] == {"won": 0, "of": 1, "lost": ["beard"]}
+    assert compare.wins(report, preserved)["all"] == {"won": 0, "of": 1, "lost": ["beard"]}
+
+
+def test_a_tie_is_no_win_and_a_method_that_never_succeeds_is_not_compared():
+    report = {"methods": {"ours": entry([(1.0, 40)]), "mapper": entry([(1.0, 40)]), "directions": entry([(0.0, 70)])}}
+    found = compare.wins(report, "psnr_outside")
+    assert found["methods"]["mapper"]["won"] == 0 and found["methods"]["mapper"]["of"] == 1
+    assert found["methods"]["directions"]["of"] == 0 and found["all"] == {"won": 0, "of": 1, "lost": ["beard"]}
+
+
+def test_a_prompt_without_faces_for_it_is_not_compared():
+    report = {"methods": {"ours": entry([(None, 40)]), "mapper": entry([(1.0, 40)])}}
+    assert compare.wins(report, "psnr_outside")["all"] == {"won": 0, "of": 0, "lost": []}
 
 
 def test_the_command_finds_ours_between_the_floor_and_the_ceiling(tmp_path):
-    path = compare.main(["--only", "nothing,ours,true_part", "--prompts", "grey hair", "--faces", "4", "--device", "cpu",
-                         "--results", str(tmp_path)])
+    settings = ["--prompts", "grey hair", "--faces", "4", "--device", "cpu", "--results", str(tmp_path)]
+    compare.main(["--only", "nothing, ours", *settings])
+    path = compare.main(["--only", "true_part", *settings])                  # the others' figures stay
     report = json.loads(path.read_text())
     nothing, ours, given = (report["methods"][key]["sweep"] for key in ("nothing", "ours", "true_part"))
     assert nothing[0]["mean"]["psnr_outside"] == 80 and nothing[0]["mean"]["success"] == 0
     at = {row["strength"]: row["prompts"]["grey hair"] for row in ours}
     assert at[0.1]["success"] == 1 and given[2]["prompts"]["grey hair"]["iou"] > at[0.1]["iou"]
     assert "| do nothing |" in (tmp_path / "comparison.md").read_text()
+    with pytest.raises(UserError, match=r"other faces than these; name another folder with --results"):
+        compare.main(["--only", "ours", *settings[:2], "--faces", "3", *settings[4:]])
 
 
 @pytest.mark.parametrize("words, told", [(["--only", "ours,magic"], "'magic'.*mapper"), (["--prompts", "wings"], "'wings'"),
@@ -53,6 +74,17 @@ def test_the_command_finds_ours_between_the_floor_and_the_ceiling(tmp_path):
 def test_mistakes_are_named(words, told):
     with pytest.raises(UserError, match=told):
         compare.main([*words, "--device", "cpu"])
+
+
+def test_every_ablation_leaves_out_the_term_that_it_names():
+    flags = {"no consistency term": ["region_consistency"], "no budget term": ["attention_budget"],
+             "no area term": ["attention_area"], "no budget, no area": ["attention_budget", "attention_area"]}
+    weights = {"--lambda_ess": "region_consistency", "--lambda_sec": "attention_budget", "--lambda_area": "attention_area"}
+    helps = {f"--{field.name}": field.metadata.get("help", "") for field in dataclasses.fields(TrainConfig)}
+    assert "consistency" in helps["--lambda_ess"] and "budget" in helps["--lambda_sec"] and "area" in helps["--lambda_area"]
+    for name, terms in flags.items():
+        given = ablations.VARIANTS[name][2].split()
+        assert [weights[flag] for flag in given[::2]] == terms and set(given[1::2]) == {"0"}
 
 
 def test_an_unknown_ablation_is_answered_with_the_known_ones():

@@ -307,7 +307,8 @@ def test_figures_are_what_a_plain_computation_gives(run, world, dataset, weights
     recogniser, flags = weights
     report = evaluate(run, dataset, "--masks", dataset, "--prompts", ";".join(PROMPTS), "--strength", 0.2, "--no_fid",
                       *flags)
-    assert report["pictures"] == 3 and report["skipped"] == {} and report["left_out"] == []
+    assert report["pictures"] == 3 and report["skipped"] == {}
+    assert len(report["left_out"]) == 1 and "'hair and lips' is no part" in report["left_out"][0]
     assert [report["prompts"][prompt]["labelled"] for prompt in PROMPTS] == [3, 3, 3, 0]
     assert set(report["prompts"]["hair and lips"]) == {"clip_improved", "clip_gain", "identity_inverted", "identity_photo",
                                                         "labelled"}
@@ -416,3 +417,18 @@ def test_a_broken_photo_is_counted_and_named_and_an_editor_of_a_world_without_en
     monkeypatch.setitem(domains.DOMAINS, "drawn", replace(DOMAINS["drawn"], encoder=None))
     with pytest.raises(UserError, match="the world drawn has no encoder"):
         evaluate(run, tmp_path, "--no_fid")
+
+
+def test_a_picture_with_broken_labels_is_skipped_and_a_place_without_labels_told(run, dataset, tmp_path, capsys):
+    shutil.copytree(dataset, tmp_path / "data")
+    (tmp_path / "data/CelebAMask-HQ-mask-anno/0/00003_hair.png").write_bytes(b"no picture")
+    report = evaluate(run, tmp_path / "data", "--masks", str(tmp_path / "data"), "--prompts", "beard; wings", "--no_fid")
+    assert list(report["skipped"]) == ["3.png"] and "00003_hair.png cannot be read" in capsys.readouterr().err
+    assert ["wings" in reason for reason in report["left_out"] if reason.startswith("labels")] == [True]
+
+
+def test_one_picture_is_refused_for_fid_before_anything_is_computed(run, dataset, tmp_path):
+    (tmp_path / "photos").mkdir()
+    shutil.copy(next((dataset / "photos").iterdir()), tmp_path / "photos")
+    with pytest.raises(UserError, match=r"need at least 2.*--no_fid"):
+        evaluate(run, tmp_path)

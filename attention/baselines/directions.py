@@ -74,7 +74,7 @@ class GlobalDirections:
 
     domain: Domain
     directions: Tensor              # (channels, D)
-    threshold: float = 0.3
+    threshold: float = 0.15
     key = "directions"
     name = "StyleCLIP directions"
     strengths = (1.0, 2.0, 3.0, 4.0, 6.0)

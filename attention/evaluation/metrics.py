@@ -185,11 +185,11 @@ def sweep_figure(curves: Mapping[str, Sequence[tuple[float, float]]]) -> "Figure
     """One curve a method, a point a strength: (success, PSNR outside in dB). Up and to the right is better."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (half a second and a cache of fonts that only drawing needs)
 
-    figure = Figure((6.4, 4.4), 110, layout="constrained")
+    figure = Figure((6.8, 5.2), 110, layout="constrained")
     panel = figure.add_subplot()
     for name, points in curves.items():
         panel.plot(*zip(*points, strict=True), marker="o", markersize=4, linewidth=1.2, label=name)
     panel.set(xlabel="success", ylabel="PSNR outside the true part (dB)", xlim=(-0.02, 1.02))
     panel.grid(alpha=0.3)
-    panel.legend(fontsize="small", loc="lower left")          # where success is low and little is kept, nobody is
+    figure.legend(fontsize="small", loc="outside lower center", ncols=3)
     return figure

@@ -59,9 +59,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
         if not (run / f"checkpoints/{STEPS:06d}.pt").is_file():
             train(run, *VARIANTS[name])
         evaluate.main(["--run", str(run), "--strengths", str(STRENGTH)])
-    reports = {name: json.loads((config.runs / folder(name) / "metrics.json").read_text()) for name in VARIANTS
-               if (config.runs / folder(name) / "metrics.json").is_file()}
-    rows = {name: report["mean"] for name, report in reports.items()}
+    return write_table(config.runs)
+
+
+def write_table(runs: Path) -> Path:
+    """The means of every variant that is measured, as JSON and Markdown; returns the latter's path."""
+    paths = {name: runs / folder(name) / "metrics.json" for name in VARIANTS}
+    rows = {name: json.loads(path.read_text())["mean"] for name, path in paths.items() if path.is_file()}
     write_atomically(RESULTS / "ablations.json", lambda path: path.write_text(json.dumps(rows, indent=1)))
     page = table(rows, "variant")
     write_atomically(RESULTS / "ablations.md", lambda path: path.write_text(page + "\n"))

@@ -106,8 +106,8 @@ def fill_frozen(module: nn.Module, state: Mapping, path: Path, published: str, p
     return module.requires_grad_(False).eval()
 
 
-def run_folder(path: Path) -> Path:
-    """Make the folder of a run and check that it can be written.
+def run_folder(path: Path, flag: str = "--run") -> Path:
+    """Make the folder that a flag names and check that it can be written.
 
     Raises:
         UserError: it is a file, or may not be written.
@@ -119,7 +119,7 @@ def run_folder(path: Path) -> Path:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise UserError(f"--run {path} cannot be written ({error.strerror}); choose another folder") from error
+        raise UserError(f"{flag} {path} cannot be written ({error.strerror}); choose another folder") from error
     return path
 
 

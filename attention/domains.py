@@ -91,6 +91,10 @@ class Domain:
         """(count, style_dim) seeded latents of this domain's truncation; the same on every device."""
         return self.w_from_z(torch.randn(count, self.generator.style_dim, generator=torch.Generator().manual_seed(seed)))
 
+    def picture(self, w: Tensor) -> Tensor:
+        """w (B, style_dim) or w+ (B, n_latent, style_dim) -> its pictures (B, 3, R, R) float32, differentiable."""
+        return self.generator.synthesis(self.generator.styles(w), feature_side=0).image.float()
+
     @torch.no_grad()
     def w_from_z(self, z: Tensor) -> Tensor:
         """z (B, style_dim) on any device -> w (B, style_dim)."""

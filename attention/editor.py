@@ -146,7 +146,6 @@ class RegionEditor(nn.Module):
         image, features = self.generator.synthesis(styles, blend=blend, feature_side=feature_side)
         return Edit(image.float(), raw, attention, gated, mask, styles, features)
 
-
     def _added(self, source: Source, styles: list[Tensor], mask: Tensor, before: Edit) -> list[Tensor]:
         """Features of an earlier edit with the change of further styles added: before + mask * (styles' - source's)."""
         rgb, features = rgb_fed_by(self.generator.layers, self.layer).index, list(before.features)

@@ -162,11 +162,11 @@ def seconds_per_edit(editor: RegionEditor, domain: Domain, w: Tensor, config: Ev
             "threads": torch.get_num_threads(), "device": str(domain.device)}
 
 
-def median_seconds(action: Callable[[], object]) -> float:
-    """Median of TIMED_EDITS runs, after one that warms up."""
+def median_seconds(action: Callable[[], object], runs: int = TIMED_EDITS) -> float:
+    """Median of some runs, after one that warms up."""
     action()
     seconds = []
-    for _ in range(TIMED_EDITS):
+    for _ in range(runs):
         start = time.perf_counter()
         action()
         seconds.append(time.perf_counter() - start)

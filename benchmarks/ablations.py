@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from attention import clustering_feature, evaluate, run_attention
-from attention.checkpoints import write_atomically
+from attention.checkpoints import run_folder, write_atomically
 from attention.config import option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.metrics import table
@@ -54,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     chosen = [name for name in VARIANTS if config.only in (None, folder(name))]
     if not chosen:
         raise UserError(f"--only is {config.only}, expected one of {', '.join(map(folder, VARIANTS))}")
+    run_folder(config.runs, "--runs")
     for name in chosen:
         run = config.runs / folder(name)
         if not (run / f"checkpoints/{STEPS:06d}.pt").is_file():

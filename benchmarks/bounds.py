@@ -7,8 +7,6 @@ mapper, attention and regions, the worst PSNR of bf16 edits by the shipped edito
 """
 
 import json
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
@@ -17,6 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from attention.editor import autocast
 from attention.errors import exit_with_message
+from attention.evaluate import median_seconds
 from attention.generator import conv_layers
 from attention.published import SHIPPED
 from attention.run_attention import compiled
@@ -33,21 +32,10 @@ def main(argv: object = None) -> dict:
     report: dict[str, float] = {"threads": torch.get_num_threads()}
     for precision in ("fp32", "bf16"):
         report[f"convolutions_{precision}"] = convolutions(world, precision)
-        report[f"generator_{precision}"] = seconds(generator(world, precision))
+        report[f"generator_{precision}"] = median_seconds(generator(world, precision), REPEATS)
     report |= {**products(world), "worst_psnr_of_bf16_edits": worst_psnr(), "compiled_times_faster": compile_gain()}
     print(json.dumps(report))
     return report
-
-
-def seconds(run: Callable[[], object]) -> float:
-    """Median of a few runs after one that warms up."""
-    run()
-    taken = []
-    for _ in range(REPEATS):
-        start = time.perf_counter()
-        run()
-        taken.append(time.perf_counter() - start)
-    return statistics.median(taken)
 
 
 def generator(world: World, precision: str) -> Callable[[], object]:
@@ -69,9 +57,9 @@ def convolutions(world: World, precision: str) -> float:
         shape = (layer.in_channels, layer.out_channels) if doubles else (layer.out_channels, layer.in_channels)
         weight = torch.randn(*shape, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
         if doubles:
-            total += seconds(lambda x=x, weight=weight: F.conv_transpose2d(x, weight, stride=2))
+            total += median_seconds(lambda x=x, weight=weight: F.conv_transpose2d(x, weight, stride=2), REPEATS)
         else:
-            total += seconds(lambda x=x, weight=weight: F.conv2d(x, weight, padding=1))
+            total += median_seconds(lambda x=x, weight=weight: F.conv2d(x, weight, padding=1), REPEATS)
     return total
 
 
@@ -109,9 +97,9 @@ def compile_gain() -> float:
     def step() -> None:
         editor(source, text, text, straight_through=True).image.square().mean().backward()
 
-    plain = seconds(step)
+    plain = median_seconds(step, REPEATS)
     domain.generator.synthesis = compiled(domain.generator.synthesis)
-    return plain / seconds(step)
+    return plain / median_seconds(step, REPEATS)
 
 
 if __name__ == "__main__":

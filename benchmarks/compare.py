@@ -5,7 +5,7 @@
     python -m benchmarks.compare --faces 8 --results x  a quick look, written elsewhere
 
 Every method edits the same unseen faces with every prompt at five strengths of its own, on the same generator and CLIP, and
-`attention.evaluation.metrics` measures them all. Latent optimisation, half a second a face and a setting, edits a subset:
+`attention.evaluation.metrics` measures them all. Latent optimisation, two seconds a face and a setting, edits a subset:
 the first --subset_faces faces and every third prompt, and is compared with ours on those.
 
 "Wins" compares preservation at equal success, prompt by prompt: at the highest success that both methods reach, what each
@@ -27,7 +27,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention.baselines import FOLDER, METHODS, Method
-from attention.checkpoints import write_atomically
+from attention.checkpoints import run_folder, write_atomically
 from attention.config import option, parse_config
 from attention.domains import Domain, load_domain
 from attention.drawn.concepts import BY_PHRASE
@@ -46,6 +46,8 @@ EVERY_PROMPT_OF_SLOW = 3
 # What is preserved -> its value in a picture without any change, as `measure` counts it; whether more is better; its name.
 PRESERVED = {"psnr_outside": (80.0, True, "PSNR"), "mse_outside": (0.0, False, "MSE"), "ssim_outside": (1.0, True, "SSIM"),
              "largest_outside": (0.0, False, "the largest change")}
+SHOWN = ("success", "collateral", "psnr_outside", "ssim_outside", "mse_outside", "lpips_outside", "largest_outside", "iou",
+         "identity", "clip_gain")           # columns of the table
 OURS_ON_SUBSET = "ours on the faces and prompts of the optimisation"
 SHEET_FACES, SHEET_PROMPTS = 3, ("grey hair", "red lipstick", "smiling", "glasses", "tanned skin", "beard")
 
@@ -79,6 +81,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     z = torch.randn(config.faces, domain.generator.style_dim, generator=torch.Generator().manual_seed(config.seed))
     params, w = FaceParams.from_z(z.numpy()), domain.w_from_z(z)
 
+    run_folder(config.results, "--results")
     report = earlier(config, {"faces": config.faces, "subset_faces": config.subset_faces, "seed": config.seed,
                               "prompts": prompts, "threads": torch.get_num_threads(), "device": str(domain.device)})
     few = slice(config.subset_faces)
@@ -89,7 +92,6 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if "ours" in chosen:
         report["ours_on_subset"] = run(methods[chosen.index("ours")], domain, reader, *subset, config.checkpoints)
     report["methods"] = {key: report["methods"][key] for key in METHODS if key in report["methods"]}
-    config.results.mkdir(parents=True, exist_ok=True)
     write(report, config.results)
     shown = [prompt for prompt in SHEET_PROMPTS if prompt in prompts] or prompts[:1]
     methods = [METHODS[name](domain, config.checkpoints) for name in report["methods"]]
@@ -108,13 +110,17 @@ def earlier(config: CompareConfig, settings: dict) -> dict:
     """The report that is in the folder already, with its methods; or an empty one of these settings.
 
     Raises:
-        UserError: it was measured with other settings.
+        UserError: it was measured with other settings, or is garbled.
     """
     path = config.results / "comparison.json"
-    found = json.loads(path.read_text()) if path.is_file() else {}
-    for name in ("faces", "subset_faces", "seed", "prompts"):
-        if found and found[name] != settings[name]:
-            raise UserError(f"{path} was measured with other {name} than these; name another folder with --results")
+    try:
+        found = json.loads(path.read_text()) if path.is_file() else {}
+        other = [name for name in ("faces", "subset_faces", "seed", "prompts") if found and found[name] != settings[name]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as an earlier comparison ({error}); delete it, or name another folder with "
+                        "--results") from error
+    if other:
+        raise UserError(f"{path} was measured with other {other[0]} than these; name another folder with --results")
     return {"methods": {}, **found, **settings}
 
 
@@ -122,7 +128,7 @@ def run(method: Method, domain: Domain, reader: AttributeReader, prompts: Sequen
         checkpoints: Path) -> dict:
     """A method's figures by strength and prompt, on faces w (N, style_dim) of `params`."""
     begun = time.monotonic()
-    before, lpips = unedited(domain, w), load_lpips(device=domain.device) if lpips_available() else None
+    before, lpips = domain.picture(w), load_lpips(device=domain.device) if lpips_available() else None
     rows: dict[float, dict] = {strength: {} for strength in sorted(set(method.strengths))}
     for prompt in tqdm(prompts, desc=method.name):
         truth = Truth.of(params, BY_PHRASE[prompt])
@@ -137,12 +143,6 @@ def run(method: Method, domain: Domain, reader: AttributeReader, prompts: Sequen
             "minutes_of_this_measurement": (time.monotonic() - begun) / 60,
             "sweep": [{"strength": strength, "mean": means(figures), "prompts": figures}
                       for strength, figures in rows.items()]}
-
-
-@torch.no_grad()
-def unedited(domain: Domain, w: Tensor) -> Tensor:
-    """The pictures (B, 3, R, R) of w (B, style_dim)."""
-    return domain.generator.synthesis(domain.generator.styles(w), feature_side=0).image
 
 
 def training(key: str, checkpoints: Path, prompts: int) -> dict[str, float]:
@@ -227,7 +227,7 @@ def pictures(methods: Sequence[Method], prompts: Sequence[str], w: Tensor, param
     for prompt in prompts:
         images, masks = zip(*(method.edit(w, prompt, method.strength, params) for method in methods), strict=True)
         masks = [torch.ones(len(w), 1, 8, 8) if mask is None else mask for mask in masks]
-        blocks.append(edit_sheet(unedited(domain, w), [f"{prompt}: {method.key}" for method in methods], images, masks))
+        blocks.append(edit_sheet(domain.picture(w), [f"{prompt}: {method.key}" for method in methods], images, masks))
     sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
     for number, block in enumerate(blocks):
         sheet.paste(block, (0, number * block.height))
@@ -259,10 +259,6 @@ def page(report: dict) -> str:
             told += (f"\nBy {name}, ours preserves more at equal success than every method that is not given the mask for "
                      f"{beaten['won']} of {beaten['of']} prompts{lost}.\n")
     return told
-
-
-SHOWN = ("success", "collateral", "psnr_outside", "ssim_outside", "mse_outside", "lpips_outside", "largest_outside", "iou",
-         "identity", "clip_gain")
 
 
 def rounded(value):

@@ -107,7 +107,7 @@ def edit_folder(config: EditConfig) -> Path:
     if len({path.stem for path in paths}) < len(paths):
         raise UserError(f"{config.photo} holds pictures that differ only in their ending, but all edits end in .png; "
                         "rename one of each")
-    run_folder(config.out)
+    run_folder(config.out, "--out")
     editor, failed = load_editor(config.run, config.device, config.trust), []
     changes = wanted(config)
     if not config.aligned and config.landmarks is None:

@@ -23,7 +23,7 @@ from attention.baselines import (
     fit,
     regional,
 )
-from attention.baselines.base import clip_distance, extended, picture
+from attention.baselines.base import clip_distance, extended
 from attention.baselines.directions import NEUTRAL, SPREAD_FACES, SPREAD_SEED, STEP, channel_directions, channels
 from attention.baselines.latents import LatentMapper, train_mapper
 from attention.baselines.regional import EDITOR_KIND, PixelRegions, load_variant, variant_config
@@ -120,13 +120,13 @@ def test_strength_zero_gives_the_source(key, domain, ready, faces):
     w, params = faces
     image, _ = ready(key).edit(w, "red hair", 0.0, params)
     assert not image.requires_grad
-    assert_close_to_max(image, picture(domain, w), 2e-5)
+    assert_close_to_max(image, domain.picture(w), 2e-5)
 
 
 @pytest.mark.parametrize("key", [key for key in METHODS if key != "nothing"])
 def test_more_strength_is_more_change(key, domain, ready, faces):
     w, params = faces
-    method, source = ready(key), picture(domain, w)
+    method, source = ready(key), domain.picture(w)
     weak, strong = (method.edit(w, "red hair", method.strengths[end], params)[0] for end in (0, -1))
     assert 0 < (weak - source).square().mean() < (strong - source).square().mean()
 
@@ -153,7 +153,7 @@ def test_optimisation_lowers_its_loss_and_faces_do_not_disturb_each_other(domain
 def test_one_step_of_the_optimisation_lowers_the_distance_to_the_text(domain, faces):
     text, start = domain.clip.encode_text(["red hair"]), extended(domain, faces[0])
     moved = LatentOptimisation(domain, steps=1, rate=0.01).optimise(start, text, 30.0)
-    before, after = (clip_distance(domain, picture(domain, w), text, torch.Generator()) for w in (start, moved))
+    before, after = (clip_distance(domain, domain.picture(w), text, torch.Generator()) for w in (start, moved))
     assert (after < before).all()
 
 
@@ -219,7 +219,7 @@ def test_directions_turn_pictures_toward_their_text(domain, directions):
     w = domain.sample_w(16, seed=6)
     text = F.normalize(domain.clip.encode_text(["red hair", NEUTRAL]), dim=1)
     before, after = (F.normalize(domain.clip.encode_image(image), dim=1)
-                     for image in (picture(domain, w), directions.edit(w, "red hair", 1.0)[0]))
+                     for image in (domain.picture(w), directions.edit(w, "red hair", 1.0)[0]))
     assert ((after - before) @ (text[0] - text[1])).mean() > 0
 
 

@@ -76,6 +76,20 @@ def test_mistakes_are_named(words, told):
         compare.main([*words, "--device", "cpu"])
 
 
+@pytest.mark.parametrize("content", ['{"faces": 64', "[1]", '{"faces": 64}'])
+def test_a_garbled_earlier_comparison_is_named(content, tmp_path):
+    (tmp_path / "comparison.json").write_text(content)
+    with pytest.raises(UserError, match=r"comparison\.json cannot be read.*--results"):
+        compare.main(["--only", "nothing", "--device", "cpu", "--results", str(tmp_path)])
+
+
+def test_a_file_in_place_of_a_folder_is_named_by_its_flag(tmp_path):
+    (tmp_path / "taken").write_text("")
+    for main, flag in ((compare.main, "--results"), (ablations.main, "--runs")):
+        with pytest.raises(UserError, match=f"{flag} .*taken cannot be written"):
+            main([flag, str(tmp_path / "taken")])
+
+
 def test_every_ablation_leaves_out_the_term_that_it_names():
     flags = {"no consistency term": ["region_consistency"], "no budget term": ["attention_budget"],
              "no area term": ["attention_area"], "no budget, no area": ["attention_budget", "attention_area"]}

@@ -52,11 +52,6 @@ def extended(domain: Domain, w: Tensor) -> Tensor:
     return w[:, None].repeat(1, domain.generator.n_latent, 1)
 
 
-def picture(domain: Domain, w: Tensor) -> Tensor:
-    """w or w+ -> pictures (B, 3, R, R) float32."""
-    return domain.generator.synthesis(domain.generator.styles(w), feature_side=0).image.float()
-
-
 def augmented(domain: Domain, images: Tensor, random: torch.Generator) -> Tensor:
     """The domain's augmented views of pictures (B, 3, R, R), or the pictures where it has none."""
     return images if domain.entry.views is None else domain.entry.views(images, random)

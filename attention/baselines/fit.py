@@ -49,6 +49,7 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     config = parse_config(FitConfig, argv, __doc__)
     domain = load_domain("drawn", device=config.device)
     run_folder(config.run)
+    run_folder(config.folder, "--folder")               # told before hours of training, not after
     return [fit(name, config, domain) for name in FITS if config.only in (None, name)]
 
 

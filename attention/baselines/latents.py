@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attention.baselines.base import COMMAND, clip_distance, extended, known, mixed_precision, picture
+from attention.baselines.base import COMMAND, clip_distance, extended, known, mixed_precision
 from attention.checkpoints import consistent, read_safetensors
 from attention.domains import Domain
 from attention.drawn.faces import FaceParams
@@ -47,7 +47,7 @@ class LatentOptimisation:
             text = self.domain.clip.encode_text([prompt])
         moved = self.optimise(extended(self.domain, w), text, strength)
         with torch.no_grad():
-            return picture(self.domain, moved), None
+            return self.domain.picture(moved), None
 
     @torch.enable_grad()
     def optimise(self, start: Tensor, text: Tensor, strength: float, note: Callable[[float], None] | None = None) -> Tensor:
@@ -60,7 +60,7 @@ class LatentOptimisation:
         for step in range(self.steps):
             optimiser.param_groups[0]["lr"] = self.rate * rise_and_fall(step, self.steps)
             with mixed_precision(self.domain):
-                image = picture(self.domain, moved)
+                image = self.domain.picture(moved)
             distance = clip_distance(self.domain, image, text, random)                      # (B,)
             loss = distance + (moved - start).square().sum(dim=(1, 2)) / strength           # (B,)
             optimiser.zero_grad()
@@ -129,7 +129,7 @@ class LatentMappers:
             raise UserError(f"the prompt is {prompt!r}, but a latent mapper knows one prompt each, and there are some for "
                             f"{', '.join(self.mappers)}; train one with: {COMMAND} --only {self.key}")
         start = extended(self.domain, w)
-        return picture(self.domain, start + strength * self.mappers[prompt](start)), None
+        return self.domain.picture(start + strength * self.mappers[prompt](start)), None
 
 
 def mapper_tensors(mappers: Sequence[LatentMapper]) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ def mapper_tensors(mappers: Sequence[LatentMapper]) -> dict[str, Tensor]:
             for name, value in mapper.state_dict().items()}
 
 
-def train_mapper(domain: Domain, prompt: str, steps: int = 200, seed: int = 0, batch_size: int = 8, rate: float = 0.01,
+def train_mapper(domain: Domain, prompt: str, steps: int, seed: int = 0, batch_size: int = 8, rate: float = 0.01,
                  distance_weight: float = 4.0, note: Callable[[float], None] | None = None) -> LatentMapper:
     """Train the mapper of one prompt: (1 - cosine) + distance_weight * mean squared change of w+.
 
@@ -157,7 +157,7 @@ def train_mapper(domain: Domain, prompt: str, steps: int = 200, seed: int = 0, b
         start = extended(domain, w)
         change = STEP_SIZE * mapper(start)                                                  # (B, n_latent, style_dim)
         with mixed_precision(domain):
-            image = picture(domain, start + change)
+            image = domain.picture(start + change)
         loss = clip_distance(domain, image, text, random).mean() + distance_weight * change.square().mean()
         optimiser.zero_grad()
         loss.backward()

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention.baselines.base import COMMAND, known, picture
+from attention.baselines.base import COMMAND, known
 from attention.checkpoints import consistent, read_safetensors, run_folder
 from attention.config import TrainConfig
 from attention.domains import Domain, settled
@@ -22,10 +22,9 @@ from attention.perceptual import perceptual_features
 from attention.published import SHIPPED
 from attention.regions import RegionClusters, region_points
 from attention.runs import build_editor, load_run
-from attention.spatial_attention import blur_mask, threshold_for
+from attention.spatial_attention import blur_mask
 from attention.training import train
 
-COVERAGE = 0.8
 EDITOR_KIND = "where2edit baseline editor"
 VARIATION_WEIGHT = 1.0      # of the total variation of an attention per pixel
 
@@ -47,12 +46,12 @@ class Nothing:
 
     @torch.no_grad()
     def edit(self, w: Tensor, prompt: str, strength: float, params: FaceParams | None = None) -> tuple[Tensor, None]:
-        return picture(self.domain, w), None
+        return self.domain.picture(w), None
 
 
 @dataclass
 class RegionMethod:
-    """Ours: *what* and *where* are the prompt, coverage 0.8. By default the shipped editor."""
+    """Ours: *what* and *where* are the prompt, at the default coverage. By default the shipped editor."""
 
     domain: Domain
     editor: RegionEditor
@@ -82,7 +81,7 @@ class RegionMethod:
     def edit_source(self, source: Source, text: Tensor, prompt: str, strength: float,
                     params: FaceParams) -> tuple[Tensor, Tensor | None]:
         """As `edit`, with the sources and the text (B, D) known."""
-        edit = self.editor(source, text, text, strength, threshold_for(COVERAGE))
+        edit = self.editor(source, text, text, strength)
         return edit.image, edit.gated
 
 

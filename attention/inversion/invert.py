@@ -50,16 +50,15 @@ def invert(domain: Domain, image: Tensor, steps: int = 0) -> Inversion:
         if w.shape[1:] not in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
             raise UserError(f"the encoder makes latents of {tuple(w.shape[1:])}, but this generator takes "
                             f"{generator.n_latent} x {generator.style_dim}; give the encoder of this generator")
-        before = after = _nearness(_picture(domain, w), image, distance)
+        before = after = _nearness(domain.picture(w), image, distance)
     if steps > 0:
         w = _refine(domain, image, w, steps, None if domain.entry.drawn else distance)
         with torch.no_grad():
-            after = _nearness(_picture(domain, w), image, distance)
+            after = _nearness(domain.picture(w), image, distance)
     return Inversion(w, before[0], after[0], before[1], after[1])
 
 
-def _refine(domain: Domain, image: Tensor, guess: Tensor, steps: int,
-            distance: Distance | None) -> Tensor:
+def _refine(domain: Domain, image: Tensor, guess: Tensor, steps: int, distance: Distance | None) -> Tensor:
     """w+ (1, n_latent, style_dim) near the guess, whose picture is nearer to the image in pixels and `distance`."""
     start = guess if guess.ndim == 3 else guess[:, None].expand(-1, domain.generator.n_latent, -1)
     spread = domain.sample_w(SPREAD_FACES, seed=0).std(dim=0)
@@ -67,7 +66,7 @@ def _refine(domain: Domain, image: Tensor, guess: Tensor, steps: int,
     optimiser = torch.optim.Adam([change], lr=RATE)
     for _ in (bar := tqdm(range(steps), desc="refining", leave=False)):
         optimiser.zero_grad()
-        made = _picture(domain, start + spread * change)
+        made = domain.picture(start + spread * change)
         error = (made - image).square().mean()
         loss = error + PULL * change.square().mean()
         if distance is not None:
@@ -76,11 +75,6 @@ def _refine(domain: Domain, image: Tensor, guess: Tensor, steps: int,
         optimiser.step()
         bar.set_postfix(psnr=f"{10 * torch.log10(4 / error.detach()):.2f}")
     return (start + spread * change).detach()
-
-
-def _picture(domain: Domain, w: Tensor) -> Tensor:
-    """w or w+ -> (1, 3, R, R), about [-1, 1]."""
-    return domain.generator.synthesis(domain.generator.styles(w), feature_side=0).image
 
 
 def _small_lpips(device: torch.device) -> Distance:

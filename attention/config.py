@@ -1,30 +1,109 @@
-"""Flags from dataclasses: a field's type, default and metadata are the flag, so a default is written once.
+"""Every option, its default and its bounds, once: a field of a Config is a flag, and pydantic checks it.
 
-    @dataclass(frozen=True)
-    class Example:
-        batch_size: int = field(default=8, metadata={"help": "prompts a step", "min": 2})
-        use_cluster: bool = field(default=False, metadata={"help": "pool the attention over regions"})
-        attention_layer: int | None = None              # not given: resolve() asks the recipe, then the domain
+    class Example(Config):
+        batch_size: int = option(8, "prompts a step", min=2)
+        target: Literal["text", "image"] = option("text", "what drives the edit")
+        run: Path = option(..., "folder to write to")               # required
 
-    config = resolve(parse_config(Example, ["--batch_size", "16"], "Example."), recipe, domain, general)
+    config = parse_config(Example, ["--batch_size", "16", "--run", "runs/a"], "What --help begins with.")
+
+pydantic-settings makes the command line and pydantic the checks. By hand are only the sentences in which a user reads what
+was wrong (theirs are several lines and speak of Python), the published spelling of switches (--no_NAME), hints at the flag
+that was meant, and published flags that change nothing here.
 """
 
 import argparse
-import dataclasses
 import difflib
-import math
+import re
 import sys
-import types
-import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, TypeVar
+
+from pydantic import AliasChoices, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDict
 
 from attention.errors import UserError
+from attention.files.published import INCEPTION_FILE, RECOGNISER_FILE, VGG_FILE, WEIGHTS
+from attention.method.losses import TERMS
 
-Config = TypeVar("Config")
+KINDS = {"int": "a whole number", "float": "a number", "finite": "a finite number", "bool": "a switch", "path": "a path",
+         "string": "a text"}
+DEVICE = "cpu, cuda, cuda:N, or auto: a GPU where there is one"
+TRUST = "run a CLIP archive (a program) that is not OpenAI's by its hash"
+Precision = Literal["fp32", "bf16", "fp16"]
 
-KINDS = {int: "a whole number", float: "a number", str: "a text", Path: "a path", bool: "a switch"}
+
+class Config(BaseSettings):
+    """Options whose fields are flags; frozen, checked when made, and never read from the environment.
+
+    Raises:
+        UserError: an unknown option, a missing or a wrong value: one sentence that names the flag.
+    """
+
+    model_config = SettingsConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False,
+                                      protected_namespaces=(), cli_implicit_flags=True, cli_avoid_json=True,
+                                      cli_hide_none_type=True, cli_parse_none_str="(none)")
+
+    def __init__(self, **values: Any):
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UserError(_sentence(type(self), error.errors()[0])) from None
+
+    @classmethod
+    def settings_customise_sources(cls, settings_cls: type[BaseSettings], init_settings: Any,
+                                   *others: Any, **more: Any) -> tuple[Any, ...]:
+        return (init_settings,)
+
+    def replaced(self, **values: Any) -> Any:
+        """The same options but for these, checked again."""
+        return type(self)(**{**dict(self), **values})
+
+
+Options = TypeVar("Options", bound=Config)
+
+
+def option(default: Any, help: str, *, min: float | None = None, max: float | None = None, published: str | None = None,
+           idle: str | None = None) -> Any:
+    """A field of a Config.
+
+    Args:
+        default: `...` makes the flag required.
+        min, max: bounds of a number, included.
+        published: another spelling of the flag, as the published program has it.
+        idle: why a published flag changes nothing here, which is printed when it is given.
+    """
+    limits = [f"at least {min}"] * (min is not None) + [f"at most {max}"] * (max is not None)
+    return Field(default, description=f"{help} ({' and '.join(limits)})" if limits else help, ge=min, le=max,
+                 validation_alias=AliasChoices(published) if published else None,
+                 json_schema_extra={"limits": " and ".join(limits), "idle": idle or ""})
+
+
+def parse_config(cls: type[Options], argv: Sequence[str] | None, description: str | None = None,
+                 layers: Callable[[type[Options], Mapping[str, Any]], Mapping[str, Any]] | None = None) -> Options:
+    """Make a Config from command-line flags.
+
+    Every field is a flag of its name, underscores kept; a switch also has --no_NAME.
+
+    Args:
+        argv: the arguments without the program's name; None takes those of this process.
+        description: shown by --help as it is, usually the module's docstring.
+        layers: (cls, what the flags say) -> values that take the place of the fields' own defaults, where no flag says
+            otherwise; --help shows them. See `worlds.registry.world_defaults`.
+    Raises:
+        UserError: an unknown flag, a missing or a wrong value; the message names the flag and what it expects.
+    """
+    words = [re.sub(r"^--no_", "--no-", word) for word in (sys.argv[1:] if argv is None else argv)]
+    given = _given(cls, [word for word in words if word not in ("-h", "--help")], description)
+    defaults = dict(layers(cls, given)) if layers else {}
+    if "-h" in words or "--help" in words:
+        _given(_with_defaults(cls, defaults), ["--help"], description)
+    for name, field in cls.model_fields.items():
+        if name in given and _rule(field, "idle"):
+            print(f"--{name} changes nothing here: {_rule(field, 'idle')}", file=sys.stderr)
+    return cls(**{**defaults, **given})
 
 
 class _Parser(argparse.ArgumentParser):
@@ -32,117 +111,64 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message.removeprefix('argument ')}; see --help")
 
 
-def parse_config(cls: type[Config], argv: Sequence[str] | None, description: str | None = None) -> Config:
-    """Make a config dataclass from command-line flags.
+def _given(cls: type[Config], words: Sequence[str], description: str | None) -> dict[str, Any]:
+    """What the flags say, by field, as text; `--help` prints and ends the program."""
+    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    rest: list[str] = []
 
-    Every field is one flag of the same name, underscores kept. Types: int, float, str, Path, bool (a switch, with
-    --no_NAME unless its default is off), each also as `... | None`. A field without a default is a required flag.
-    Metadata: "help", "min", "max", "choices"; the bounds are included. "published" is another spelling of the
-    flag; "idle" says why a published flag changes nothing here, which is printed when it is given.
+    def parse(parser: argparse.ArgumentParser, args: list[str], namespace: Any = None) -> argparse.Namespace:
+        found, unknown = parser.parse_known_args(args)
+        rest.extend(unknown)
+        return found
 
-    Args:
-        cls: the dataclass.
-        argv: the arguments without the program's name; None takes those of this process.
-        description: shown by --help as it is, usually the module's docstring.
-    Raises:
-        UserError: an unknown flag, a missing or a wrong value; the message names the flag and what it expects.
-    """
-    parser = _Parser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter,
-                     allow_abbrev=False, argument_default=argparse.SUPPRESS)
-    kinds = _kinds(cls)
-    for field in dataclasses.fields(cls):
-        _add_flag(parser, field, kinds[field.name])
-    given, rest = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
+    source: CliSettingsSource[Any] = CliSettingsSource(cls, root_parser=parser, parse_args_method=parse,
+                                                       cli_parse_args=list(words))
     if rest:
-        raise UserError(_unknown_flag(rest[0], [f"--{name}" for name in kinds]))
-    values = {name: _convert(name, value, kinds[name]) for name, value in vars(given).items()}
-    for field in dataclasses.fields(cls):
-        if "idle" in field.metadata and field.name in values:
-            print(f"--{field.name} changes nothing here: {field.metadata['idle']}", file=sys.stderr)
-    return check_config(cls(**values))
+        raise UserError(_unknown_flag(rest[0], [f"--{name}" for name in cls.model_fields]))
+    spelled = {alias: name for name, field in cls.model_fields.items() for alias in _spellings(name, field)}
+    return {spelled[name]: value for name, value in source().items()}
 
 
-def resolve(config: Config, *layers: Mapping[str, Any]) -> Config:
-    """Fill the fields that are still None from the first layer that has a value for them.
-
-    The order of the layers is the precedence: resolve(flags, recipe, domain, general). Entries of a layer that are
-    not fields are passed over, because one domain entry serves several configs.
-
-    Raises:
-        UserError: a value from a layer breaks the bounds of its field.
-    """
-    missing = [field.name for field in dataclasses.fields(config) if getattr(config, field.name) is None]
-    found = {name: next((layer[name] for layer in layers if layer.get(name) is not None), None) for name in missing}
-    return check_config(dataclasses.replace(config, **found))
+def _spellings(name: str, field: FieldInfo) -> list[str]:
+    alias = field.validation_alias
+    return [name, *(str(choice) for choice in alias.choices)] if isinstance(alias, AliasChoices) else [name]
 
 
-def check_config(config: Config) -> Config:
-    """Return the config if every field is within its metadata's "min", "max" and "choices" (None is "not given").
-
-    Raises:
-        UserError: naming the flag, the value and what was expected.
-    """
-    for field in dataclasses.fields(config):
-        value, rule = getattr(config, field.name), field.metadata
-        if value is None:
-            continue
-        if "choices" in rule and value not in rule["choices"]:
-            raise UserError(f"--{field.name} is {value}, expected {_choices(rule)}")
-        # "not >=" rather than "<": nan fails every comparison and is refused.
-        if ("min" in rule and not value >= rule["min"]) or ("max" in rule and not value <= rule["max"]):
-            raise UserError(f"--{field.name} is {value}, expected {_limits(rule)}")
-    return config
+def _with_defaults(cls: type[Config], defaults: Mapping[str, Any]) -> type[Config]:
+    """The same options with other defaults, for --help."""
+    fields: dict[str, Any] = {}
+    for name, value in defaults.items():
+        field = cls.model_fields[name]
+        fields[name] = (field.annotation, FieldInfo.merge_field_infos(field, default=value))
+    return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, **fields)
 
 
-def _limits(rule: Mapping[str, Any]) -> str:
-    return " and ".join(f"{word} {rule[key]}" for key, word in (("min", "at least"), ("max", "at most")) if key in rule)
+def _rule(field: FieldInfo, name: str) -> str:
+    extra = field.json_schema_extra
+    return str(extra.get(name, "")) if isinstance(extra, dict) else ""
 
 
-def _choices(rule: Mapping[str, Any]) -> str:
-    return f"one of {', '.join(map(str, rule['choices']))}"
+def _sentence(cls: type[Config], error: Mapping[str, Any]) -> str:
+    """What pydantic found wrong with one field, as a user reads it."""
+    kind, value = error["type"], error.get("input")
+    name = next((own for own, field in cls.model_fields.items() if error["loc"][0] in _spellings(own, field)),
+                str(error["loc"][0]))
+    if kind == "missing":
+        return f"--{name} is required; see --help"
+    if kind == "extra_forbidden":
+        return _unknown_flag(f"--{name}", [f"--{own}" for own in cls.model_fields])
+    if kind == "literal_error":
+        words = re.findall(r"'([^']*)'", error["ctx"]["expected"])
+        return f"--{name} is {value}, expected one of {', '.join(words)}"
+    shown = value if kind in ("greater_than_equal", "less_than_equal") else repr(value)
+    return f"--{name} is {shown}, expected {expected(cls.model_fields[name], error)}"
 
 
-def _kinds(cls: type) -> dict[str, type]:
-    """Field name -> int, float, str, Path or bool, with `| None` taken off."""
-    hints = typing.get_type_hints(cls)
-    kinds = {}
-    for field in dataclasses.fields(cls):
-        hint = hints[field.name]
-        if typing.get_origin(hint) in (typing.Union, types.UnionType):
-            members = [member for member in typing.get_args(hint) if member is not type(None)]
-            hint = members[0] if len(members) == 1 else hint
-        if hint not in KINDS:
-            raise TypeError(f"{cls.__name__}.{field.name} is {hint}; a flag is one of {[k.__name__ for k in KINDS]}")
-        kinds[field.name] = hint
-    return kinds
-
-
-def _add_flag(parser: argparse.ArgumentParser, field: dataclasses.Field, kind: type) -> None:
-    default = field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
-    required = default is dataclasses.MISSING
-    rule = field.metadata
-    notes = [_limits(rule), _choices(rule) if "choices" in rule else "",
-             "required" if required else "" if default is None else f"default {default}"]
-    text = f"{rule.get('help', '')} ({'; '.join(filter(None, notes))})".replace(" ()", "")
-    text = text.strip().replace("%", "%%")                      # argparse formats help with %
-    names = [f"--{field.name}", *([rule["published"]] if "published" in rule else [])]
-    if kind is bool:
-        switch = parser.add_mutually_exclusive_group(required=required)
-        switch.add_argument(*names, dest=field.name, action="store_true", help=text)
-        if default is not False:
-            switch.add_argument(f"--no_{field.name}", dest=field.name, action="store_false", help=f"not {field.name}")
-    else:
-        parser.add_argument(*names, dest=field.name, metavar=kind.__name__.upper(), help=text, required=required)
-
-
-def _convert(name: str, text: str | bool, kind: type) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        raise UserError(f"--{name} is {text!r}, expected {KINDS[kind]}") from None
-    if kind is float and not math.isfinite(value):
-        raise UserError(f"--{name} is {text!r}, expected a finite number")
-    return value
+def expected(field: FieldInfo, error: Mapping[str, Any]) -> str:
+    """What a value of a field should have been, in words."""
+    if error["type"] in ("greater_than_equal", "less_than_equal"):
+        return _rule(field, "limits")
+    return KINDS.get(error["type"].split("_")[0], error["msg"])
 
 
 def _unknown_flag(word: str, flags: list[str]) -> str:
@@ -152,93 +178,77 @@ def _unknown_flag(word: str, flags: list[str]) -> str:
     return f"{word} is not a flag here; " + (f"did you mean {close[0]}?" if close else "see --help for the flags")
 
 
-def option(default: Any, help: str, **rule: Any) -> Any:
-    """A field with its flag's help and bounds."""
-    return dataclasses.field(default=default, metadata={"help": help, **rule})
-
-
-@dataclasses.dataclass(frozen=True)
-class WorldConfig:
+class WorldConfig(Config):
     """Options that regions and training share: which generator, which layer, where to write.
 
-    In this and the next two, None means: the recipe's value, else the domain's, else GENERAL's.
+    A flag counts before the recipe, the recipe before the world's own settings, those before the defaults here.
     """
 
-    recipe: str = option("paper", "paper (all terms, attention learns from 15 %) or released (as published)",
-                         choices=("paper", "released"))
-    domain: str | None = option(None, "drawn, ffhq, or a TOML file that describes a world; default drawn, with --ckpt ffhq")
-    run: Path | None = option(None, "folder to write to; default runs/DOMAIN")
-    ckpt: Path | None = option(None, "another generator's weights than the domain's")
+    recipe: Literal["paper", "released"] = option("paper", "paper (all terms, attention learns from 15 %) or released (as "
+                                                           "published)")
+    domain: str = option("drawn", "drawn, ffhq, or a TOML file that describes a world; with --ckpt alone ffhq")
+    run: Path = option(Path("runs/drawn"), "folder to write to: runs/DOMAIN")
+    ckpt: Path | None = option(None, "another generator's weights than the world's")
     stylegan_size: int | None = option(None, "must be the generator's, which is read from its weights", min=8)
     channel_multiplier: int | None = option(None, "must be the generator's, which is read from its weights", min=1)
-    attention_layer: int | None = option(None, "conv layer to blend at, counted from 1", min=1)
-    cluster_num: int | None = option(None, "number of regions K", min=1)
-    device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU where there is one")
+    attention_layer: int = option(13, "conv layer to blend at, counted from 1", min=1)
+    cluster_num: int = option(20, "number of regions K", min=1)
+    device: str = option("auto", DEVICE)
 
 
-@dataclasses.dataclass(frozen=True)
 class ClusterConfig(WorldConfig):
     """Options of clustering_feature.py."""
 
     step: int = option(20, "batches of faces", min=1)
     batch_size: int = option(5, "faces a batch", min=1)
-    enlarge: int | None = option(None, "enlarge feature maps before fitting (the published program: 2)", min=1)
-    position_weight: float | None = option(None, "weight of the position planes", min=0)
+    enlarge: int = option(1, "enlarge feature maps before fitting (the published program: 2)", min=1)
+    position_weight: float = option(1.0, "weight of the position planes", min=0)
     seed: int = option(42, "of faces and k-means", min=0)
     description: str | None = option(None, "published", idle="the regions file is named by --run")
 
 
-@dataclasses.dataclass(frozen=True)
-class TrainConfig(WorldConfig):
+if TYPE_CHECKING:
+    LossWeights = WorldConfig
+else:                   # a weight for every loss term, see method/losses.py
+    LossWeights = create_model("LossWeights", __base__=WorldConfig, __module__=__name__, **{
+        term.flag: (float, option(term.weight, term.help, min=0)) for term in TERMS.values()})
+
+
+class TrainConfig(LossWeights):
     """Options of run_attention.py."""
 
     clip_model: str | None = option(None, "another CLIP: a name that open_clip knows, or a file of OpenAI's")
-    trust: bool = option(False, "run a CLIP archive (a program) that is not OpenAI's by its hash")
-    cluster_path: Path | None = option(None, "regions (or the authors' .pkl); default RUN/regions.safetensors")
-    cluster_layer: int | None = option(None, "conv layer of the regions, counted from 1; default --attention_layer", min=1)
-    step: int | None = option(None, "training steps", min=1)
-    batch_size: int | None = option(None, "prompts a step and process; at least 2 in all processes together", min=1)
-    micro_batch: int | None = option(None, "prompts at once; fewer need less memory and a second forward pass", min=1)
-    lr: float | None = option(None, "Adam's learning rate at its height", min=0)
-    captions: Path | None = option(None, "corpus to draw prompts from; default: the domain's own prompts")
-    description: str | None = option(None, "prompt that sample sheets show beside the domain's own")
-    target: str | None = option(None, "what drives mapper and CLIP loss", choices=("text", "image", "mixed"))
-    attention_start: float | None = option(None, "share of the run after which attention learns; above 1: never", min=0)
-    where_share: float | None = option(None, "share of steps that name the place in other words", min=0, max=1)
-    shared_where: bool | None = option(None, "all prompts of a step attend to one place, drawn from those of the domain")
-    temperature: float | None = option(None, "of the contrastive loss", min=1e-4)
-    relative: bool | None = option(None, "score edits by the rise over their source's own similarity")
-    lambda_clip: float | None = option(None, "weight of the contrastive loss", min=0)
-    lambda_ess: float | None = option(None, "weight of region consistency", min=0)
-    lambda_sec: float | None = option(None, "weight of the attention budget (counts regions)", min=0)
-    lambda_area: float | None = option(None, "weight of the attention's area", min=0)
-    lambda_tv: float | None = option(None, "weight of the attention's total variation", min=0)
-    lambda_id: float | None = option(None, "weight of the perceptual loss", min=0)
-    lambda_delta: float | None = option(None, "weight of the style change", min=0)
-    max_change: float | None = option(None, "bound on a style's change at strength 1, in spreads; 0: none", min=0)
-    precision: str | None = option(None, "of synthesis; fp16 on a GPU only", choices=("fp32", "bf16", "fp16"))
+    trust: bool = option(False, TRUST)
+    cluster_path: Path = option(Path("runs/drawn/regions.safetensors"), "regions (or the authors' .pkl): those of --run")
+    cluster_layer: int = option(13, "conv layer of the regions, counted from 1: that of --attention_layer", min=1)
+    step: int = option(10_000, "training steps", min=1)
+    batch_size: int = option(8, "prompts a step and process; at least 2 in all processes together", min=1)
+    micro_batch: int = option(8, "prompts at once, --batch_size of them; fewer need less memory and a second forward pass",
+                              min=1)
+    lr: float = option(0.01, "Adam's learning rate at its height", min=0)
+    captions: Path | None = option(None, "corpus to draw prompts from instead of the world's own prompts")
+    description: str | None = option(None, "prompt that sample sheets show beside the world's own")
+    target: Literal["text", "image", "mixed"] = option("text", "what drives mapper and CLIP loss")
+    mapper: str = option("style", "text mapper, a key of method.mapper.MAPPERS")
+    attention_start: float = option(0.15, "share of the run after which attention learns; above 1: never", min=0)
+    where_share: float = option(0.3, "share of steps that name the place in other words", min=0, max=1)
+    shared_where: bool = option(False, "all prompts of a step attend to one place, drawn from those of the world")
+    temperature: float = option(0.01, "of the contrastive loss", min=1e-4)
+    relative: bool = option(False, "score edits by the rise over their source's own similarity")
+    max_change: float = option(0.0, "bound on a style's change at strength 1, in spreads; 0: none", min=0)
+    precision: Precision = option("fp32", "of synthesis; fp16 on a GPU only")
     compile: bool = option(False, "compile synthesis with torch.compile, which takes about a minute at the start")
-    save_intermediate_image_every: int | None = option(None, "steps between sample sheets and checkpoints", min=1)
+    save_intermediate_image_every: int = option(500, "steps between sample sheets and checkpoints", min=1)
     resume: str | None = option(None, "auto: go on from the run's newest whole checkpoint, if any; or a checkpoint's path")
     seed: int = option(0, "of weights, faces and prompts", min=0)
     gpu_id: str | None = option(None, "GPUs to use, as in 0,1; with --multiprocessing-distributed a process for each")
     multiprocessing_distributed: bool = option(False, "one process for every GPU of --gpu_id (or use torchrun)",
-                                               published="--multiprocessing-distributed")
+                                               published="multiprocessing-distributed")
     use_cluster: bool = option(False, "published", idle="the attention is always pooled over regions")
     work_in_stylespace: bool = option(False, "published", idle="edits always happen in style space")
 
 
-GENERAL = dict(attention_layer=13, cluster_num=20, position_weight=1.0, enlarge=1, step=10_000, batch_size=8, lr=0.01,
-               target="text", attention_start=0.15, where_share=0.3, shared_where=False, temperature=0.01, relative=False,
-               lambda_clip=1.0, lambda_ess=0.03, lambda_sec=0.01, lambda_area=0.0, lambda_tv=0.0, lambda_id=0.1,
-               lambda_delta=0.03, max_change=0.0, precision="fp32", save_intermediate_image_every=500)
-# The published program as it was left: image embeddings as targets, one of seven places for all, the attention frozen
-# throughout, features enlarged for clustering (traps 1, 4, 5, 26). `domains.settled` adds the contrastive weight.
-RECIPES = {"paper": {}, "released": dict(target="image", shared_where=True, attention_start=1.15, enlarge=2)}
-
-
-@dataclasses.dataclass(frozen=True)
-class EvaluateConfig:
+class EvaluateConfig(Config):
     """Options of evaluate.py."""
 
     run: Path = option(Path("runs/drawn"), "run folder with editor.safetensors")
@@ -246,7 +256,30 @@ class EvaluateConfig:
     strength: float = option(0.1, "of the edits in the table", min=0, max=1)
     strengths: str = option("0.025,0.05,0.1,0.15,0.2", "of the sweep, separated by commas; --strength is always among them")
     coverage: float = option(0.8, "of the edits, 0 to 1", min=0, max=1)
-    precision: str = option("fp32", "of the edits' synthesis; fp16 on a GPU only", choices=("fp32", "bf16", "fp16"))
+    precision: Precision = option("fp32", "of the edits' synthesis; fp16 on a GPU only")
     seed: int = option(4242, "of the faces", min=0)
-    trust: bool = option(False, "run a CLIP archive (a program) that is not OpenAI's by its hash")
-    device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU where there is one")
+    trust: bool = option(False, TRUST)
+    device: str = option("auto", DEVICE)
+
+
+class RealConfig(Config):
+    """Options of evaluate_real.py."""
+
+    photos: Path = option(..., "folder of aligned, square pictures, of any size")
+    run: Path = option(Path("runs/ffhq"), "run folder with editor.safetensors; its world needs an encoder")
+    masks: Path | None = option(None, "labels of the pictures in CelebAMask-HQ's layout")
+    real: Path | None = option(None, "folder of real pictures for FID and KID; default: --photos")
+    pictures: int | None = option(None, "at most so many of the photos, the first by name", min=1)
+    prompts: str | None = option(None, "texts between semicolons, or published: the eight of the published IoU; default: "
+                                       "those of the run's world")
+    where: str | None = option(None, "the place of all edits; default: every prompt names its own")
+    strength: float = option(0.1, "of the edits", min=0, max=1)
+    coverage: float = option(0.8, "of the edits, 0 to 1; 0.8 is the published threshold", min=0, max=1)
+    refine: int = option(0, "steps that bring every inversion nearer to its photo", min=0)
+    fid: bool = option(True, "FID, KID and IS, which need --inception")
+    inception: Path = option(WEIGHTS / INCEPTION_FILE, "weights of torch-fidelity's Inception")
+    arcface: Path = option(WEIGHTS / RECOGNISER_FILE, "weights of the face recogniser; without the file, no identity")
+    vgg: Path = option(WEIGHTS / VGG_FILE, "weights of VGG-16, for LPIPS; without the file, none")
+    precision: Precision = option("fp32", "of the edits' synthesis; fp16 on a GPU only")
+    trust: bool = option(False, TRUST)
+    device: str = option("auto", DEVICE)

@@ -5,37 +5,20 @@
     python -m attention.download ViT-B-32.pt --folder DIR    # one file, into another folder
 
 An interrupted download goes on where it stopped when the same command runs again. A file that is already there is
-verified and never overwritten. Names, sources, licences, sizes and hashes are in attention/published.json.
+verified and never overwritten. Names, sources, licences, sizes and hashes are in attention/files/published.json.
 """
 
-import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
-import gdown
-import requests
-from gdown.exceptions import DownloadError
-from pooch import HTTPDownloader, file_hash
-
-from attention.checkpoints import read_torch_file
-from attention.config import option, parse_config
-from attention.domains import load_generator
+from attention.config import Config, option, parse_config
 from attention.errors import UserError, exit_with_message
-from attention.generator import published_channels
-from attention.inversion import load_e4e, load_recogniser
-from attention.published import PUBLISHED, WEIGHTS, download_command
-from attention.released import from_released
-
-SETS = {"ffhq": ("stylegan2-ffhq-config-f.pt", "ViT-B-32.pt", "vgg16-397923af.pth")}
-TIMEOUT = 30            # seconds without an answer
-CHUNK = 2**16           # bytes between two steps of the progress bar
+from attention.files.published import PUBLISHED, SETS, WEIGHTS
 
 
-@dataclass(frozen=True)
-class DownloadConfig:
+class DownloadConfig(Config):
     """Options that follow the names."""
 
     folder: Path = option(WEIGHTS, "where the files are and go")
@@ -52,176 +35,39 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = parse_config(DownloadConfig, argv[len(words):], __doc__).folder
     if unknown := [word for word in words if word not in PUBLISHED and word not in SETS]:
         raise UserError(f"{unknown[0]!r} is no published file; the names are {', '.join([*SETS, *PUBLISHED])}")
+
+    from attention.files.downloading import download, listing
     if not words:
         print(listing(folder))
     errors = []
     for name in dict.fromkeys(name for word in words for name in SETS.get(word, (word,))):      # each once, in order
         try:
-            print(download(name, folder))
+            print(download(name, folder, checks()))
         except UserError as error:
             errors.append(str(error))
     if errors:
         raise UserError("\nerror: ".join(errors))
 
 
-def listing(folder: Path) -> str:
-    """Two lines a file: whether it is in `folder`, name, size and licence; what it is for."""
-    lines = []
-    for name, entry in PUBLISHED.items():
-        state = "present" if (folder / name).is_file() else "missing"
-        lines += [f"{state}  {name}  ({_size(entry)}; licence: {entry['licence']})", f"         {entry['for']}"]
-    sets = [f"{word} stands for {', '.join(names)}" for word, names in SETS.items()]
-    return "\n".join([*lines, "download, or verify what is present: python -m attention.download NAME ...", *sets])
+def checks() -> Mapping[str, tuple[Callable[[Path], object], str]]:
+    """What decides where a hash cannot: a function that raises UserError, and what it has shown if it does not."""
+    from attention.files.authors import from_released
+    from attention.files.generator import load_generator
+    from attention.files.torch_files import read_torch_file
+    from attention.generator import published_channels
+    from attention.inversion import load_e4e, load_recogniser
 
+    def generator(path: Path) -> None:
+        found, _ = load_generator(path)
+        if found.channels != published_channels(1024):
+            raise UserError(f"it holds a generator of {found.resolution} px with channels {found.channels}, but 1024 px and "
+                            "channel multiplier 2 were expected")
 
-def download(name: str, folder: Path = WEIGHTS) -> str:
-    """Get one published file into `folder`; one that is there already is verified and left as it is.
-
-    Returns:
-        Where it is and how it was verified, in words.
-    Raises:
-        UserError: no source gives the file, or it is another file; the message says what to do by hand.
-    """
-    entry, path, errors = PUBLISHED[name], Path(folder) / name, []
-    if path.is_file():
-        try:
-            return f"{path} is already there, {verify(path, entry)}{_next_step(path)}"
-        except UserError as error:
-            raise UserError(f"{path} is not the published file: {error}; delete it and run: "
-                            f"{download_command(path)}") from error
-    for kind, address in entry["sources"]:
-        try:
-            return f"{path} is {_from_source(kind, address, path)}{_next_step(path)}"
-        except UserError as error:
-            errors.append(str(error))
-    raise UserError("\nerror: ".join(errors))
-
-
-def verify(path: Path, entry: dict) -> str:
-    """Compare a file with its entry of the manifest; returns what was found, in words.
-
-    A hash that was never compared with the original host ("hash_seen_in") only warns, and the content decides. Where
-    no hash is known, the content decides too; size and hash are told so that they can be noted.
-
-    Raises:
-        UserError: another hash, or content that is not the published one's.
-    """
-    digest, expected = file_hash(path), entry.get("sha256") or entry.get("sha256_prefix")
-    if expected and digest.startswith(expected):
-        return "verified by its SHA-256"
-    if expected and "hash_seen_in" not in entry:
-        beginning = "" if "sha256" in entry else "one that begins with "
-        raise UserError(f"its SHA-256 is {digest}, but {beginning}{expected} was expected")
-    found = f"{path.stat().st_size:,} bytes, SHA-256 {digest}"
-    if expected:
-        print(f"warning: found {found}, expected {_size(entry)}, SHA-256 {expected}; that was seen in "
-              f"{entry['hash_seen_in']}, so names and shapes decide", file=sys.stderr)
-    check, shown = CHECKS[entry["check"]]
-    check(path)
-    return f"verified as {shown}; its hash is not confirmed, so note what it is: {found}"
-
-
-def _from_source(kind: str, address: str, path: Path) -> str:
-    """Download to a temporary name, verify, rename. Raises UserError."""
-    page = f"https://drive.google.com/file/d/{address}" if kind == "google_drive" else address
-    by_hand = (f"open {page} in a browser, download {path.name}, put it at {path}, and verify it with: "
-               f"{download_command(path)}{_next_step(path)}")
-    if kind == "page":
-        raise UserError(f"{path.name} lies behind a page that only a browser can use; {by_hand}")
-    print(f"{path.name} from {page}")
-    partial = path.with_name(f".{path.name}.{kind}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        FETCH[kind](address, partial)
-    except (OSError, DownloadError) as error:                               # requests' errors are OSErrors
-        resume = "what arrived is kept, and the same command goes on from there; or " if _kept(partial) else ""
-        raise UserError(f"{path.name} could not be downloaded from {page} ({_reason(error)}); {resume}by hand: "
-                        f"{by_hand}") from error
-    try:
-        note = verify(partial, PUBLISHED[path.name])
-    except UserError as error:
-        partial.unlink()
-        raise UserError(f"what {page} sent is not {path.name} and was removed: {error}; try again, or by hand: "
-                        f"{by_hand}") from error
-    os.replace(partial, path)
-    return note
-
-
-def _fetch_url(url: str, partial: Path) -> None:
-    """Download to `partial`; if it holds a beginning, ask for the rest only."""
-    with open(partial, "ab") as file:
-        start = file.tell()
-
-        def start_over(response: requests.Response, **_: object) -> None:
-            if start and response.status_code == requests.codes.ok:         # the whole file; the rest would be a 206
-                print("this server cannot resume: from the beginning", file=sys.stderr)
-                file.truncate(0)
-
-        headers = {"Accept-Encoding": "identity"}                           # compressed bytes could not be counted
-        if start:
-            print(f"going on after {start:,} bytes", file=sys.stderr)
-            headers["Range"] = f"bytes={start}-"
-        fetch = HTTPDownloader(progressbar=True, chunk_size=CHUNK, timeout=TIMEOUT, headers=headers,
-                               hooks={"response": start_over})
-        try:
-            fetch(url, file, None)
-        except requests.HTTPError as error:
-            # The last call ended between the last byte and the verification: nothing is left to ask for.
-            if error.response.status_code != requests.codes.requested_range_not_satisfiable:
-                raise
-
-
-def _fetch_drive(file_id: str, partial: Path) -> None:
-    """gdown answers Google's question about large files, and resumes from a temporary file that it keeps beside."""
-    gdown.download(id=file_id, output=str(partial), resume=True, timeout=TIMEOUT)
-
-
-def _check_generator(path: Path) -> None:
-    generator, _ = load_generator(path)
-    if generator.channels != published_channels(1024):
-        raise UserError(f"it holds a generator of {generator.resolution} px with channels {generator.channels}, but "
-                        "1024 px and channel multiplier 2 were expected")
-
-
-def _check_mapper(path: Path) -> None:
-    from_released(read_torch_file(path), path)
-
-
-FETCH: dict[str, Callable[[str, Path], None]] = {"url": _fetch_url, "google_drive": _fetch_drive}
-# What decides where a hash cannot: a function that raises UserError, and what it has shown if it does not.
-CHECKS: dict[str, tuple[Callable[[Path], object], str]] = {
-    "generator": (_check_generator, "a 1024 px generator by names and shapes"),
-    "e4e": (load_e4e, "e4e's encoder by names and shapes"),
-    "arcface": (load_recogniser, "the IR-SE50 recogniser by names and shapes"),
-    "mapper": (_check_mapper, "the authors' mapper by names and shapes"),
-}
-
-
-def _kept(partial: Path) -> bool:
-    """Whether bytes wait to be continued; temporary files without any are removed."""
-    files = list(partial.parent.glob(f"{partial.name}*"))
-    for file in files:
-        if file.stat().st_size == 0:
-            file.unlink()
-    return any(file.exists() for file in files)
-
-
-def _reason(error: Exception) -> str:
-    error = error.__cause__ or error                    # gdown's cut connection is caused by requests' own error
-    if isinstance(error, requests.HTTPError):
-        return f"the server answers {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.RequestException):
-        return f"no connection, or it was cut: {type(error).__name__}"
-    return " ".join(str(error).split())[:300]
-
-
-def _size(entry: dict) -> str:
-    return f"{entry['bytes']:,} bytes" if "bytes" in entry else "size not known"
-
-
-def _next_step(path: Path) -> str:
-    step = PUBLISHED[path.name].get("then")
-    return f"; then: {step} {path}" if step else ""
+    return {"generator": (generator, "a 1024 px generator by names and shapes"),
+            "e4e": (load_e4e, "e4e's encoder by names and shapes"),
+            "arcface": (load_recogniser, "the IR-SE50 recogniser by names and shapes"),
+            "mapper": (lambda path: from_released(read_torch_file(path), path),
+                       "the authors' mapper by names and shapes")}
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from attention.images import to_pixels
+
 TITLE = 14              # pixels above every column
 PROMPTS_ACROSS = 8      # in one block: wider sheets cannot be read on a screen
 
@@ -14,11 +16,6 @@ PROMPTS_ACROSS = 8      # in one block: wider sheets cannot be read on a screen
 def evenly(entries: Sequence[str], count: int) -> list[str]:
     """At most `count` entries from the whole length of a list, in order."""
     return [entries[i] for i in np.unique(np.linspace(0, len(entries) - 1, count).round().astype(int))]
-
-
-def to_pixels(images: Tensor) -> np.ndarray:
-    """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) uint8."""
-    return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
 
 
 def edit_sheet(source: Tensor, prompts: Sequence[str], edits: Sequence[Tensor], masks: Sequence[Tensor]) -> Image.Image:

@@ -10,15 +10,14 @@ benchmarks/results/ablations.{json,md}.
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from attention import clustering_feature, evaluate, run_attention
-from attention.checkpoints import run_folder, write_atomically
-from attention.config import option, parse_config
+from attention.config import Config, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.metrics import table
-from attention.mapper import STRENGTH
+from attention.files.disk import run_folder, write_atomically
+from attention.method.mapper import STRENGTH
 
 STEPS = 600
 RESULTS = Path(__file__).parent / "results"
@@ -40,8 +39,7 @@ VARIANTS: dict[str, tuple[str, str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class AblationConfig:
+class AblationConfig(Config):
     """Options."""
 
     only: str | None = option(None, "one variant, as its folder is called")

@@ -13,13 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from attention.editor import autocast
 from attention.errors import exit_with_message
 from attention.evaluate import median_seconds
+from attention.files.published import SHIPPED
 from attention.generator import conv_layers
-from attention.published import SHIPPED
+from attention.method.editor import autocast
 from attention.run_attention import compiled
-from attention.runs import load_run
+from attention.training.runs import load_run
 from benchmarks.items import ITEMS, World
 
 REPEATS, FACES, PROMPTS = 5, 16, 16
@@ -77,12 +77,12 @@ def products(world: World) -> dict[str, float]:
 @torch.no_grad()
 def worst_psnr() -> float:
     """The least PSNR in dB of any edit in bf16 against float32, all prompts of the drawn faces."""
-    editor, domain, _ = load_run(SHIPPED, device="cpu")
-    source, worst = editor.source(domain.sample_w(FACES, seed=77)), []
-    for row in domain.clip.encode_text(list(domain.entry.prompts)):
+    editor, world, _ = load_run(SHIPPED, device="cpu")
+    source, worst = editor.source(world.sample_w(FACES, seed=77)), []
+    for row in world.clip.encode_text(list(world.prompts)):
         text, images = row.expand(FACES, -1), []
         for precision in ("fp32", "bf16"):
-            with autocast(precision, domain.device):
+            with autocast(precision, world.device):
                 images.append(editor(source, text, text).image.clamp(-1, 1))
         worst.append(float(10 * torch.log10(4 / (images[0] - images[1]).square().mean(dim=(1, 2, 3)).max())))
     return min(worst)
@@ -90,15 +90,15 @@ def worst_psnr() -> float:
 
 def compile_gain() -> float:
     """How many times faster compiled synthesis edits PROMPTS prompts of drawn faces, forward and backward, in float32."""
-    editor, domain, _ = load_run(SHIPPED, device="cpu")
-    source, text = editor.source(domain.sample_w(1, seed=1)), torch.randn(PROMPTS, domain.clip.dim)
+    editor, world, _ = load_run(SHIPPED, device="cpu")
+    source, text = editor.source(world.sample_w(1, seed=1)), torch.randn(PROMPTS, world.clip.dim)
     editor.mapper.requires_grad_(True)
 
     def step() -> None:
         editor(source, text, text, straight_through=True).image.square().mean().backward()
 
     plain = median_seconds(step, REPEATS)
-    domain.generator.synthesis = compiled(domain.generator.synthesis)
+    world.generator.synthesis = compiled(world.generator.synthesis)
     return plain / median_seconds(step, REPEATS)
 
 

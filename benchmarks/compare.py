@@ -16,7 +16,6 @@ never succeeds at a prompt is not compared there.
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -27,18 +26,19 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention.baselines import FOLDER, METHODS, Method
-from attention.checkpoints import run_folder, write_atomically
-from attention.config import option, parse_config
-from attention.domains import Domain, load_domain
-from attention.drawn.concepts import BY_PHRASE
-from attention.drawn.faces import FaceParams
-from attention.drawn.reader import AttributeReader
+from attention.config import Config, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.evaluate import median_seconds
 from attention.evaluation.metrics import COLUMNS, Truth, means, measure, plot_sweep
-from attention.perceptual import load_lpips, lpips_available
-from attention.published import SHIPPED
+from attention.files.disk import run_folder, write_atomically
+from attention.files.published import SHIPPED
+from attention.inversion.perceptual import load_lpips, lpips_available
 from attention.sheets import edit_sheet
+from attention.worlds.drawn.concepts import BY_PHRASE
+from attention.worlds.drawn.faces import FaceParams
+from attention.worlds.drawn.reader import AttributeReader
+from attention.worlds.registry import load_world
+from attention.worlds.world import World
 
 RESULTS = Path(__file__).parent / "results"
 SLOW = ("optimisation",)            # methods that edit the subset
@@ -52,8 +52,7 @@ OURS_ON_SUBSET = "ours on the faces and prompts of the optimisation"
 SHEET_FACES, SHEET_PROMPTS = 3, ("grey hair", "red lipstick", "smiling", "glasses", "tanned skin", "beard")
 
 
-@dataclass(frozen=True)
-class CompareConfig:
+class CompareConfig(Config):
     """Options."""
 
     only: str | None = option(None, "methods, separated by commas")
@@ -72,30 +71,30 @@ def main(argv: Sequence[str] | None = None) -> Path:
     chosen = words(config.only) or list(METHODS)
     if unknown := [name for name in chosen if name not in METHODS]:
         raise UserError(f"--only names {unknown[0]!r}, expected some of {', '.join(METHODS)}")
-    domain = load_domain("drawn", device=config.device)
-    prompts = words(config.prompts) or list(domain.entry.prompts)
-    if unknown := [prompt for prompt in prompts if prompt not in domain.entry.prompts]:
-        raise UserError(f"--prompts names {unknown[0]!r}, expected some of {', '.join(domain.entry.prompts)}")
-    methods = [METHODS[name](domain, config.checkpoints) for name in chosen]       # a missing file is told before the work
-    reader = AttributeReader.load(SHIPPED / "reader.safetensors").to(domain.device)
-    z = torch.randn(config.faces, domain.generator.style_dim, generator=torch.Generator().manual_seed(config.seed))
-    params, w = FaceParams.from_z(z.numpy()), domain.w_from_z(z)
+    world = load_world("drawn", device=config.device)
+    prompts = words(config.prompts) or list(world.prompts)
+    if unknown := [prompt for prompt in prompts if prompt not in world.prompts]:
+        raise UserError(f"--prompts names {unknown[0]!r}, expected some of {', '.join(world.prompts)}")
+    methods = [METHODS[name](world, config.checkpoints) for name in chosen]       # a missing file is told before the work
+    reader = AttributeReader.load(SHIPPED / "reader.safetensors").to(world.device)
+    z = torch.randn(config.faces, world.generator.style_dim, generator=torch.Generator().manual_seed(config.seed))
+    params, w = FaceParams.from_z(z.numpy()), world.w_from_z(z)
 
     run_folder(config.results, "--results")
     report = earlier(config, {"faces": config.faces, "subset_faces": config.subset_faces, "seed": config.seed,
-                              "prompts": prompts, "threads": torch.get_num_threads(), "device": str(domain.device)})
+                              "prompts": prompts, "threads": torch.get_num_threads(), "device": str(world.device)})
     few = slice(config.subset_faces)
     subset = prompts[::EVERY_PROMPT_OF_SLOW], w[few], params.take(few)
     for method in methods:
         edits = subset if method.key in SLOW else (prompts, w, params)
-        report["methods"][method.key] = run(method, domain, reader, *edits, config.checkpoints)
+        report["methods"][method.key] = run(method, world, reader, *edits, config.checkpoints)
     if "ours" in chosen:
-        report["ours_on_subset"] = run(methods[chosen.index("ours")], domain, reader, *subset, config.checkpoints)
+        report["ours_on_subset"] = run(methods[chosen.index("ours")], world, reader, *subset, config.checkpoints)
     report["methods"] = {key: report["methods"][key] for key in METHODS if key in report["methods"]}
     write(report, config.results)
     shown = [prompt for prompt in SHEET_PROMPTS if prompt in prompts] or prompts[:1]
-    methods = [METHODS[name](domain, config.checkpoints) for name in report["methods"]]
-    sheet = pictures(methods, shown, w[:SHEET_FACES], params.take(slice(SHEET_FACES)), domain)
+    methods = [METHODS[name](world, config.checkpoints) for name in report["methods"]]
+    sheet = pictures(methods, shown, w[:SHEET_FACES], params.take(slice(SHEET_FACES)), world)
     write_atomically(config.results / "comparison_edits.png", lambda path: sheet.save(path, format="PNG"))
     print(page(report))
     return config.results / "comparison.json"
@@ -124,21 +123,21 @@ def earlier(config: CompareConfig, settings: dict) -> dict:
     return {"methods": {}, **found, **settings}
 
 
-def run(method: Method, domain: Domain, reader: AttributeReader, prompts: Sequence[str], w: Tensor, params: FaceParams,
+def run(method: Method, world: World, reader: AttributeReader, prompts: Sequence[str], w: Tensor, params: FaceParams,
         checkpoints: Path) -> dict:
     """A method's figures by strength and prompt, on faces w (N, style_dim) of `params`."""
     begun = time.monotonic()
-    before, lpips = domain.picture(w), load_lpips(device=domain.device) if lpips_available() else None
+    before, lpips = world.picture(w), load_lpips(device=world.device) if lpips_available() else None
     rows: dict[float, dict] = {strength: {} for strength in sorted(set(method.strengths))}
     for prompt in tqdm(prompts, desc=method.name):
         truth = Truth.of(params, BY_PHRASE[prompt])
         for strength, figures in rows.items():
             images, gated = method.edit(w, prompt, strength, params)               # all at once: sources are made once
-            figures[prompt] = measure(before, images, gated, truth, BY_PHRASE[prompt], reader, domain.clip,
+            figures[prompt] = measure(before, images, gated, truth, BY_PHRASE[prompt], reader, world.clip,
                                       lpips if strength == method.strength else None)
     one = prompts[0], method.strength, params.take(slice(1))
     return {"name": method.name, "given_mask": method.given_mask, "faces": len(w), "strength": method.strength,
-            "training": training(method.key, checkpoints, len(domain.entry.prompts)),
+            "training": training(method.key, checkpoints, len(world.prompts)),
             "seconds_per_edit": median_seconds(lambda: method.edit(w[:1].clone(), *one)),
             "minutes_of_this_measurement": (time.monotonic() - begun) / 60,
             "sweep": [{"strength": strength, "mean": means(figures), "prompts": figures}
@@ -221,13 +220,13 @@ def write(report: dict, folder: Path) -> None:
 
 
 def pictures(methods: Sequence[Method], prompts: Sequence[str], w: Tensor, params: FaceParams,
-             domain: Domain) -> Image.Image:
+             world: World) -> Image.Image:
     """A block for every prompt: faces down, methods across with their masks, each at its default strength."""
     blocks = []
     for prompt in prompts:
         images, masks = zip(*(method.edit(w, prompt, method.strength, params) for method in methods), strict=True)
         masks = [torch.ones(len(w), 1, 8, 8) if mask is None else mask for mask in masks]
-        blocks.append(edit_sheet(domain.picture(w), [f"{prompt}: {method.key}" for method in methods], images, masks))
+        blocks.append(edit_sheet(world.picture(w), [f"{prompt}: {method.key}" for method in methods], images, masks))
     sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
     for number, block in enumerate(blocks):
         sheet.paste(block, (0, number * block.height))

@@ -13,24 +13,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from attention.checkpoints import write_atomically
-from attention.config import option, parse_config
-from attention.editing import COVERAGE, Editor, load_editor
+from attention.config import Config, option, parse_config
+from attention.editing.session import COVERAGE, Editor, load_editor
 from attention.errors import exit_with_message
-from attention.mapper import STRENGTH
-from attention.published import ROOT
+from attention.files.disk import write_atomically
+from attention.files.published import ROOT
+from attention.method.mapper import STRENGTH
 
 TARGET = 0.060              # seconds of an edit after the first, on two cores
 SEED, FIRST = 7, "beard"
 
 
-@dataclass(frozen=True)
-class EditingConfig:
+class EditingConfig(Config):
     """Options."""
 
     repeats: int = option(20, "runs of each action; the median counts", min=1)
@@ -68,7 +66,7 @@ def start() -> None:
 def actions_of(editor: Editor, repeats: int) -> dict[str, list[Callable[[], object]]]:
     """What a user does after the first edit, `repeats` times each; no text was said before."""
     opened, edited = editor.open(SEED), editor.edit(SEED, FIRST)
-    prompts = editor.domain.entry.prompts
+    prompts = editor.world.prompts
     # Any text takes the same time, so they may be nonsense as long as each is new.
     texts = [prompts[number % len(prompts)] + " face" * (1 + number // len(prompts)) for number in range(3 * repeats)]
     values = [0.02 + 0.9 * number / repeats for number in range(repeats)]

@@ -13,19 +13,21 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from attention import distributed
-from attention.captions import PhraseSampler
-from attention.clip_models.base import preprocess
 from attention.clip_models.released import OpenClip
 from attention.config import GENERAL, TrainConfig, resolve
-from attention.domains import REAL_PROMPTS, Domain, DomainEntry
-from attention.editor import RegionEditor
-from attention.generator import Generator
+from attention.generator import StyleGAN2
+from attention.images import area_resize
+from attention.inversion.perceptual import VGG_SIDE
+from attention.method.editor import RegionEditor
+from attention.method.regions import RegionClusters, pool_by_region, region_points
 from attention.ops import fused_leaky_relu, upfirdn2d
-from attention.perceptual import VGG_SIDE
-from attention.regions import RegionClusters, pool_by_region, region_points
-from attention.runs import build_editor
-from attention.training import find_gradients
+from attention.training import distributed
+from attention.training.captions import PhraseSampler
+from attention.training.runs import build_editor
+from attention.training.step import find_gradients
+from attention.worlds.base import WorldEntry
+from attention.worlds.registry import REAL_PROMPTS
+from attention.worlds.world import World
 from benchmarks import plain
 from benchmarks.training_step import LAYER, REGIONS, random_world
 
@@ -58,13 +60,13 @@ class World:
     exact: bool = False
 
     @cached_property
-    def domain(self) -> Domain:
+    def domain(self) -> World:
         torch.manual_seed(0)
         domain = thin_domain(self.side, self.device) if self.thin else random_world(self.side, self.device)
         if self.exact:
-            _stir(domain.generator, ("noise.weight", "activate.bias", "to_rgb1.bias", *(
-                f"to_rgbs.{i}.bias" for i in range(len(domain.generator.to_rgbs)))))
-        return domain
+            _stir(world.generator, ("noise.weight", "activate.bias", "to_rgb1.bias", *(
+                f"to_rgbs.{i}.bias" for i in range(len(world.generator.to_rgbs)))))
+        return world
 
     @cached_property
     def vgg(self) -> nn.Sequential:
@@ -79,15 +81,15 @@ class World:
     @cached_property
     def styles(self) -> list[Tensor]:
         """Of one face."""
-        return [style.detach() for style in self.domain.generator.styles(self.domain.sample_w(1, seed=1))]
+        return [style.detach() for style in self.world.generator.styles(self.world.sample_w(1, seed=1))]
 
     def editor(self, config: TrainConfig) -> RegionEditor:
         """An untrained editor whose regions are around random pixels of a face."""
         with torch.no_grad():
-            points = region_points(self.domain.generator.synthesis(self.styles, until=BLEND).features[BLEND])
+            points = region_points(self.world.generator.synthesis(self.styles, until=BLEND).features[BLEND])
         torch.manual_seed(0)
         centroids = points[torch.randperm(len(points))[:config.cluster_num]]
-        editor = build_editor(config, self.domain, RegionClusters(centroids, BLEND, self.domain.name).to(self.device))
+        editor = build_editor(config, self.world, RegionClusters(centroids, BLEND, self.world.name).to(self.device))
         if self.exact:
             _stir(editor, ("bias",))
             nn.init.ones_(editor.attention.initial)         # about half of the region means then pass the gate
@@ -102,17 +104,17 @@ def _stir(module: nn.Module, endings: tuple[str, ...]) -> None:
             parameter.add_(0.2 * torch.randn_like(parameter))
 
 
-def thin_domain(side: int, device: torch.device) -> Domain:
+def thin_domain(side: int, device: torch.device) -> World:
     """`random_world` with narrow layers: a generator of this side, and a CLIP with one layer."""
     channels = {2**power: 32 if 2**power <= BLEND_SIDE else 16 for power in range(2, side.bit_length())}
-    generator = Generator(side, style_dim=16, mapping_layers=2, channels=channels).requires_grad_(False).eval().to(device)
+    generator = StyleGAN2(side, style_dim=16, mapping_layers=2, channels=channels).requires_grad_(False).eval().to(device)
     generator.set_mean_w(samples=64)
     clip = CLIP(16, CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=32),
                 CLIPTextCfg(width=16, heads=2, layers=1), quick_gelu=True)
-    entry = DomainEntry(Path("thin"), "released", "thin", 0.7, REAL_PROMPTS, lambda prompt: REAL_PROMPTS)
-    domain = Domain("thin", entry, generator, "", device)
-    vars(domain)["clip"] = OpenClip(clip).to(device)
-    return domain
+    entry = WorldEntry(Path("thin"), "released", "thin", 0.7, REAL_PROMPTS, lambda prompt: REAL_PROMPTS)
+    world = World("thin", entry, generator, "", device)
+    vars(world)["clip"] = OpenClip(clip).to(device)
+    return world
 
 
 @dataclass(frozen=True)
@@ -174,14 +176,14 @@ def training_step(world: World, processes: int, prompts: int, target: str, preci
     """
     config = resolve(TrainConfig(batch_size=prompts, target=target, shared_where=target == "image", precision=precision,
                                  cluster_num=regions), GENERAL)
-    editor, domain = world.editor(config), world.domain
-    published = plain.plain_world(domain, editor, world.vgg)
+    editor, domain = world.editor(config), world.world
+    published = plain.plain_world(world, editor, world.vgg)
     with torch.no_grad():       # pictures of noise: near enough to those of faces that no prompt is an easy choice
-        generated, targets = (domain.clip.encode_image(torch.randn(processes * prompts, 3, 32, 32, device=domain.device))
+        generated, targets = (world.clip.encode_image(torch.randn(processes * prompts, 3, 32, 32, device=world.device))
                               for _ in range(2))
     # Until ours has run, as when memory is measured: any draws cost the same.
     texts = list(REAL_PROMPTS[:prompts])
-    draws = Draws(*torch.randn(1 + prompts, domain.generator.style_dim).split([1, prompts]), texts, texts)
+    draws = Draws(*torch.randn(1 + prompts, world.generator.style_dim).split([1, prompts]), texts, texts)
     sampler, shallow = PhraseSampler(REAL_PROMPTS, seed=0), world.vgg[:plain.RELU2_2]
     known: dict[str, Tensor] = {}
 
@@ -190,12 +192,12 @@ def training_step(world: World, processes: int, prompts: int, target: str, preci
         edit = mock.Mock(wraps=editor)
         with (mock.patch.multiple(distributed, world_size=lambda: processes, rank=lambda: 0,
                                   gather=lambda own: torch.cat([own, next(rest)])),
-              mock.patch.object(Domain, "sample_w", autospec=True, side_effect=Domain.sample_w) as latents,
+              mock.patch.object(World, "sample_w", autospec=True, side_effect=World.sample_w) as latents,
               _remembered_texts(known)):
-            values = find_gradients(config, domain, editor, edit, config.step // 2, sampler,
-                                    lambda images: shallow(preprocess(images, VGG_SIDE)))
+            values = find_gradients(config, world, editor, edit, config.step // 2, sampler,
+                                    lambda images: shallow(area_resize(images, VGG_SIDE)))
         what, where = edit.call_args.args[1:3]
-        z = [torch.randn(count, domain.generator.style_dim, generator=torch.Generator().manual_seed(seed))
+        z = [torch.randn(count, world.generator.style_dim, generator=torch.Generator().manual_seed(seed))
              for _, count, seed in (call.args for call in latents.call_args_list)]
         draws.source_z, draws.target_z = z[-1], z[0][:prompts]
         draws.what, draws.where = _texts_of(what, known), _texts_of(where, known)
@@ -371,7 +373,7 @@ def regions(world: World, number: int = REGIONS) -> Pair:
 def clip_input(world: World) -> Pair:
     """A picture to the 224 px that CLIP and VGG-16 see, and the gradient back."""
     return _operation(torch.randn(1, 3, world.side, world.side, device=world.device),
-                      plain.clip_input, lambda images: preprocess(images, VGG_SIDE))
+                      plain.clip_input, lambda images: area_resize(images, VGG_SIDE))
 
 
 def leaky_relu(world: World) -> Pair:

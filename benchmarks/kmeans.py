@@ -11,7 +11,6 @@ import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -20,17 +19,16 @@ import torch
 from sklearn.cluster import KMeans
 from sklearn.metrics import pairwise_distances_argmin_min
 
-from attention.config import option, parse_config
+from attention.config import Config, option, parse_config
 from attention.errors import exit_with_message
-from attention.generator import Generator
-from attention.regions import fit_kmeans, region_points
+from attention.generator import StyleGAN2
+from attention.method.regions import fit_kmeans, region_points
 
 LAYER, PIXELS, WIDTH = 12, 64 * 64, 512 + 2 * 32        # published: the second convolution at 64 px, positions included
 OUR_SEEDS = (0, 0, 1, 2)        # the first comes twice, to see that a seed gives the same bits
 
 
-@dataclass(frozen=True)
-class KmeansConfig:
+class KmeansConfig(Config):
     """Options."""
 
     faces: int = option(100, "faces that give the points, 4096 each", min=1)
@@ -50,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> dict:
 def published_points(faces: int = 100, seed: int = 0, side: int = 1024) -> np.ndarray:
     """(faces * 4096, 576) float32 features and positions of a generator with random weights, whatever its side."""
     torch.manual_seed(seed)
-    generator, points = Generator(side), np.empty((faces * PIXELS, WIDTH), np.float32)
+    generator, points = StyleGAN2(side), np.empty((faces * PIXELS, WIDTH), np.float32)
     for rows, z in zip(np.split(points, faces), torch.randn(faces, 1, generator.style_dim), strict=True):
         features = generator.synthesis(generator.styles(generator.mapping(z)), until=LAYER).features
         rows[:] = region_points(features[LAYER])

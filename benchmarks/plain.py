@@ -62,24 +62,24 @@ class PlainEdit:
     means: Tensor
 
 
-def plain_world(domain, editor, vgg: nn.Module, dtype: torch.dtype = torch.float32) -> PlainWorld:
+def plain_world(world, editor, vgg: nn.Module, dtype: torch.dtype = torch.float32) -> PlainWorld:
     """Copy the weights of ours.
 
     Args:
-        domain: a Domain of a CLIP of open_clip.
+        world: a World of a CLIP of open_clip.
         editor: a RegionEditor.
         vgg: torchvision's VGG-16 `features`, at least up to relu4_3.
     """
-    clip = domain.clip.model
+    clip = world.clip.model
     released = {theirs: part.get_parameter(ours) for part in (editor.mapper, editor.attention)
                 for ours, theirs in part.released_names().items()}
     # The published shape of a convolution's weights is (1, out, in, 1, 1).
     released = {name: tensor[None, :, :, None, None] if name.endswith("conv.weight") else tensor
                 for name, tensor in released.items()}
     return PlainWorld(
-        generator=_copy(domain.generator.state_dict(), dtype), mean_w=domain.generator.mean_w.detach().to(dtype),
-        truncation=domain.entry.truncation, clip=deepcopy(clip).to(dtype).requires_grad_(True),
-        tokenize=lambda texts: domain.clip.tokenize(texts, context_length=clip.context_length).to(domain.device),
+        generator=_copy(world.generator.state_dict(), dtype), mean_w=world.generator.mean_w.detach().to(dtype),
+        truncation=world.entry.truncation, clip=deepcopy(clip).to(dtype).requires_grad_(True),
+        tokenize=lambda texts: world.clip.tokenize(texts, context_length=clip.context_length).to(world.device),
         vgg=deepcopy(vgg[:RELU4_3]).to(dtype).requires_grad_(True), editor=_copy(released, dtype),
         centroids=editor.regions.centroids.detach().to(dtype), layer=editor.layer)
 

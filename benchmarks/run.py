@@ -22,7 +22,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -31,10 +31,10 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from attention.checkpoints import run_folder, write_atomically
-from attention.config import option, parse_config
-from attention.domains import checked_device
+from attention.config import Config, option, parse_config
 from attention.errors import UserError, exit_with_message
+from attention.files.disk import run_folder, write_atomically
+from attention.worlds.registry import checked_device
 from benchmarks import kmeans
 from benchmarks.items import (
     BLEND_SIDE,
@@ -58,8 +58,7 @@ LOOSER = 0.01           # how much looser than the best of the full k-means runs
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "scikit-learn", "numpy")
 
 
-@dataclass(frozen=True)
-class BenchmarkConfig:
+class BenchmarkConfig(Config):
     """Options."""
 
     quick: bool = option(False, "smaller sizes, fewer repeats")

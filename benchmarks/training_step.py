@@ -13,36 +13,38 @@ import platform
 import resource
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
+from typing import Literal
 
 import open_clip
 import torch
 from torchvision.models import vgg16
 
-from attention.captions import PhraseSampler
-from attention.clip_models.base import preprocess
 from attention.clip_models.released import OpenClip
-from attention.config import GENERAL, TrainConfig, option, parse_config, resolve
-from attention.domains import REAL_WHERE, Domain, DomainEntry, checked_device
+from attention.config import GENERAL, Config, TrainConfig, option, parse_config, resolve
 from attention.errors import exit_with_message
-from attention.generator import Generator
-from attention.perceptual import RELU2_2, VGG_SIDE
-from attention.regions import RegionClusters
-from attention.runs import build_editor
-from attention.training import find_gradients
+from attention.generator import StyleGAN2
+from attention.images import area_resize
+from attention.inversion.perceptual import RELU2_2, VGG_SIDE
+from attention.method.regions import RegionClusters
+from attention.training.captions import PhraseSampler
+from attention.training.runs import build_editor
+from attention.training.step import find_gradients
+from attention.worlds.base import WorldEntry
+from attention.worlds.registry import REAL_WHERE, checked_device
+from attention.worlds.world import World
 
 LAYER, REGIONS = 13, 20         # published; the layer counts from 1
 
 
-@dataclass(frozen=True)
-class StepConfig:
+class StepConfig(Config):
     """Options."""
 
-    side: int = option(1024, "pixels of the generator's picture", choices=(64, 128, 256, 512, 1024))
+    side: int = option(1024, "pixels of the generator's picture, a power of two", min=64, max=1024)
     batch_size: int = option(8, "prompts a step", min=2)
     micro_batch: int | None = option(None, "prompts at once", min=1)
-    precision: str = option("fp32", "of synthesis", choices=("fp32", "bf16", "fp16"))
+    precision: Literal["fp32", "bf16", "fp16"] = option("fp32", "of synthesis")
     steps: int = option(1, "steps to measure, after one that warms up", min=1)
     device: str = option("auto", "cpu, cuda, cuda:N, or auto")
 
@@ -52,20 +54,20 @@ def main(argv: Sequence[str] | None = None) -> dict:
     config = parse_config(StepConfig, argv, __doc__)
     device = checked_device(config.device)
     torch.manual_seed(0)
-    domain = random_world(config.side, device)
+    world = random_world(config.side, device)
     train = resolve(TrainConfig(batch_size=config.batch_size, micro_batch=config.micro_batch, precision=config.precision),
                     GENERAL)
-    channels = domain.generator.layers[LAYER - 1].out_channels
-    regions = RegionClusters(torch.randn(REGIONS, channels + 2 * (channels // 16)), LAYER - 1, domain.name).to(device)
-    editor = build_editor(train, domain, regions)
+    channels = world.generator.layers[LAYER - 1].out_channels
+    regions = RegionClusters(torch.randn(REGIONS, channels + 2 * (channels // 16)), LAYER - 1, world.name).to(device)
+    editor = build_editor(train, world, regions)
     network = vgg16().features[:RELU2_2].requires_grad_(False).eval().to(device)
     sampler = PhraseSampler(REAL_WHERE + tuple(f"prompt {i}" for i in range(64)), seed=0)
     before, seconds = memory(device), []
     for step in range(config.steps + 1):
         start = time.perf_counter()
         # Halfway through a run: every term has its full weight, and the attention learns.
-        find_gradients(train, domain, editor, editor, train.step // 2 + step, sampler,
-                       lambda images: network(preprocess(images, VGG_SIDE)))
+        find_gradients(train, world, editor, editor, train.step // 2 + step, sampler,
+                       lambda images: network(area_resize(images, VGG_SIDE)))
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
@@ -77,15 +79,15 @@ def main(argv: Sequence[str] | None = None) -> dict:
     return report
 
 
-def random_world(side: int, device: torch.device) -> Domain:
+def random_world(side: int, device: torch.device) -> World:
     """FFHQ's world with random weights: a generator of this side and CLIP ViT-B/32."""
-    generator = Generator(side).requires_grad_(False).eval().to(device)
+    generator = StyleGAN2(side).requires_grad_(False).eval().to(device)
     generator.set_mean_w()
-    entry = DomainEntry(Path("random"), "released", "random", 0.7, REAL_WHERE, lambda prompt: REAL_WHERE)
-    domain = Domain("ffhq", entry, generator, "", device)
+    entry = WorldEntry(Path("random"), "released", "random", 0.7, REAL_WHERE, lambda prompt: REAL_WHERE)
+    world = World("ffhq", entry, generator, "", device)
     clip = open_clip.create_model("ViT-B-32", pretrained=None, force_quick_gelu=True)
-    vars(domain)["clip"] = OpenClip(clip).to(device)          # in place of the one that would be loaded on first use
-    return domain
+    vars(world)["clip"] = OpenClip(clip).to(device)          # in place of the one that would be loaded on first use
+    return world
 
 
 def memory(device: torch.device) -> int:

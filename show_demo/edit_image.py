@@ -10,7 +10,6 @@ Without --run the shipped editor of drawn faces edits. A photo needs its face fo
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
@@ -18,21 +17,20 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from attention.checkpoints import run_folder, write_atomically
-from attention.config import option, parse_config
-from attention.editing import COVERAGE, LARGEST_SEED, Change, Edited, Editor, load_editor
+from attention.config import Config, option, parse_config
+from attention.editing.photo import load_detector, read_photo
+from attention.editing.session import COVERAGE, LARGEST_SEED, Change, Edited, Editor, load_editor
 from attention.errors import UserError, exit_with_message
-from attention.mapper import STRENGTH
-from attention.photo import load_detector, read_photo
-from attention.published import SHIPPED
-from attention.sheets import to_pixels
+from attention.files.disk import run_folder, write_atomically
+from attention.files.published import SHIPPED
+from attention.images import to_pixels
+from attention.method.mapper import STRENGTH
 
 PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 STRENGTHS = (0.05, 0.1, 0.15, 0.2)          # of --grid
 
 
-@dataclass(frozen=True)
-class EditConfig:
+class EditConfig(Config):
     """Options."""
 
     photo: Path | None = option(None, "picture or folder of pictures; the flag's name may be left out if it comes first")
@@ -111,7 +109,7 @@ def edit_folder(config: EditConfig) -> Path:
     editor, failed = load_editor(config.run, config.device, config.trust), []
     changes = wanted(config)
     if not config.aligned and config.landmarks is None:
-        load_detector(str(editor.domain.device))                    # what is missing for all of them is told once
+        load_detector(str(editor.world.device))                    # what is missing for all of them is told once
     for path in tqdm(paths, desc="editing"):
         try:
             edited = edit(editor, path, _landmarks_of(path, config.landmarks), changes, config)

@@ -24,14 +24,14 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from attention.config import option, parse_config
-from attention.editing import COVERAGE, Change, Edited, Editor, load_editor
+from attention.config import Config, option, parse_config
+from attention.editing.session import COVERAGE, Change, Edited, Editor, load_editor
 from attention.errors import UserError, exit_with_message
-from attention.mapper import STRENGTH
-from attention.photo import Frame
-from attention.published import SHIPPED
-from attention.regions import region_overlay
-from attention.sheets import to_pixels
+from attention.files.published import SHIPPED
+from attention.images import to_pixels
+from attention.inversion.frame import Frame
+from attention.method.mapper import STRENGTH
+from attention.method.regions import region_overlay
 
 try:
     import gradio as gr
@@ -61,8 +61,7 @@ STYLE = """
 """
 
 
-@dataclass(frozen=True)
-class DemoConfig:
+class DemoConfig(Config):
     """Options."""
 
     run: Path = option(SHIPPED, "run folder of the editor; default: the shipped one of drawn faces")

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from attention.editor import RegionEditor
-from attention.generator import Generator
-from attention.regions import RegionClusters, fit_kmeans, region_points
+from attention.generator import StyleGAN2
+from attention.method.editor import RegionEditor
+from attention.method.regions import RegionClusters, fit_kmeans, region_points
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"         # beside the repository, no part of it
 
@@ -40,7 +40,7 @@ def assert_close_to_max(actual: Tensor, expected: Tensor, tolerance: float) -> N
 def tiny_editor():
     """An untrained editor on a 32 px generator of random weights: blends at the second 16 px convolution, K = 5."""
     torch.manual_seed(0)
-    generator = Generator(32, style_dim=16, mapping_layers=2, channels={4: 16, 8: 16, 16: 16, 32: 8})
+    generator = StyleGAN2(32, style_dim=16, mapping_layers=2, channels={4: 16, 8: 16, 16: 16, 32: 8})
     generator.requires_grad_(False).eval()
     with torch.no_grad():
         features = generator.synthesis(generator.styles(torch.randn(4, 16)), until=6).features[6]

@@ -7,9 +7,9 @@ from conftest import assert_close_to_max
 
 from attention.errors import UserError
 from attention.generator import synthesis_layers
-from attention.losses import attention_budget, region_consistency
-from attention.regions import pool_by_region
-from attention.spatial_attention import (
+from attention.method.losses import attention_budget, region_consistency
+from attention.method.regions import pool_by_region
+from attention.method.spatial_attention import (
     SpatialAttention,
     TextConv,
     blur_mask,

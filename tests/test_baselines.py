@@ -27,14 +27,15 @@ from attention.baselines.base import clip_distance, extended
 from attention.baselines.directions import NEUTRAL, SPREAD_FACES, SPREAD_SEED, STEP, channel_directions, channels
 from attention.baselines.latents import LatentMapper, train_mapper
 from attention.baselines.regional import EDITOR_KIND, PixelRegions, load_variant, variant_config
-from attention.checkpoints import write_safetensors
-from attention.domains import DOMAINS, Domain, load_domain
-from attention.drawn.faces import FaceParams
 from attention.errors import UserError
-from attention.losses import attention_variation
-from attention.regions import RegionClusters
-from attention.runs import build_editor
-from attention.spatial_attention import blur_mask
+from attention.files.safetensors import write_safetensors
+from attention.method.losses import attention_variation
+from attention.method.regions import RegionClusters
+from attention.method.spatial_attention import blur_mask
+from attention.training.runs import build_editor
+from attention.worlds.drawn.faces import FaceParams
+from attention.worlds.registry import WORLDS, load_world
+from attention.worlds.world import World
 
 PROMPTS = ("red hair", "glasses")
 TRAINED = {"mapper": LatentMappers, "directions": GlobalDirections, "pixels": PixelAttention,
@@ -65,40 +66,40 @@ def editor():
 @pytest.fixture(scope="module")
 def domain(editor):
     """The tiny generator in the place of the drawn one, without augmented views, in float32."""
-    entry = replace(DOMAINS["drawn"], views=None, settings={}, prompts=PROMPTS)
-    world = Domain("drawn", entry, editor.generator, "of the tests", torch.device("cpu"))
+    entry = replace(WORLDS["drawn"], views=None, settings={}, prompts=PROMPTS)
+    world = World("drawn", entry, editor.generator, "of the tests", torch.device("cpu"))
     world.__dict__["clip"] = ToyCLIP()
     return world
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    if not DOMAINS["drawn"].generator.exists():
+    if not WORLDS["drawn"].generator.exists():
         pytest.skip("the drawn world is not built")
-    return load_domain("drawn", device="cpu")
+    return load_world("drawn", device="cpu")
 
 
 @pytest.fixture
-def faces(domain):
-    return domain.sample_w(2, seed=1), FaceParams.sample(2, seed=1)
+def faces(world):
+    return world.sample_w(2, seed=1), FaceParams.sample(2, seed=1)
 
 
 @pytest.fixture(scope="module")
-def directions(domain):
-    return GlobalDirections(domain, channel_directions(domain, faces=2, seed=5), threshold=0.3)
+def directions(world):
+    return GlobalDirections(world, channel_directions(world, faces=2, seed=5), threshold=0.3)
 
 
 @pytest.fixture
-def ready(domain, editor, directions):
+def ready(world, editor, directions):
     """ready(key): a method of the tiny domain; nothing of it is trained."""
 
     def make(key):
         torch.manual_seed(0)
-        return {"nothing": lambda: Nothing(domain), "optimisation": lambda: LatentOptimisation(domain, steps=15),
-                "mapper": lambda: LatentMappers(domain, {prompt: LatentMapper(16) for prompt in PROMPTS}),
-                "directions": lambda: directions, "pixels": lambda: PixelAttention(domain, editor),
-                "no_attention": lambda: WithoutAttention(domain, editor), "true_part": lambda: TruePart(domain, editor),
-                "ours": lambda: RegionMethod(domain, editor)}[key]()
+        return {"nothing": lambda: Nothing(world), "optimisation": lambda: LatentOptimisation(world, steps=15),
+                "mapper": lambda: LatentMappers(world, {prompt: LatentMapper(16) for prompt in PROMPTS}),
+                "directions": lambda: directions, "pixels": lambda: PixelAttention(world, editor),
+                "no_attention": lambda: WithoutAttention(world, editor), "true_part": lambda: TruePart(world, editor),
+                "ours": lambda: RegionMethod(world, editor)}[key]()
 
     return make
 
@@ -116,24 +117,24 @@ def test_a_default_is_one_of_five_rising_strengths(key, ready):
 
 
 @pytest.mark.parametrize("key", METHODS)
-def test_strength_zero_gives_the_source(key, domain, ready, faces):
+def test_strength_zero_gives_the_source(key, world, ready, faces):
     w, params = faces
     image, _ = ready(key).edit(w, "red hair", 0.0, params)
     assert not image.requires_grad
-    assert_close_to_max(image, domain.picture(w), 2e-5)
+    assert_close_to_max(image, world.picture(w), 2e-5)
 
 
 @pytest.mark.parametrize("key", [key for key in METHODS if key != "nothing"])
-def test_more_strength_is_more_change(key, domain, ready, faces):
+def test_more_strength_is_more_change(key, world, ready, faces):
     w, params = faces
-    method, source = ready(key), domain.picture(w)
+    method, source = ready(key), world.picture(w)
     weak, strong = (method.edit(w, "red hair", method.strengths[end], params)[0] for end in (0, -1))
     assert 0 < (weak - source).square().mean() < (strong - source).square().mean()
 
 
-def test_pictures_change_with_other_faces_of_the_same_number(domain, editor, ready, faces):
+def test_pictures_change_with_other_faces_of_the_same_number(world, editor, ready, faces):
     method, (w, params) = ready("ours"), faces
-    other = domain.sample_w(2, seed=2)
+    other = world.sample_w(2, seed=2)
     method.edit(w, "red hair", 0.1, params)
     assert torch.equal(method.edit(other, "red hair", 0.0, params)[0], editor.source(other).image)
 
@@ -141,19 +142,19 @@ def test_pictures_change_with_other_faces_of_the_same_number(domain, editor, rea
 # --- latents
 
 
-def test_optimisation_lowers_its_loss_and_faces_do_not_disturb_each_other(domain, faces):
-    method, text = LatentOptimisation(domain, steps=12), domain.clip.encode_text(["red hair"])
-    start, said = extended(domain, faces[0]), []
+def test_optimisation_lowers_its_loss_and_faces_do_not_disturb_each_other(world, faces):
+    method, text = LatentOptimisation(world, steps=12), world.clip.encode_text(["red hair"])
+    start, said = extended(world, faces[0]), []
     together = method.optimise(start, text, 30.0, said.append)
     assert said[-1] < said[0]
     alone = torch.cat([method.optimise(row, text, 30.0) for row in start.split(1)])
     torch.testing.assert_close(together, alone, atol=1e-3, rtol=0)
 
 
-def test_one_step_of_the_optimisation_lowers_the_distance_to_the_text(domain, faces):
-    text, start = domain.clip.encode_text(["red hair"]), extended(domain, faces[0])
-    moved = LatentOptimisation(domain, steps=1, rate=0.01).optimise(start, text, 30.0)
-    before, after = (clip_distance(domain, domain.picture(w), text, torch.Generator()) for w in (start, moved))
+def test_one_step_of_the_optimisation_lowers_the_distance_to_the_text(world, faces):
+    text, start = world.clip.encode_text(["red hair"]), extended(world, faces[0])
+    moved = LatentOptimisation(world, steps=1, rate=0.01).optimise(start, text, 30.0)
+    before, after = (clip_distance(world, world.picture(w), text, torch.Generator()) for w in (start, moved))
     assert (after < before).all()
 
 
@@ -167,9 +168,9 @@ def test_a_group_of_the_mapper_reads_and_moves_only_its_rows():
         assert changed[rows].all() and changed.sum() == 4
 
 
-def test_training_a_mapper_lowers_its_loss(domain):
+def test_training_a_mapper_lowers_its_loss(world):
     said = []
-    train_mapper(domain, "red hair", steps=40, batch_size=4, note=said.append)
+    train_mapper(world, "red hair", steps=40, batch_size=4, note=said.append)
     assert np.mean(said[-5:]) < np.mean(said[:5]) - 0.02
 
 
@@ -182,10 +183,10 @@ def test_a_mapper_refuses_a_prompt_that_it_was_not_trained_for(ready, faces):
 
 
 @torch.no_grad()
-def test_channel_directions_equal_a_naive_loop_in_float64(domain, directions):
-    generator, w = domain.generator, domain.sample_w(2, 5)
-    spreads = [style.std(dim=0) for style in generator.styles(domain.sample_w(SPREAD_FACES, SPREAD_SEED))]
-    expected, order = [], list(channels(domain))
+def test_channel_directions_equal_a_naive_loop_in_float64(world, directions):
+    generator, w = world.generator, world.sample_w(2, 5)
+    spreads = [style.std(dim=0) for style in generator.styles(world.sample_w(SPREAD_FACES, SPREAD_SEED))]
+    expected, order = [], list(channels(world))
     generator.double()
     try:
         for layer, channel in order[::7]:
@@ -195,7 +196,7 @@ def test_channel_directions_equal_a_naive_loop_in_float64(domain, directions):
                 for sign in (1, -1):
                     moved = [style.clone() for style in generator.styles(face)]
                     moved[layer][0, channel] += sign * STEP * spreads[layer][channel].double()
-                    image = domain.clip.encode_image(generator.synthesis(moved).image)[0]
+                    image = world.clip.encode_image(generator.synthesis(moved).image)[0]
                     ends.append(image / image.norm())
                 pairs.append((ends[0] - ends[1]) / (ends[0] - ends[1]).norm())
             expected.append((pairs[0] + pairs[1]) / (pairs[0] + pairs[1]).norm())
@@ -205,32 +206,32 @@ def test_channel_directions_equal_a_naive_loop_in_float64(domain, directions):
     assert_close_to_max(directions.directions[::7], torch.stack(expected), 1e-3)    # differences of near float32 numbers
 
 
-def test_only_channels_that_point_with_the_text_move_the_strongest_by_one_spread(domain, directions):
-    text = F.normalize(domain.clip.encode_text(["red hair", NEUTRAL]), dim=1)
+def test_only_channels_that_point_with_the_text_move_the_strongest_by_one_spread(world, directions):
+    text = F.normalize(world.clip.encode_text(["red hair", NEUTRAL]), dim=1)
     relevance = directions.directions @ F.normalize(text[0] - text[1], dim=0)
     moved = torch.stack([directions.changes("red hair")[layer][channel] / directions.spread[layer][channel]
-                         for layer, channel in channels(domain)])
+                         for layer, channel in channels(world)])
     assert torch.equal(moved != 0, relevance.abs() >= 0.3) and (moved == 0).any()
     assert moved.abs().max() == pytest.approx(1, abs=1e-5)
     assert (moved * relevance >= 0).all()
 
 
-def test_directions_turn_pictures_toward_their_text(domain, directions):
-    w = domain.sample_w(16, seed=6)
-    text = F.normalize(domain.clip.encode_text(["red hair", NEUTRAL]), dim=1)
-    before, after = (F.normalize(domain.clip.encode_image(image), dim=1)
-                     for image in (domain.picture(w), directions.edit(w, "red hair", 1.0)[0]))
+def test_directions_turn_pictures_toward_their_text(world, directions):
+    w = world.sample_w(16, seed=6)
+    text = F.normalize(world.clip.encode_text(["red hair", NEUTRAL]), dim=1)
+    before, after = (F.normalize(world.clip.encode_image(image), dim=1)
+                     for image in (world.picture(w), directions.edit(w, "red hair", 1.0)[0]))
     assert ((after - before) @ (text[0] - text[1])).mean() > 0
 
 
 # --- ours and its variants
 
 
-def test_the_ceiling_changes_nothing_outside_its_blurred_mask_at_the_blend(domain, editor, ready, faces):
+def test_the_ceiling_changes_nothing_outside_its_blurred_mask_at_the_blend(world, editor, ready, faces):
     method, source = ready("true_part"), editor.source(faces[0])
     part = torch.zeros(2, 1, 16, 16)
     part[:, :, 3:6, 3:6] = 1
-    edit = method.inside(source, domain.clip.encode_text(PROMPTS), part, 1.0)
+    edit = method.inside(source, world.clip.encode_text(PROMPTS), part, 1.0)
     changed = (edit.features[editor.layer] != source.features[editor.layer]).any(dim=1, keepdim=True)
     inside = blur_mask(part) > 0
     assert not (changed & ~inside).any() and changed[inside].all()
@@ -244,10 +245,10 @@ def test_the_ceiling_is_told_the_renderers_part(ready, faces):
     assert rows[:8].mean() > 2 * rows[8:].mean()                    # hair is on top of a face
 
 
-def test_without_attention_the_whole_picture_takes_the_edited_styles(domain, editor, ready, faces):
+def test_without_attention_the_whole_picture_takes_the_edited_styles(world, editor, ready, faces):
     w, params = faces
     image, mask = ready("no_attention").edit(w, "red hair", 0.3, params)
-    text = domain.clip.encode_text(["red hair"]).expand(2, -1)
+    text = world.clip.encode_text(["red hair"]).expand(2, -1)
     assert mask is None
     assert torch.equal(image, editor.generator.synthesis(editor.mapper(editor.source(w).styles, text, 0.3)).image)
 
@@ -260,7 +261,7 @@ def test_pixel_regions_are_the_nearest_centroids_whatever_a_pixel_looks_like(dra
 
 
 def test_a_picture_attended_everywhere_costs_pixel_regions_the_budget_of_ours(drawn):
-    ours, pixels = DOMAINS["drawn"].settings, variant_config(PixelAttention, drawn)
+    ours, pixels = WORLDS["drawn"].settings, variant_config(PixelAttention, drawn)
     assert pixels.lambda_sec * pixels.cluster_num == pytest.approx(ours["lambda_sec"] * ours["cluster_num"])
     same = set(ours) - {"cluster_num", "lambda_sec", "lambda_ess", "position_weight"}
     assert {name: getattr(pixels, name) for name in same} == {name: ours[name] for name in same}
@@ -277,26 +278,26 @@ def test_total_variation_counts_the_steps_between_neighbours():
 # --- files
 
 
-def test_trained_and_loaded_mappers_edit_the_same(domain, faces, tmp_path):
+def test_trained_and_loaded_mappers_edit_the_same(world, faces, tmp_path):
     (w, params), steps = faces, 3
-    path = fit.fit("mapper", fit.FitConfig(folder=tmp_path, step=steps), domain)
+    path = fit.fit("mapper", fit.FitConfig(folder=tmp_path, step=steps), world)
     with safe_open(path, "pt") as file:
         said = file.metadata()
     assert {"command", "seed", "minutes", "minutes_per_prompt", "steps"} <= set(said)
-    loaded = METHODS["mapper"](domain, tmp_path)
+    loaded = METHODS["mapper"](world, tmp_path)
     for prompt in PROMPTS:
-        own = LatentMappers(domain, {prompt: train_mapper(domain, prompt, steps)})
+        own = LatentMappers(world, {prompt: train_mapper(world, prompt, steps)})
         error = (loaded.edit(w, prompt, 0.1, params)[0] - own.edit(w, prompt, 0.1, params)[0]).abs().max()
         assert error < 1 / 127.5                                    # half precision: less than a step of 8 bits
 
 
-def test_measured_and_loaded_directions_edit_the_same(domain, directions, faces, tmp_path):
+def test_measured_and_loaded_directions_edit_the_same(world, directions, faces, tmp_path):
     w, params = faces
-    fit.fit("directions", fit.FitConfig(folder=tmp_path, step=2, seed=5), domain)
-    own = GlobalDirections(domain, directions.directions)
+    fit.fit("directions", fit.FitConfig(folder=tmp_path, step=2, seed=5), world)
+    own = GlobalDirections(world, directions.directions)
     for prompt in PROMPTS:
         own_image, loaded = (method.edit(w, prompt, 2.0, params)[0]
-                             for method in (own, METHODS["directions"](domain, tmp_path)))
+                             for method in (own, METHODS["directions"](world, tmp_path)))
         assert_close_to_max(loaded, own_image, 0.01)
 
 

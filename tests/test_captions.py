@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from attention import distributed
-from attention.captions import JOIN, PAIR_SHARE, PhraseSampler, read_phrases, split_phrases
 from attention.errors import UserError
+from attention.training import distributed
+from attention.training.captions import JOIN, PAIR_SHARE, PhraseSampler, read_phrases, split_phrases
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

@@ -6,8 +6,9 @@ import warnings
 import pytest
 import torch
 
-from attention.checkpoints import atomic_torch_save, read_torch_file, write_atomically
 from attention.errors import UserError, exit_with_message
+from attention.files.disk import write_atomically
+from attention.files.torch_files import atomic_torch_save, read_torch_file
 
 
 def test_a_full_disk_leaves_the_previous_file_whole(tmp_path):

@@ -11,10 +11,11 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors.torch import save_file
 
 from attention.clip_models import CLIP_MODELS
-from attention.clip_models.base import TextImageModel, preprocess
+from attention.clip_models.base import TextImageModel
 from attention.clip_models.released import OPENAI_SCALARS, OpenClip, load_clip
 from attention.clip_models.tiny import TinyCLIP, WordTokenizer
 from attention.errors import UserError
+from attention.images import area_resize
 
 WORDS = ("blonde hair", "blue eyes", "big nose")
 SMALL = dict(dim=16, image_size=32, width=8, text_width=16, text_heads=2, text_layers=1, context_length=8)
@@ -47,7 +48,7 @@ def openai(golden):
 def test_preprocess_is_the_released_map_forward_and_backward(side, golden):
     data = golden("clip_pre")
     x = data[f"s{side}/x"].requires_grad_()
-    y = preprocess(x, 224)
+    y = area_resize(x, 224)
     y.backward(data[f"s{side}/grad_y"])
     assert_close_to_max(y, data[f"s{side}/y"], 2e-5)
     assert_close_to_max(x.grad, data[f"s{side}/grad_x"], 1e-4)
@@ -56,33 +57,33 @@ def test_preprocess_is_the_released_map_forward_and_backward(side, golden):
 @pytest.mark.parametrize("size, side", [(128, 64), (48, 64), (100, 32), (7, 5)])
 def test_preprocess_keeps_a_flat_picture_and_the_mean_of_any(size, side):
     flat, image = torch.full((1, 3, size, size), 0.3), torch.randn(2, 3, size, size)
-    torch.testing.assert_close(preprocess(flat, side), torch.full((1, 3, side, side), 0.3))
-    torch.testing.assert_close(preprocess(image, side).mean((2, 3)), image.mean((2, 3)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(area_resize(flat, side), torch.full((1, 3, side, side), 0.3))
+    torch.testing.assert_close(area_resize(image, side).mean((2, 3)), image.mean((2, 3)), atol=1e-5, rtol=0)
 
 
 def test_preprocess_leaves_pictures_of_the_right_size_alone():
     image = torch.randn(1, 3, 32, 32)
-    assert torch.equal(preprocess(image, 32), image)
+    assert torch.equal(area_resize(image, 32), image)
 
 
 def test_preprocess_is_not_rounded_under_autocast():
     image = torch.randn(1, 3, 64, 64)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        rounded = preprocess(image, 32)
-    assert torch.equal(rounded, preprocess(image, 32))
+        rounded = area_resize(image, 32)
+    assert torch.equal(rounded, area_resize(image, 32))
 
 
 def test_preprocess_first_used_in_inference_mode_can_be_trained_through_later():
     with torch.inference_mode():
-        preprocess(torch.randn(1, 3, 37, 37), 19)
+        area_resize(torch.randn(1, 3, 37, 37), 19)
     image = torch.randn(1, 3, 37, 37, requires_grad=True)
-    preprocess(image, 19).sum().backward()
+    area_resize(image, 19).sum().backward()
     assert image.grad is not None
 
 
 def test_preprocess_refuses_pictures_that_are_not_square():
     with pytest.raises(ValueError, match=r"64x32.*crop"):
-        preprocess(torch.zeros(1, 3, 64, 32), 32)
+        area_resize(torch.zeros(1, 3, 64, 32), 32)
 
 
 # --- OpenAI's CLIP

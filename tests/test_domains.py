@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from attention.captions import PhraseSampler
 from attention.config import ClusterConfig, TrainConfig
-from attention.domains import domain_entry, domain_of, load_domain, settled
 from attention.errors import UserError
-from attention.generator import Generator
-from attention.published import ROOT
+from attention.files.published import ROOT
+from attention.generator import StyleGAN2
+from attention.training.captions import PhraseSampler
+from attention.worlds.registry import configured, load_world, world_entry, world_of
 
 TINY = {4: 16, 8: 16, 16: 16, 32: 8}
 
@@ -20,7 +20,7 @@ TINY = {4: 16, 8: 16, 16: 16, 32: 8}
 def checkpoint(tmp_path) -> Path:
     """A rosinality checkpoint of 32 px with channels of its own and a mean latent."""
     torch.manual_seed(0)
-    generator = Generator(32, style_dim=16, mapping_layers=2, channels=TINY)
+    generator = StyleGAN2(32, style_dim=16, mapping_layers=2, channels=TINY)
     path = tmp_path / "cars.pt"
     torch.save({"g_ema": generator.state_dict(), "latent_avg": torch.full((16,), 0.25)}, path)
     return path
@@ -33,7 +33,7 @@ def write_toml(folder: Path, *lines: str) -> str:
 
 
 def test_the_example_describes_a_world_whose_settings_are_flags():
-    entry = domain_entry(str(ROOT / "pretrained_models/example.toml"))
+    entry = world_entry(str(ROOT / "pretrained_models/example.toml"))
     assert entry.generator == ROOT / "pretrained_models/stylegan2-car.pt"
     assert len(entry.prompts) == 4 and "wheels" in entry.places and entry.where_texts("a red car") == ("a red car",)
 
@@ -42,15 +42,15 @@ def test_a_toml_world_loads_its_own_generator_with_its_settings(tmp_path, checkp
     (tmp_path / "words").mkdir()
     name = write_toml(tmp_path, 'generator = "cars.pt"', 'prompts = ["red", "blue"]', "truncation = 0.5",
                       'captions = "words"', "[settings]", "attention_layer = 7", "step = 3", "lambda_id = 0.0")
-    config = settled(TrainConfig(domain=name))
+    config = configured(TrainConfig, domain=name)
     assert (config.attention_layer, config.step, config.lambda_id) == (7, 3, 0.0)
     assert config.captions == tmp_path / "words" and config.run == Path("runs/my_cars")
-    domain = domain_of(config)
-    assert domain.name == "my_cars" and domain.generator.channels == TINY
-    w = domain.sample_w(4096, seed=0)
+    world = world_of(config)
+    assert world.name == "my_cars" and world.generator.channels == TINY
+    w = world.sample_w(4096, seed=0)
     z = torch.randn(4096, 16, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(w, 0.25 + 0.5 * (domain.generator.mapping(z) - 0.25))    # toward the file's mean latent
-    assert domain.entry.where_texts("red") == ("red",)
+    torch.testing.assert_close(w, 0.25 + 0.5 * (world.generator.mapping(z) - 0.25))    # toward the file's mean latent
+    assert world.where_texts("red") == ("red",)
 
 
 @pytest.mark.parametrize(("lines", "words"), [
@@ -66,13 +66,13 @@ def test_a_toml_world_loads_its_own_generator_with_its_settings(tmp_path, checkp
 ])
 def test_a_wrong_toml_is_named_with_what_was_found(lines, words, tmp_path):
     with pytest.raises(UserError, match=f"my_cars.toml {words}") as error:
-        domain_entry(write_toml(tmp_path, *lines))
+        world_entry(write_toml(tmp_path, *lines))
     assert "\n" not in str(error.value)
 
 
 def test_a_missing_toml_is_named(tmp_path):
     with pytest.raises(UserError, match=r"absent.toml cannot be read .*example.toml"):
-        domain_entry(str(tmp_path / "absent.toml"))
+        world_entry(str(tmp_path / "absent.toml"))
 
 
 @pytest.mark.parametrize(("flags", "words"), [
@@ -80,39 +80,39 @@ def test_a_missing_toml_is_named(tmp_path):
     ({"channel_multiplier": 2}, r"--channel_multiplier is 2, but the maps in .*cars.pt have other widths"),
 ])
 def test_a_flag_that_contradicts_the_weights_is_refused_with_both(flags, words, checkpoint):
-    config = settled(ClusterConfig(ckpt=checkpoint))
+    config = configured(ClusterConfig, ckpt=checkpoint)
     assert config.domain == "ffhq"          # a checkpoint of one's own is taken for one of photographs
-    assert domain_of(replace(config, stylegan_size=32)).generator.resolution == 32
+    assert world_of(replace(config, stylegan_size=32)).generator.resolution == 32
     with pytest.raises(UserError, match=words):
-        domain_of(replace(config, **flags))
+        world_of(replace(config, **flags))
 
 
 def test_clip_is_loaded_only_when_it_is_used(checkpoint):
-    domain = load_domain("ffhq", checkpoint, "cpu", clip_model="no-such-clip")
+    world = load_world("ffhq", checkpoint, "cpu", clip_model="no-such-clip")
     with pytest.raises(UserError, match="no-such-clip"):
-        _ = domain.clip
+        _ = world.clip
 
 
 def test_the_released_recipe_goes_before_the_domain_and_a_flag_before_both():
-    config = settled(TrainConfig(domain="drawn", recipe="released", batch_size=3))
+    config = configured(TrainConfig, domain="drawn", recipe="released", batch_size=3)
     assert (config.target, config.attention_start, config.lambda_clip) == ("image", 1.15, 1.0)
     assert (config.batch_size, config.temperature) == (3, 0.03)
-    assert settled(ClusterConfig(domain="ffhq", recipe="released")).enlarge == 2
-    assert settled(ClusterConfig(domain="ffhq")).enlarge == 1
+    assert configured(ClusterConfig, domain="ffhq", recipe="released").enlarge == 2
+    assert configured(ClusterConfig, domain="ffhq").enlarge == 1
 
 
 def test_the_released_recipe_weighs_the_contrastive_term_by_the_number_of_processes(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "8")
-    assert settled(TrainConfig(recipe="released")).lambda_clip == 1 / 8
-    assert settled(TrainConfig()).lambda_clip == 1
+    assert configured(TrainConfig, recipe="released").lambda_clip == 1 / 8
+    assert configured(TrainConfig, ).lambda_clip == 1
 
 
 @pytest.mark.parametrize(("name", "processes"), [("ffhq", 1), ("ffhq", 2), ("drawn", 1)])
 def test_a_domain_has_prompts_enough_for_the_steps_of_its_presets(name, processes):
-    config, entry = settled(TrainConfig(domain=name)), domain_entry(name)
+    config, entry = configured(TrainConfig, domain=name), world_entry(name)
     assert len(PhraseSampler(entry.prompts, 0).sample(config.batch_size * processes)) == config.batch_size * processes
 
 
 def test_a_world_in_a_file_named_drawn_is_not_the_drawn_world(tmp_path, checkpoint):
     (tmp_path / "drawn.toml").write_text('generator = "cars.pt"\nprompts = ["a", "b"]')
-    assert not load_domain(str(tmp_path / "drawn.toml")).entry.drawn
+    assert not load_world(str(tmp_path / "drawn.toml")).entry.drawn

@@ -18,8 +18,8 @@ from gdown.exceptions import DownloadError
 from attention import download as module
 from attention.download import CHECKS, CHUNK, FETCH, SETS, download, listing, main, verify
 from attention.errors import UserError
-from attention.generator import Generator
-from attention.published import PUBLISHED, missing
+from attention.files.published import PUBLISHED, missing
+from attention.generator import StyleGAN2
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONTENT = bytes(range(256)) * (20 * CHUNK // 256) + b"end"
@@ -189,7 +189,7 @@ def test_a_wrong_file_is_named_and_not_overwritten(server, publish, tmp_path):
 def checkpoint_of(resolution: int, path: Path) -> bytes:
     """A generator's file with the published names and shapes, but one stored number a tensor."""
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in Generator(resolution).state_dict().items()}
+        shapes = {name: tensor.shape for name, tensor in StyleGAN2(resolution).state_dict().items()}
     torch.save({"g_ema": {name: torch.zeros(()).expand(shape) for name, shape in shapes.items()},
                 "latent_avg": torch.zeros(512)}, path)
     return path.read_bytes()

@@ -9,12 +9,14 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from attention.drawn.concepts import BY_PHRASE, CONCEPTS, EDIT_PROMPTS, OPTIONS, PART_NAMES, captions, truth_table
-from attention.drawn.faces import PARTS, SIZE, FaceParams, draw_faces, landmarks
-from attention.drawn.fit_clip import PASTED, PIECES, _paste_parts, _piece_of
-from attention.drawn.fit_generator import AREAS, BLEND_SIDE, part_error, part_shares, to_image
-from attention.drawn.reader import AttributeReader, ReaderFit, accuracy, augment, fit_reader, seen_in
 from attention.errors import UserError
+from attention.images import to_image
+from attention.worlds.drawn.concepts import BY_PHRASE, CONCEPTS, EDIT_PROMPTS, OPTIONS, PART_NAMES, captions, truth_table
+from attention.worlds.drawn.faces import PARTS, SIZE, FaceParams, draw_faces, landmarks
+from attention.worlds.drawn.fit.clip import PASTED, PIECES, _paste_parts, _piece_of
+from attention.worlds.drawn.fit.generator import AREAS, BLEND_SIDE, part_error, part_shares
+from attention.worlds.drawn.fit.reader import ReaderFit, augment, fit_reader
+from attention.worlds.drawn.reader import AttributeReader, accuracy, seen_in
 
 SHIPPED_READER = Path(__file__).parents[1] / "pretrained_models/drawn/reader.safetensors"
 # The labels that a change of a part may touch: the part, and what hangs from it or is painted in its colour.
@@ -26,7 +28,7 @@ SOFT_EDGE = {"cheeks": 2, "jaw": 3}
 # this share of the change, and reach this far.
 SLIVERS, SLIVER_REACH = 0.02, 12
 PRESENCES = ("beard", "rosy_cheeks", "earrings", "glasses")
-LOCAL = [concept for concept in CONCEPTS if concept.field not in ("face_width", "face_height")]
+LOCAL = [concept for concept in CONCEPTS if concept.attribute not in ("face_width", "face_height")]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +125,7 @@ def test_apply_makes_true_and_changes_one_field(concept, faces):
     after = concept.apply(faces)
     assert (concept.truth(after) == 1).all() and seen_in(concept, after).all()
     assert all(np.array_equal(getattr(after, name), getattr(faces, name))
-               for name in FaceParams.widths() if name != concept.field)
+               for name in FaceParams.widths() if name != concept.attribute)
 
 
 def test_truth_and_seen_in_agree_on_plain_cases(faces):
@@ -148,7 +150,7 @@ def test_every_concept_has_a_part_that_can_be_named(drawing):
     assert len(EDIT_PROMPTS) >= 24
     for concept in CONCEPTS:
         assert concept.part in PART_NAMES and drawing.mask(concept.part).shape == drawing.labels.shape
-        assert concept.option is None or concept.option in OPTIONS[concept.field]
+        assert concept.option is None or concept.option in OPTIONS[concept.attribute]
 
 
 # --- what the generator and CLIP are fitted to
@@ -193,7 +195,7 @@ def test_a_pasted_piece_leaves_only_what_both_faces_share(faces, drawing):
     np.testing.assert_array_equal(images[untouched], before[untouched])
     np.testing.assert_array_equal(pasted[untouched], truths[untouched])
     moved = {field for table in (PASTED, PIECES) for fields in table.values() for field in fields}
-    still = np.array([concept.field not in moved for concept in CONCEPTS])
+    still = np.array([concept.attribute not in moved for concept in CONCEPTS])
     np.testing.assert_array_equal(pasted[:, still], truths[:, still])
     hair = drawing.mask("hair")[0]
     shares = [(_piece_of(random, hair) & hair).sum() / hair.sum() for _ in range(20)]
@@ -251,7 +253,7 @@ def test_fit_runs_and_is_reproducible():
     assert all(torch.equal(one[name], same[name]) for name in one)
 
 
-@pytest.mark.skipif(not SHIPPED_READER.exists(), reason="no shipped reader: python -m attention.drawn.build")
+@pytest.mark.skipif(not SHIPPED_READER.exists(), reason="no shipped reader: python -m attention.worlds.drawn.build")
 def test_shipped_reader_reads_unseen_drawings():
     params = FaceParams.sample(64, seed=321)
     scores = accuracy(AttributeReader.load(SHIPPED_READER), to_image(draw_faces(params).images), params)

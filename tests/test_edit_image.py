@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 import attention
-from attention.drawn.faces import FaceParams, draw_faces
-from attention.drawn.photos import draw_photo
+from attention.editing.recipes import read_recipe
 from attention.errors import UserError
+from attention.files.published import ROOT
 from attention.inversion import invert
-from attention.published import ROOT
-from attention.recipes import read_recipe
+from attention.worlds.drawn.faces import FaceParams, draw_faces
+from attention.worlds.drawn.photos import draw_photo
 
 
 @pytest.fixture(scope="module")
@@ -86,8 +86,8 @@ def test_lpips_is_minimised_on_photographs_and_only_measured_on_drawings(editor,
     monkeypatch.setattr(invert, "lpips_available", lambda: True)
     monkeypatch.setattr(invert, "load_lpips", lambda device: lambda made, wanted: (1 - made).mean(dim=(1, 2, 3)))
     image = torch.from_numpy(draw_faces(FaceParams.sample(1, seed=8)).images).permute(0, 3, 1, 2) / 127.5 - 1
-    photographs = replace(editor.domain, entry=replace(editor.domain.entry, drawn=False))
-    drawn, photograph = (invert.invert(domain, image, steps=4) for domain in (editor.domain, photographs))
+    photographs = replace(editor.world, entry=replace(editor.world.entry, drawn=False))
+    drawn, photograph = (invert.invert(world, image, steps=4) for domain in (editor.world, photographs))
     assert drawn.lpips_before == photograph.lpips_before
     assert photograph.lpips_after < min(photograph.lpips_before, drawn.lpips_after) - 0.01
 

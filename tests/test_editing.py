@@ -13,14 +13,15 @@ import torch.nn.functional as F
 from PIL import Image, PngImagePlugin
 
 import attention
-from attention import editing, recipes
-from attention.drawn.faces import FaceParams, draw_faces, landmarks
-from attention.drawn.photos import POINTS
-from attention.editing import COVERAGE
+from attention.editing import recipes
+from attention.editing import session as editing
+from attention.editing.recipes import RECIPE_KEY, pack, pixel_hash, read_recipe
+from attention.editing.session import COVERAGE
 from attention.errors import UserError
-from attention.mapper import STRENGTH
-from attention.recipes import RECIPE_KEY, pack, pixel_hash, read_recipe
-from attention.spatial_attention import threshold_for
+from attention.method.mapper import STRENGTH
+from attention.method.spatial_attention import threshold_for
+from attention.worlds.drawn.faces import FaceParams, draw_faces, landmarks
+from attention.worlds.drawn.photos import POINTS
 from benchmarks import editing as benchmark
 
 REACH = 8           # pixels of the picture beyond a mask that later convolutions can change
@@ -47,12 +48,12 @@ def beyond(mask, side):
 
 def test_an_edit_is_what_the_method_computes(editor):
     edit = editor.edit(7, "grey hair", "hair", strength=0.15, coverage=0.6)
-    text, where = (editor.domain.clip.encode_text([words]) for words in ("grey hair", "hair"))
+    text, where = (editor.world.clip.encode_text([words]) for words in ("grey hair", "hair"))
     with torch.no_grad():
-        source = editor.region_editor.source(editor.domain.sample_w(1, 7))
+        source = editor.region_editor.source(editor.world.sample_w(1, 7))
         expected = editor.region_editor(source, text, where, strength=0.15, threshold=threshold_for(0.6))
     assert torch.equal(edit.tensor, expected.image) and torch.equal(edit.mask, expected.mask)
-    assert edit.image.size == (editor.domain.generator.resolution,) * 2
+    assert edit.image.size == (editor.world.generator.resolution,) * 2
 
 
 def test_strength_zero_changes_no_bit(editor):
@@ -60,8 +61,8 @@ def test_strength_zero_changes_no_bit(editor):
 
 
 def test_a_latent_is_the_same_source_as_its_seed(editor):
-    w = editor.domain.sample_w(1, 7)
-    for source in (w, w[0], w[0].numpy(), w.expand(editor.domain.generator.n_latent, -1)):
+    w = editor.world.sample_w(1, 7)
+    for source in (w, w[0], w[0].numpy(), w.expand(editor.world.generator.n_latent, -1)):
         torch.testing.assert_close(editor.open(source).tensor, editor.open(7).tensor, rtol=0, atol=1e-5)
 
 
@@ -79,7 +80,7 @@ def test_regions_and_masks_say_where(editor):
 
 
 def test_the_styles_of_another_face_fill_the_region_exactly(editor):
-    generator, whole = editor.domain.generator, np.full((64, 64), 255, np.uint8)
+    generator, whole = editor.world.generator, np.full((64, 64), 255, np.uint8)
     transferred, count = editor.edit(7, 11, whole, exact=True), len(editor.region_editor.edited)
     mine, theirs = editor.open(7).styles, editor.open(11).styles
     with torch.no_grad():
@@ -89,9 +90,9 @@ def test_the_styles_of_another_face_fill_the_region_exactly(editor):
 
 def test_a_face_can_say_what_by_how_clip_sees_it(editor):
     edit, other = editor.edit(7, 11, "hair"), editor.open(11)
-    embedding = editor.domain.clip.encode_image(other.tensor)
+    embedding = editor.world.clip.encode_image(other.tensor)
     with torch.no_grad():
-        expected = editor.region_editor(edit.source, embedding, editor.domain.clip.encode_text(["hair"]),
+        expected = editor.region_editor(edit.source, embedding, editor.world.clip.encode_text(["hair"]),
                                         threshold=threshold_for(0.8))
     torch.testing.assert_close(edit.tensor, expected.image, rtol=0, atol=1e-5)
 
@@ -162,7 +163,7 @@ def test_a_slider_changes_the_last_change_and_redoes_nothing_that_it_does_not_to
         raise AssertionError("this depends on neither strength nor coverage")
 
     for owner, name in ((editor.region_editor, "source_of"), (editor.region_editor, "attend"), (editor, "_embed"),
-                        (editor.region_editor.regions, "assign"), (editor.domain.generator, "mapping")):
+                        (editor.region_editor.regions, "assign"), (editor.world.generator, "mapping")):
         monkeypatch.setattr(owner, name, refuse)
     assert torch.equal(edited.retouch(0.2, COVERAGE).tensor, stronger.tensor)
     assert torch.equal(edited.retouch(STRENGTH, 1.0).tensor, wider.tensor)
@@ -185,7 +186,7 @@ def test_the_benchmark_says_no_text_twice_and_writes_what_it_prints(tmp_path, mo
 # --- recipes
 
 def test_a_saved_picture_can_be_made_again_pixel_by_pixel(editor, tmp_path):
-    face = editor.domain.sample_w(1, 3)
+    face = editor.world.sample_w(1, 3)
     edited = (editor.edit(face, "grey hair").edit("red lipstick", [3, 5], strength=0.2).edit("beard", square(128, 60, 90))
               .edit(11, "hair", exact=True).edit(12, "eyes", replace=True))
     path = edited.save(tmp_path / "edited.png")
@@ -251,7 +252,7 @@ def test_a_recipe_whose_face_is_nowhere_is_refused(place, editor, tmp_path):
     photo = Image.new("RGB", (32, 32))
     said = {"name": "a.jpg", "sha256": pixel_hash(photo), "center": place, "right": [16.0, 0.0]}
     written(tmp_path / "a.png", json.dumps({"editor": editor.identity, "changes": [],
-                                            "source": {"w": pack(editor.domain.sample_w(1, 1)), "photo": said}}))
+                                            "source": {"w": pack(editor.world.sample_w(1, 1)), "photo": said}}))
     with pytest.raises(UserError, match="has a garbled recipe"):
         editor.replay(tmp_path / "a.png", photo)
 
@@ -280,7 +281,7 @@ def test_a_text_file_named_png_is_no_recipe(editor, tmp_path):
 # --- sheets and mistakes
 
 def test_a_grid_shows_every_prompt_at_every_strength(editor):
-    side = editor.domain.generator.resolution
+    side = editor.world.generator.resolution
     with pytest.raises(UserError, match="at least one change"):
         editor.grid(7, [], [0.1])
     sheet = np.asarray(editor.grid(7, ["grey hair", "beard"], [0.05, 0.2]))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import tiny_editor
 
-from attention.drawn.truth import grow
+from attention.evaluation.metrics import grow
 
 
 @pytest.fixture(scope="module")

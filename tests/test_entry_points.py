@@ -10,11 +10,11 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from attention import clustering_feature, evaluate, run_attention
-from attention.domains import DOMAINS
 from attention.errors import UserError
-from attention.runs import load_run
+from attention.training.runs import load_run
+from attention.worlds.registry import WORLDS
 
-pytestmark = pytest.mark.skipif(not DOMAINS["drawn"].generator.exists(), reason="the drawn world is not built")
+pytestmark = pytest.mark.skipif(not WORLDS["drawn"].generator.exists(), reason="the drawn world is not built")
 SMALL = ["--batch_size", "3", "--save_intermediate_image_every", "2"]
 
 
@@ -55,7 +55,7 @@ def test_the_run_folder_rebuilds_its_editor(run):
 def test_evaluation_writes_a_figure_for_every_prompt(run):
     evaluate.main(["--run", str(run), "--faces", "4", "--strengths", "0.1"])
     report = json.loads((run / "metrics.json").read_text())
-    assert set(report["prompts"]) == set(DOMAINS["drawn"].prompts)
+    assert set(report["prompts"]) == set(WORLDS["drawn"].prompts)
     assert 0 <= report["mean"]["iou"] <= 1 and (run / "edits.png").exists()
 
 
@@ -116,7 +116,7 @@ def test_more_regions_than_points_is_refused(tmp_path):
 def test_a_broken_generator_file_is_named(tmp_path, kind):
     path = tmp_path / "generator.safetensors"
     if kind == "truncated":
-        path.write_bytes(DOMAINS["drawn"].generator.read_bytes()[:10_000])
+        path.write_bytes(WORLDS["drawn"].generator.read_bytes()[:10_000])
     elif kind == "wrong kind":
         save_file({"x": torch.zeros(3)}, path)
     else:

@@ -11,14 +11,15 @@ import torch
 from PIL import Image
 
 from attention import evaluate
-from attention.domains import DOMAINS
-from attention.drawn.concepts import BY_PHRASE
-from attention.drawn.faces import FaceParams, draw_faces
-from attention.drawn.truth import _best_union, grow, true_part
 from attention.errors import UserError
-from attention.published import SHIPPED
-from attention.runs import load_run
-from attention.spatial_attention import threshold_for
+from attention.evaluation.metrics import grow
+from attention.files.published import SHIPPED
+from attention.method.spatial_attention import threshold_for
+from attention.training.runs import load_run
+from attention.worlds.drawn.concepts import BY_PHRASE
+from attention.worlds.drawn.faces import FaceParams, draw_faces
+from attention.worlds.drawn.truth import _best_union, true_part
+from attention.worlds.registry import WORLDS
 
 built = pytest.mark.skipif(not (SHIPPED / "editor.safetensors").exists(), reason="the drawn world is not built")
 PROMPTS = ("purple hair", "big nose", "glasses")
@@ -30,7 +31,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     shutil.copyfile(SHIPPED / "editor.safetensors", folder / "editor.safetensors")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(DOMAINS, "drawn", replace(DOMAINS["drawn"], prompts=PROMPTS))
+        patch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], prompts=PROMPTS))
         evaluate.main(["--run", str(folder), "--faces", "3", "--strengths", "0", "--strength", "0.1"])
     return folder
 
@@ -86,11 +87,11 @@ def test_the_seconds_are_the_median_without_the_run_that_warms_up(monkeypatch):
 @built
 @torch.no_grad()
 def test_edits_inside_stored_masks_are_the_editors_own():
-    editor, domain, _ = load_run(SHIPPED)
-    sources = [editor.source(w) for w in domain.sample_w(3, seed=5).split(2)]
-    maps = evaluate.gated_maps(editor, domain, sources, "red hair", coverage=0.8)
-    edits = evaluate.edited(editor, domain, sources, maps, "red hair", 0.2, "fp32")
-    text = domain.clip.encode_text(["red hair"])
+    editor, world, _ = load_run(SHIPPED)
+    sources = [editor.source(w) for w in world.sample_w(3, seed=5).split(2)]
+    maps = evaluate.gated_maps(editor, world, sources, "red hair", coverage=0.8)
+    edits = evaluate.edited(editor, world, sources, maps, "red hair", 0.2, "fp32")
+    text = world.clip.encode_text(["red hair"])
     for source, gated, images in zip(sources, maps, edits.split(2), strict=True):
         texts = text.expand(len(source), -1)
         own = editor(source, texts, texts, 0.2, threshold_for(0.8))
@@ -104,7 +105,7 @@ def test_a_wrong_list_of_strengths_is_one_sentence_with_an_example(text):
 
 
 def test_a_run_of_another_world_is_refused(monkeypatch, tmp_path):
-    world = SimpleNamespace(name="ffhq", entry=DOMAINS["ffhq"])
+    world = SimpleNamespace(name="ffhq", entry=WORLDS["ffhq"])
     monkeypatch.setattr(evaluate, "load_run", lambda *arguments: (None, world, None))
     with pytest.raises(UserError, match=r"edits ffhq, .*--domain drawn"):
         evaluate.main(["--run", str(tmp_path)])

@@ -14,18 +14,19 @@ from conftest import assert_close_to_max
 from PIL import Image
 from torch_fidelity import feature_extractor_inceptionv3 as inception_module
 
-from attention import domains, evaluate_real
-from attention.domains import DOMAINS
-from attention.drawn.faces import PARTS as DRAWN_PARTS
-from attention.drawn.faces import FaceParams, draw_faces
+from attention import evaluate_real
 from attention.errors import UserError
 from attention.evaluation import real
 from attention.evaluation.celeba_mask import PARTS, PUBLISHED_PROMPTS, CelebAMask, labels_of
 from attention.evaluation.real import distances, load_inception, overlap, picture_paths, read_pictures
+from attention.files.published import SHIPPED
 from attention.inversion import IRSE50, identity_similarity
 from attention.inversion.invert import invert
-from attention.published import SHIPPED
-from attention.runs import load_run
+from attention.training.runs import load_run
+from attention.worlds import registry as domains
+from attention.worlds.drawn.faces import PARTS as DRAWN_PARTS
+from attention.worlds.drawn.faces import FaceParams, draw_faces
+from attention.worlds.registry import WORLDS
 
 NUMBERS = ("0", "3", "2001")            # the last is the first folder's no longer
 SIDES = (128, 256, 128)                 # pictures of mixed sizes
@@ -34,7 +35,7 @@ OWN_LABELS = {"background": (0,), "skin": (1,), "nose": (2,), "glasses": (3,), "
               "ears": (8, 9), "mouth": (10,), "lips": (11, 12), "hair": (13,), "earrings": (15,), "neck": (17,),
               "cloth": (18,)}
 
-needs_world = pytest.mark.skipif(not DOMAINS["drawn"].generator.exists(), reason="the drawn world is not built")
+needs_world = pytest.mark.skipif(not WORLDS["drawn"].generator.exists(), reason="the drawn world is not built")
 
 
 # --- a small folder as the data set has it
@@ -104,7 +105,7 @@ def run(tmp_path):
 
 @pytest.fixture(scope="module")
 def world():
-    """The shipped editor and its domain."""
+    """The shipped editor and its world."""
     return load_run(SHIPPED, "cpu")[:2]
 
 
@@ -124,7 +125,7 @@ def test_the_eight_published_prompts_mean_the_labels_of_the_method():
 
 
 def test_every_prompt_of_both_worlds_has_labels():
-    assert not [prompt for name in ("drawn", "ffhq") for prompt in DOMAINS[name].prompts if labels_of(prompt) is None]
+    assert not [prompt for name in ("drawn", "ffhq") for prompt in WORLDS[name].prompts if labels_of(prompt) is None]
 
 
 @pytest.mark.parametrize("root", ("", "CelebAMask-HQ-mask-anno"))
@@ -317,12 +318,12 @@ def test_figures_are_what_a_plain_computation_gives(run, world, dataset, weights
     photos, masks = pixels_of(dataset), CelebAMask(dataset)
     rows = {"grey hair": [], "red lipstick": []}
     for number, photo in zip(("0", "2001", "3"), photos, strict=True):
-        source = editor.source(invert(domain, photo[None]).w)
+        source = editor.source(invert(world, photo[None]).w)
         for prompt, ids in (("grey hair", [13]), ("red lipstick", [11, 12])):
             with torch.no_grad():
-                text = domain.clip.encode_text([prompt])
+                text = world.clip.encode_text([prompt])
                 edit = editor(source, text, text, 0.2)
-                similar = [F.cosine_similarity(domain.clip.encode_image(image), text).item()
+                similar = [F.cosine_similarity(world.clip.encode_image(image), text).item()
                            for image in (source.image, edit.image)]
             part = np.isin(masks.labels(number)[::4, ::4], ids)
             grown = np.zeros_like(part)
@@ -362,9 +363,9 @@ def test_doing_nothing_wins_the_published_variant_and_only_that(run, world, data
         evaluate_real.AGAINST_REAL, evaluate_real.FLOOR, evaluate_real.PUBLISHED_VARIANT))
     assert (edits["pictures"], edits["reference"], published["reference"]) == (6, 3, 6)
     domain = world[1]
-    inception, photos = load_inception(inception_file, domain.device), pixels_of(dataset)
+    inception, photos = load_inception(inception_file, world.device), pixels_of(dataset)
     with torch.no_grad():
-        inverted = torch.cat([domain.generator.synthesis(domain.generator.styles(invert(domain, photo[None]).w)).image
+        inverted = torch.cat([world.generator.synthesis(world.generator.styles(invert(world, photo[None]).w)).image
                               for photo in photos])
     left, right = (inception(pictures)["64"].double().numpy() for pictures in (inverted, photos))
     assert floor["fid"] == pytest.approx(frechet(left, right), rel=1e-3)
@@ -414,7 +415,7 @@ def test_a_broken_photo_is_counted_and_named_and_an_editor_of_a_world_without_en
     report = evaluate(run, tmp_path, "--prompts", "beard", "--no_fid")
     assert report["pictures"] == 3 and list(report["skipped"]) == ["7.png"]
     assert "1 skipped: 7.png" in (run / "real/table.md").read_text() and "7.png cannot be read" in capsys.readouterr().err
-    monkeypatch.setitem(domains.DOMAINS, "drawn", replace(DOMAINS["drawn"], encoder=None))
+    monkeypatch.setitem(domains.WORLDS, "drawn", replace(WORLDS["drawn"], encoder=None))
     with pytest.raises(UserError, match="the world drawn has no encoder"):
         evaluate(run, tmp_path, "--no_fid")
 

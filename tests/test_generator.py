@@ -13,8 +13,8 @@ from torch import nn
 from attention.errors import UserError
 from attention.generator import (
     Blend,
-    Generator,
     LayerSpec,
+    StyleGAN2,
     conv_layers,
     edited_layers,
     mix,
@@ -55,7 +55,7 @@ def weights(arrays, prefix="sd/"):
 
 
 def load(arrays):
-    return Generator.from_state_dict(weights(arrays), float(arrays["config/lr_mlp"]))
+    return StyleGAN2.from_state_dict(weights(arrays), float(arrays["config/lr_mlp"]))
 
 
 def stored_styles(arrays, prefix):
@@ -66,7 +66,7 @@ def stored_styles(arrays, prefix):
 def tiny():
     """A 32 px generator whose noise and biases are not zero."""
     torch.manual_seed(0)
-    generator = Generator(32, style_dim=12, mapping_layers=2, channels=CHANNELS)
+    generator = StyleGAN2(32, style_dim=12, mapping_layers=2, channels=CHANNELS)
     for name, parameter in generator.named_parameters():
         if name.endswith(("noise.weight", "activate.bias")) or (name.startswith("to_rgb") and name.endswith(".bias")):
             nn.init.normal_(parameter)
@@ -189,7 +189,7 @@ def test_state_dict_has_the_published_names_and_shapes(resolution, multiplier):
         pytest.skip(f"{path} is not there: it lists the published names and is no part of this repository")
     expected = {key: entry["shape"] for key, entry in json.loads(path.read_text())["tensors"].items()}
     with torch.device("meta"):
-        generator = Generator(resolution, channels=published_channels(resolution, multiplier))
+        generator = StyleGAN2(resolution, channels=published_channels(resolution, multiplier))
     assert {key: list(tensor.shape) for key, tensor in generator.state_dict().items()} == expected
 
 
@@ -350,7 +350,7 @@ def test_bfloat16_autocast_stays_close_and_reaches_the_styles(tiny):
 
 
 def test_synthesis_can_be_differentiated_twice():
-    generator = Generator(8, style_dim=4, mapping_layers=1, channels={4: 3, 8: 2}).double()
+    generator = StyleGAN2(8, style_dim=4, mapping_layers=1, channels={4: 3, 8: 2}).double()
     styles = [style.detach().requires_grad_() for style in generator.styles(torch.randn(1, 4))]
     assert torch.autograd.gradgradcheck(lambda *styles: generator.synthesis(styles).image, styles, fast_mode=True)
 
@@ -360,10 +360,10 @@ def test_synthesis_can_be_differentiated_twice():
 @pytest.mark.parametrize(("resolution", "style_dim", "depth"), [(16, 6, 3), (32, 12, 1), (64, 5, 8)])
 def test_sizes_are_read_off_the_weights(resolution, style_dim, depth):
     channels = {4: 5, 8: 7, 16: 3, 32: 6, 64: 2}
-    original = Generator(resolution, style_dim, depth, channels)
+    original = StyleGAN2(resolution, style_dim, depth, channels)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        loaded = Generator.from_state_dict(original.state_dict())
+        loaded = StyleGAN2.from_state_dict(original.state_dict())
     assert loaded.layers == original.layers
     z = torch.randn(1, style_dim)
     for generator in (original, loaded):
@@ -373,7 +373,7 @@ def test_sizes_are_read_off_the_weights(resolution, style_dim, depth):
 
 def test_loading_copies_the_weights(tiny):
     state = {name: tensor.clone() for name, tensor in tiny.state_dict().items()}
-    loaded = Generator.from_state_dict(state)
+    loaded = StyleGAN2.from_state_dict(state)
     state["input.input"].zero_()
     assert loaded.input.input.abs().sum() > 0
 
@@ -381,9 +381,9 @@ def test_loading_copies_the_weights(tiny):
 def test_missing_noise_maps_warn_and_are_seeded(tiny):
     state = {name: tensor for name, tensor in tiny.state_dict().items() if not name.startswith("noises.")}
     with pytest.warns(UserWarning, match="7 noise maps"):
-        first = Generator.from_state_dict(state)
+        first = StyleGAN2.from_state_dict(state)
     with pytest.warns(UserWarning, match="7 noise maps"):
-        second = Generator.from_state_dict(state)
+        second = StyleGAN2.from_state_dict(state)
     assert torch.equal(first.noises.noise_6, second.noises.noise_6) and first.noises.noise_6.std() > 0.9
 
 
@@ -408,4 +408,4 @@ def broken(state, kind):
     ("whole file", "under the key g_ema")])
 def test_wrong_weights_are_named(kind, message, tiny):
     with pytest.raises(UserError, match=message):
-        Generator.from_state_dict(broken(tiny.state_dict(), kind))
+        StyleGAN2.from_state_dict(broken(tiny.state_dict(), kind))

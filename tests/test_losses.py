@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from conftest import assert_close_to_max
 
 from attention.errors import UserError
-from attention.losses import (
+from attention.method.losses import (
     ATTENTION_FROZEN_UNTIL,
     PERCEPTUAL_RAMP,
     REGION_RAMP,

@@ -5,7 +5,7 @@ import torch
 from conftest import assert_close_to_max
 
 from attention.generator import edited_layers, synthesis_layers
-from attention.mapper import MAPPERS, StyleMapper
+from attention.method.mapper import MAPPERS, StyleMapper
 
 GOLDEN_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
 LAYERS = synthesis_layers(32, {4: 12, 8: 10, 16: 8, 32: 6})

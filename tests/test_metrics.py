@@ -6,18 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from attention.clip_models import TinyCLIP
-from attention.drawn.concepts import BY_PHRASE, CONCEPTS
-from attention.drawn.faces import FaceParams, draw_faces
-from attention.drawn.fit_generator import to_image
-from attention.drawn.reader import AttributeReader, seen_in
-from attention.drawn.truth import grow
+from attention.clip_models.tiny import TinyCLIP
 from attention.evaluation.metrics import (
     MARGIN,
     SAME_FACE,
     Truth,
     clip_gain,
     collateral,
+    grow,
     identity,
     iou,
     locality,
@@ -27,7 +23,11 @@ from attention.evaluation.metrics import (
     sweep_figure,
     table,
 )
-from attention.published import SHIPPED
+from attention.files.published import SHIPPED
+from attention.images import to_image
+from attention.worlds.drawn.concepts import BY_PHRASE, CONCEPTS
+from attention.worlds.drawn.faces import FaceParams, draw_faces
+from attention.worlds.drawn.reader import AttributeReader, seen_in
 
 built = pytest.mark.skipif(not (SHIPPED / "reader.safetensors").exists(), reason="the drawn world is not built")
 FACES = 18              # more than are measured at once
@@ -147,7 +147,7 @@ def test_collateral_equals_a_naive_loop(params):
     shares = []
     for i in range(FACES):
         face, edit = params.take(slice(i, i + 1)), after.take(slice(i, i + 1))
-        counted = [other for other in CONCEPTS if other.field != "eye_colour" and other.truth(face)[0] in (0, 1)]
+        counted = [other for other in CONCEPTS if other.attribute != "eye_colour" and other.truth(face)[0] in (0, 1)]
         shares.append(sum(seen_in(other, face)[0] != seen_in(other, edit)[0] for other in counted) / len(counted))
     assert collateral(concept, params, params, after) == pytest.approx(np.mean(shares))
 

@@ -18,8 +18,8 @@ from conftest import assert_close_to_max
 from torch import nn
 
 from attention.errors import UserError
-from attention.generator import Generator as Ours
-from attention.nvidia import read_nvidia
+from attention.files.nvidia import read_nvidia
+from attention.generator import StyleGAN2 as Ours
 
 CHANNELS = {4: 10, 8: 7, 16: 5}
 WIDTH = 12

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from conftest import assert_close_to_max
 
-from attention import losses, perceptual
 from attention.errors import UserError
+from attention.inversion import perceptual
+from attention.method import losses
 
 # All of a domain that is asked for.
 PHOTOS = SimpleNamespace(entry=SimpleNamespace(drawn=False), device=torch.device("cpu"))

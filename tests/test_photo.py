@@ -14,11 +14,12 @@ import pytest
 import torch
 from PIL import Image
 
-from attention import photo
-from attention.drawn.faces import FaceParams, draw_faces
+from attention.editing import photo
+from attention.editing.photo import find_landmarks, read_landmarks, read_photo
 from attention.errors import UserError
-from attention.photo import Frame, ffhq_frame, find_landmarks, frame_like, read_landmarks, read_photo
-from attention.published import PUBLISHED
+from attention.files.published import PUBLISHED
+from attention.inversion.frame import Frame, ffhq_frame, frame_like
+from attention.worlds.drawn.faces import FaceParams, draw_faces
 
 # Eyes, nose, corners of the mouth of a face that stands upright.
 UPRIGHT = np.array([[100.0, 100], [200, 100], [150, 160], [120, 220], [180, 220]])

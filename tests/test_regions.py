@@ -10,11 +10,11 @@ from conftest import assert_close_to_max, tiny_editor
 from safetensors.torch import save_file
 from sklearn.cluster import KMeans
 
-from attention import clustering_feature, regions
+from attention import clustering_feature
 from attention.config import ClusterConfig
-from attention.domains import Domain, DomainEntry
 from attention.errors import UserError
-from attention.regions import (
+from attention.method import regions
+from attention.method.regions import (
     SEARCH_POINTS,
     RegionClusters,
     fit_kmeans,
@@ -27,6 +27,8 @@ from attention.regions import (
     region_overlay,
     region_points,
 )
+from attention.worlds.base import WorldEntry
+from attention.worlds.world import World
 
 MAPPER_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
 CLUSTERS = dict(layer=12, domain="drawn", seed=7, generator_hash="abc", position_weight=2.5, enlarge=2)
@@ -210,8 +212,8 @@ def test_kmeans_refuses_impossible_numbers_of_regions(num_regions):
 
 def tiny_domain():
     """A world of 32 px with random weights; its layer 6 has 256 pixels a face, 16 channels and 2 position planes."""
-    entry = DomainEntry(Path("none"), "none", "none", 1.0, (), lambda prompt: ())
-    return Domain("tiny", entry, tiny_editor().generator, "", torch.device("cpu"))
+    entry = WorldEntry(Path("none"), "none", "none", 1.0, (), lambda prompt: ())
+    return World("tiny", entry, tiny_editor().generator, "", torch.device("cpu"))
 
 
 @pytest.mark.parametrize("most, share", ((100_000, 512), (300, 100)))
@@ -219,10 +221,10 @@ def test_every_batch_gives_an_equal_share_of_its_points(most, share, monkeypatch
     monkeypatch.setattr(clustering_feature, "MAX_POINTS", most)
     domain = tiny_domain()
     config = ClusterConfig(step=3, batch_size=2, seed=5, position_weight=0.5, enlarge=1)
-    sampled = clustering_feature.sample_points(domain, config, 6)
+    sampled = clustering_feature.sample_points(world, config, 6)
     assert sampled.shape == (3 * share, 18)
-    for rows, w in zip(sampled.split(share), domain.sample_w(6, seed=5).split(2), strict=True):
-        points = region_points(domain.generator.synthesis(domain.generator.styles(w)).features[6], 0.5)
+    for rows, w in zip(sampled.split(share), world.sample_w(6, seed=5).split(2), strict=True):
+        points = region_points(world.generator.synthesis(world.generator.styles(w)).features[6], 0.5)
         found = [int((points == row).all(1).nonzero()) for row in rows]
         assert len(set(found)) == share
 
@@ -230,9 +232,9 @@ def test_every_batch_gives_an_equal_share_of_its_points(most, share, monkeypatch
 def test_overlaying_faces_one_by_one_is_overlaying_all_of_them():
     domain = tiny_domain()
     clusters = RegionClusters(torch.randn(5, 18, generator=torch.Generator().manual_seed(0)), 6, "tiny")
-    image, features = domain.generator.synthesis(domain.generator.styles(domain.sample_w(8, seed=9)))
+    image, features = world.generator.synthesis(world.generator.styles(world.sample_w(8, seed=9)))
     expected = region_overlay(image, clusters.assign(features[6]))
-    difference = clustering_feature.sample_overlay(domain, clusters, seed=9).astype(int) - expected
+    difference = clustering_feature.sample_overlay(world, clusters, seed=9).astype(int) - expected
     assert difference.shape == (64, 256, 3) and abs(difference).max() <= 1
 
 

@@ -13,15 +13,15 @@ import torch
 from conftest import SHARED, assert_close_to_max, tiny_editor
 from torch import nn
 
-from attention import domains
-from attention.checkpoints import read_safetensors, write_safetensors
-from attention.cluster_pickle import read_cluster_pickle, regions_from_pickle
 from attention.errors import UserError, exit_with_message
-from attention.losses import attention_budget, region_consistency, style_delta
-from attention.regions import RegionClusters, pool_by_region
-from attention.released import from_released, main, to_released
-from attention.runs import load_run
-from attention.spatial_attention import gate
+from attention.files.authors import from_released, main, to_released
+from attention.files.cluster_pickle import read_cluster_pickle, regions_from_pickle
+from attention.files.safetensors import read_safetensors, write_safetensors
+from attention.method.losses import attention_budget, region_consistency, style_delta
+from attention.method.regions import RegionClusters, pool_by_region
+from attention.method.spatial_attention import gate
+from attention.training.runs import load_run
+from attention.worlds import registry as domains
 
 GOLDEN_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
 FORMATS = ("mapper_256_cm1_a13_k20", "mapper_1024_cm2_a13_k20")
@@ -125,18 +125,18 @@ def world(editor, tmp_path, monkeypatch):
     path = tmp_path / "stylegan2.pt"
     torch.save({"g_ema": editor.generator.state_dict(), "latent_avg": torch.zeros(16)}, path)
     monkeypatch.setitem(domains.CLIP_MODELS, "eight", lambda source, trust: EightNumbers())
-    monkeypatch.setitem(domains.DOMAINS, "ffhq", dataclasses.replace(domains.DOMAINS["ffhq"], generator=path, clip="eight"))
+    monkeypatch.setitem(domains.WORLDS, "ffhq", dataclasses.replace(domains.WORLDS["ffhq"], generator=path, clip="eight"))
     return path
 
 
 @pytest.mark.parametrize("generator", ("given", "unknown"))
 def test_a_converted_file_loads_as_an_editor_with_the_same_edits(generator, editor, mapper_file, world):
     main(["convert", str(mapper_file), *(["--generator", str(world)] if generator == "given" else [])])
-    converted, domain, config = load_run(mapper_file.with_suffix(""), "cpu")
-    assert converted.regions.generator_hash == (domain.generator_hash if generator == "given" else "")
+    converted, world, config = load_run(mapper_file.with_suffix(""), "cpu")
+    assert converted.regions.generator_hash == (world.generator_hash if generator == "given" else "")
     assert (config.attention_layer, config.cluster_num, config.max_change) == (7, 5, 0)
     text = torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
-    edits = [each(each.source(domain.sample_w(2, seed=0)), text, text, threshold=0.5) for each in (editor, converted)]
+    edits = [each(each.source(world.sample_w(2, seed=0)), text, text, threshold=0.5) for each in (editor, converted)]
     assert torch.equal(edits[0].image, edits[1].image) and torch.equal(edits[0].mask, edits[1].mask)
 
 

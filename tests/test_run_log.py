@@ -16,7 +16,15 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from attention.errors import UserError
-from attention.run_log import RunLog, check_finite, git_state, metrics_figure, package_version, plot_metrics, read_metrics
+from attention.training.run_log import (
+    RunLog,
+    check_finite,
+    git_state,
+    metrics_figure,
+    package_version,
+    plot_metrics,
+    read_metrics,
+)
 
 
 def run_steps(folder, first, last, start=0, offset=0.0):

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from attention import clustering_feature, distributed, run_attention, runs, training
-from attention.domains import DOMAINS
+from attention import clustering_feature, run_attention
 from attention.errors import UserError
-from attention.published import ROOT
+from attention.files.published import ROOT
+from attention.training import distributed, runs
+from attention.training import loop as training
+from attention.worlds.registry import WORLDS
 
-pytestmark = pytest.mark.skipif(not DOMAINS["drawn"].generator.exists(), reason="the drawn world is not built")
+pytestmark = pytest.mark.skipif(not WORLDS["drawn"].generator.exists(), reason="the drawn world is not built")
 STEPS = 8
 FLAGS = ["--step", str(STEPS), "--batch_size", "2", "--save_intermediate_image_every", "4", "--resume", "auto"]
 
@@ -26,7 +28,8 @@ FLAGS = ["--step", str(STEPS), "--batch_size", "2", "--save_intermediate_image_e
 CHILD = """
 import os, signal, sys, threading
 import torch
-from attention import run_attention, training
+from attention import run_attention
+from attention.training import loop as training
 from attention.errors import exit_with_message
 torch.set_num_threads(1)
 moment, *flags = sys.argv[1:]
@@ -262,7 +265,8 @@ def test_one_process_of_two_dying_ends_the_run_with_its_error():
 # Kills the second process once, before its sixth step; torchrun starts both again, and they go on by themselves.
 RESTARTED = """
 import os, signal, sys
-from attention import run_attention, training
+from attention import run_attention
+from attention.training import loop as training
 real = training.find_gradients
 def find_gradients(*arguments):
     if arguments[4] == 5 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":

@@ -10,7 +10,7 @@ from nbclient import NotebookClient
 from PIL import Image
 
 import attention
-from attention.published import ROOT
+from attention.files.published import ROOT
 
 TOUR = ROOT / "show_demo/tour.ipynb"
 CHECKS = ("outside", "by-region", "undo", "photo-outside", "replay")      # cells that end in True if all is well

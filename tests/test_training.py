@@ -11,19 +11,21 @@ import torch
 import torch.nn.functional as F
 from conftest import assert_close_to_max, tiny_editor
 
-from attention import distributed, losses, training
-from attention.clip_models.base import preprocess
 from attention.config import GENERAL, RECIPES, TrainConfig, resolve
-from attention.drawn.fit_clip import augment
-from attention.editor import RegionEditor, autocast
 from attention.errors import UserError
-from attention.generator import Generator
-from attention.mapper import StyleMapper
-from attention.published import SHIPPED
-from attention.regions import RegionClusters
+from attention.files.published import SHIPPED
+from attention.generator import StyleGAN2
+from attention.images import area_resize
+from attention.method import losses
+from attention.method.editor import RegionEditor, autocast
+from attention.method.mapper import StyleMapper
+from attention.method.regions import RegionClusters
 from attention.run_attention import compiled
-from attention.runs import load_run
-from attention.training import Step, backward_at_once, backward_by_parts, ramps_at
+from attention.training import distributed
+from attention.training import loop as training
+from attention.training.runs import load_run
+from attention.training.step import Step, backward_at_once, backward_by_parts, ramps_at
+from attention.worlds.drawn.fit.clip import augment
 
 # --- the published loop
 
@@ -35,7 +37,7 @@ class StubCLIP:
         self.matrix = matrix
 
     def encode_image(self, images):
-        return F.avg_pool2d(preprocess(images, 224), 28).flatten(1) @ self.matrix * 10
+        return F.avg_pool2d(area_resize(images, 224), 28).flatten(1) @ self.matrix * 10
 
 
 def world(clip):
@@ -45,7 +47,7 @@ def world(clip):
 def published_editor(data):
     """The golden loop's generator, mapper and attention in our classes."""
     channels = {int(side): int(width) for side, width in data["config/channels"].tolist()}
-    generator = Generator(int(data["config/size"]), style_dim=8, mapping_layers=1, channels=channels)
+    generator = StyleGAN2(int(data["config/size"]), style_dim=8, mapping_layers=1, channels=channels)
     weights = {key[4:]: value for key, value in data.items() if key.startswith("gen/")}
     assert set(weights) <= set(generator.state_dict())
     generator.load_state_dict({**generator.state_dict(), **weights})        # mapping and affine layers stay unused
@@ -85,8 +87,8 @@ def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
         target, where = data["log/target_features"][step], data["log/attention_text"][step]
         optimiser.zero_grad()
         values = backward_at_once(Step(
-            config, domain, editor, editor, source, target, where, [0] * len(where), ramps_at(t),
-            lambda image: F.relu(F.conv2d(preprocess(image, 224), data["stub/vgg_weight"], stride=8))))
+            config, world, editor, editor, source, target, where, [0] * len(where), ramps_at(t),
+            lambda image: F.relu(F.conv2d(area_resize(image, 224), data["stub/vgg_weight"], stride=8))))
         optimiser.param_groups[0]["lr"] = losses.learning_rate(t, config.lr)
         with torch.no_grad():
             edit = editor(source, target, where)
@@ -124,17 +126,17 @@ def tiny_step():
     return world(clip), editor, source, target, where
 
 
-def run_backward(backward, config, domain, editor, edit, source, target, where):
-    return backward(Step(config, domain, editor, edit, source, target, where, list(range(len(where))), ramps_at(0.5),
+def run_backward(backward, config, world, editor, edit, source, target, where):
+    return backward(Step(config, world, editor, edit, source, target, where, list(range(len(where))), ramps_at(0.5),
                          lambda image: image))
 
 
 def joint_gradient(folder):
     """One step's gradients of the tiny editor, all prompts together; in a group, each process takes its own rows."""
     with distributed.group(torch.device("cpu")):
-        domain, editor, source, target, where = tiny_step()
+        world, editor, source, target, where = tiny_step()
         wrapped = distributed.parallel(editor)
-        run_backward(backward_at_once, SETTINGS, domain, editor, wrapped, source, distributed.own_rows(target),
+        run_backward(backward_at_once, SETTINGS, world, editor, wrapped, source, distributed.own_rows(target),
                      distributed.own_rows(where))
         gradients = {name: value.grad for name, value in editor.named_parameters()}
         torch.save(gradients, f"{folder}/{distributed.world_size()}_{distributed.rank()}.pt")
@@ -156,18 +158,18 @@ def test_parts_of_a_batch_give_the_gradient_and_the_values_of_the_whole(micro_ba
 def test_parts_see_the_augmented_views_of_the_whole(micro_batch):
     gradients = []
     for backward, config in ((backward_at_once, SETTINGS), (backward_by_parts, replace(SETTINGS, micro_batch=micro_batch))):
-        domain, editor, source, target, where = tiny_step()
-        domain.entry.views = augment
-        run_backward(backward, config, domain, editor, editor, source, target, where)
+        world, editor, source, target, where = tiny_step()
+        world.entry.views = augment
+        run_backward(backward, config, world, editor, editor, source, target, where)
         gradients.append(torch.cat([value.grad.flatten() for value in editor.parameters()]))
     assert (gradients[1] - gradients[0]).norm() <= 1e-5 * gradients[0].norm()
 
 
 def test_parts_need_no_other_loss_than_the_contrastive_one():
-    domain, editor, source, target, where = tiny_step()
+    world, editor, source, target, where = tiny_step()
     config = replace(SETTINGS, micro_batch=1, lambda_ess=0.0, lambda_sec=0.0, lambda_area=0.0, lambda_id=0.0,
                      lambda_delta=0.0)
-    values = run_backward(backward_by_parts, config, domain, editor, editor, source, target, where)
+    values = run_backward(backward_by_parts, config, world, editor, editor, source, target, where)
     assert values["total"] == values["clip_contrastive"] > 0
 
 
@@ -185,12 +187,12 @@ def allow_half_on_cpu(monkeypatch):
 def gradients_in(precision, monkeypatch, **settings):
     """Gradients of the tiny step, through find_gradients; also the scales that it tried."""
     allow_half_on_cpu(monkeypatch)
-    domain, editor, source, target, where = tiny_step()
+    world, editor, source, target, where = tiny_step()
     editor.source = lambda w: source
-    domain.sample_w = lambda count, seed: None
+    world.sample_w = lambda count, seed: None
     monkeypatch.setattr(training, "conditions", lambda *arguments: (target, where))
     config = replace(SETTINGS, precision=precision, batch_size=PROMPTS, **settings)
-    values = training.find_gradients(config, domain, editor, editor, config.step // 2, None, lambda image: image)
+    values = training.find_gradients(config, world, editor, editor, config.step // 2, None, lambda image: image)
     return torch.cat([value.grad.flatten() for value in editor.parameters()]), values
 
 
@@ -232,12 +234,12 @@ def test_fp16_on_a_cpu_is_refused():
 
 
 def test_edits_of_the_shipped_editor_in_bf16_equal_those_in_float32_to_40_db():
-    editor, domain, _ = load_run(SHIPPED, device="cpu")
-    text = domain.clip.encode_text(["blonde hair", "beard", "rosy cheeks", "glasses"])
+    editor, world, _ = load_run(SHIPPED, device="cpu")
+    text = world.clip.encode_text(["blonde hair", "beard", "rosy cheeks", "glasses"])
     edits = {}
     for precision in ("fp32", "bf16"):
-        with torch.no_grad(), autocast(precision, domain.device):
-            source = editor.source(domain.sample_w(4, seed=77))
+        with torch.no_grad(), autocast(precision, world.device):
+            source = editor.source(world.sample_w(4, seed=77))
             edits[precision] = editor(source, text, text)
     assert torch.equal(edits["bf16"].mask, edits["fp32"].mask)          # nothing that decides is rounded
     error = (edits["bf16"].image.clamp(-1, 1) - edits["fp32"].image.clamp(-1, 1)).square().mean(dim=(1, 2, 3))
@@ -248,9 +250,9 @@ def test_edits_of_the_shipped_editor_in_bf16_equal_those_in_float32_to_40_db():
 def test_compiled_synthesis_trains_as_the_plain_one():
     gradients = []
     for wrap in (lambda synthesis: synthesis, compiled):
-        domain, editor, source, target, where = tiny_step()
+        world, editor, source, target, where = tiny_step()
         editor.generator.synthesis = wrap(editor.generator.synthesis)
-        run_backward(backward_at_once, SETTINGS, domain, editor, editor, source, target, where)
+        run_backward(backward_at_once, SETTINGS, world, editor, editor, source, target, where)
         gradients.append(torch.cat([value.grad.flatten() for value in editor.parameters()]))
     assert_close_to_max(gradients[1], gradients[0], 1e-4)
 

@@ -15,12 +15,12 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 import attention
-from attention.drawn import photos
-from attention.drawn.faces import FaceParams
-from attention.drawn.photos import FRAME, draw_photo
 from attention.errors import UserError
-from attention.published import ROOT
-from attention.sheets import to_pixels
+from attention.files.published import ROOT
+from attention.images import to_pixels
+from attention.worlds.drawn import photos
+from attention.worlds.drawn.faces import FaceParams
+from attention.worlds.drawn.photos import FRAME, draw_photo
 
 SCREENSHOTS = ROOT / "runs/screenshots"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",

@@ -2,7 +2,7 @@
 
 Every one is written from its paper's description. Drawn faces have no face recognition network, so StyleCLIP's identity
 loss is left out; what holds a face together is the distance to its latent. Wherever a method shows pictures to CLIP in
-training, it shows the augmented views that ours shows (`base.clip_distance`, `training.embed`).
+training, it shows the augmented views that ours shows (`base.clip_distance`, `training.step.embed`).
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ from attention.baselines.base import Method
 from attention.baselines.directions import GlobalDirections
 from attention.baselines.latents import LatentMappers, LatentOptimisation
 from attention.baselines.regional import Nothing, PixelAttention, RegionMethod, TruePart, WithoutAttention
-from attention.domains import Domain
-from attention.published import ROOT
+from attention.files.published import ROOT
+from attention.worlds.world import World
 
 FOLDER = ROOT / "pretrained_models/baselines"       # of the trained methods' files, made by fit.py
 
-# Name -> what loads the method from a domain and a folder of checkpoints.
-METHODS: dict[str, Callable[[Domain, Path], Method]] = {
+# Name -> what loads the method from a world and a folder of checkpoints.
+METHODS: dict[str, Callable[[World, Path], Method]] = {
     kind.key: kind.load for kind in (Nothing, LatentOptimisation, LatentMappers, GlobalDirections, PixelAttention,
                                      WithoutAttention, TruePart, RegionMethod)
 }

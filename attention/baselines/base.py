@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention.domains import Domain
-from attention.drawn.faces import FaceParams
-from attention.editor import autocast
 from attention.errors import UserError
+from attention.method.editor import autocast
+from attention.worlds.truth import Faces
+from attention.worlds.world import World
 
 COMMAND = "python -m attention.baselines.fit"
 
@@ -32,8 +32,8 @@ class Method(Protocol):
     strength: float
     given_mask: bool
 
-    def edit(self, w: Tensor, prompt: str, strength: float, params: FaceParams) -> tuple[Tensor, Tensor | None]:
-        """w (B, style_dim) of the faces `params` -> edited pictures (B, 3, R, R), about [-1, 1], without a graph, and
+    def edit(self, w: Tensor, prompt: str, strength: float, faces: Faces) -> tuple[Tensor, Tensor | None]:
+        """w (B, style_dim) of `faces` -> edited pictures (B, 3, R, R), about [-1, 1], without a graph, and
         the gated mask (B, 1, h, h) in [0, 1], or None for a method that has none.
 
         Raises:
@@ -42,32 +42,33 @@ class Method(Protocol):
         ...
 
 
-def mixed_precision(domain: Domain) -> torch.autocast:
-    """The precision in which the domain trains: of synthesis, as for ours."""
-    return autocast(domain.entry.settings.get("precision", "fp32"), domain.device)
+def mixed_precision(world: World) -> torch.autocast:
+    """The precision in which the world trains: of synthesis, as for ours."""
+    return autocast(world.entry.settings.get("precision", "fp32"), world.device)
 
 
-def extended(domain: Domain, w: Tensor) -> Tensor:
+def extended(world: World, w: Tensor) -> Tensor:
     """w (B, style_dim) -> w+ (B, n_latent, style_dim), the same row for every layer, a copy."""
-    return w[:, None].repeat(1, domain.generator.n_latent, 1)
+    return w[:, None].repeat(1, world.generator.n_latent, 1)
 
 
-def augmented(domain: Domain, images: Tensor, random: torch.Generator) -> Tensor:
-    """The domain's augmented views of pictures (B, 3, R, R), or the pictures where it has none."""
-    return images if domain.entry.views is None else domain.entry.views(images, random)
+def fresh_seeds(random: torch.Generator, count: int) -> list[int]:
+    """A seed for the view of each of `count` pictures."""
+    return torch.randint(2**31, (count,), generator=random).tolist()
 
 
-def clip_distance(domain: Domain, images: Tensor, text: Tensor, random: torch.Generator) -> Tensor:
+def clip_distance(world: World, images: Tensor, text: Tensor, random: torch.Generator) -> Tensor:
     """StyleCLIP's loss: 1 - cosine of each picture's view (B, 3, R, R) with the text (1 or B, D) -> (B,)."""
-    return 1 - F.cosine_similarity(domain.clip.encode_image(augmented(domain, images, random)), text)
+    views = world.views(images, fresh_seeds(random, len(images)))
+    return 1 - F.cosine_similarity(world.clip.encode_image(views), text)
 
 
-def known(domain: Domain, metadata: dict[str, str], path: object, key: str) -> None:
+def known(world: World, metadata: dict[str, str], path: object, key: str) -> None:
     """Refuse a file that was made on another generator.
 
     Raises:
         UserError: names both generators and the command.
     """
-    if metadata.get("generator_hash") != domain.generator_hash:
-        raise UserError(f"{path} was made on the generator {metadata.get('generator_hash')}, but {domain.name} has "
-                        f"{domain.generator_hash}; make it again with: {COMMAND} --only {key}")
+    if metadata.get("generator_hash") != world.generator_hash:
+        raise UserError(f"{path} was made on the generator {metadata.get('generator_hash')}, but {world.name} has "
+                        f"{world.generator_hash}; make it again with: {COMMAND} --only {key}")

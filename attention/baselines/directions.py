@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention.baselines.base import COMMAND, augmented, known, mixed_precision
-from attention.checkpoints import read_safetensors
-from attention.domains import Domain
-from attention.drawn.faces import FaceParams
-from attention.editor import style_spread
+from attention.baselines.base import COMMAND, known, mixed_precision
 from attention.errors import UserError
+from attention.files.safetensors import read_safetensors
 from attention.generator import conv_layers
+from attention.method.editor import style_spread
+from attention.worlds.truth import Faces
+from attention.worlds.world import World
 
 KIND = "where2edit channel directions"
 STEP = 5.0              # standard deviations that a channel is moved either way, published
@@ -23,26 +23,26 @@ NEUTRAL = "a face"
 PAIRS_AT_ONCE = 16
 
 
-def channels(domain: Domain) -> Iterator[tuple[int, int]]:
+def channels(world: World) -> Iterator[tuple[int, int]]:
     """(layer, channel) of every style channel of the convolutions, in order; rgb layers stay out, as published."""
-    layers = conv_layers(domain.generator.layers)
+    layers = conv_layers(world.generator.layers)
     return ((layer.index, channel) for layer in layers for channel in range(layer.in_channels))
 
 
 @torch.no_grad()
-def channel_directions(domain: Domain, faces: int, seed: int = 0) -> Tensor:
+def channel_directions(world: World, faces: int, seed: int = 0) -> Tensor:
     """How each style channel moves a picture's CLIP embedding: (channels, D) unit rows.
 
     Every channel is moved STEP standard deviations up and down on each face; a row is the mean over faces of the
     differences between the two unit embeddings, each brought to length one before and after the mean.
     """
-    styles = domain.generator.styles(domain.sample_w(faces, seed))
-    spread = _spread(domain)
-    return torch.stack([_direction(domain, styles, layer, channel, STEP * float(spread[layer][channel]), seed)
-                        for layer, channel in channels(domain)])
+    styles = world.generator.styles(world.sample_w(faces, seed))
+    spread = _spread(world)
+    return torch.stack([_direction(world, styles, layer, channel, STEP * float(spread[layer][channel]), seed)
+                        for layer, channel in channels(world)])
 
 
-def _direction(domain: Domain, styles: list[Tensor], layer: int, channel: int, change: float, seed: int) -> Tensor:
+def _direction(world: World, styles: list[Tensor], layer: int, channel: int, change: float, seed: int) -> Tensor:
     """(D,) unit direction of one channel over all faces."""
     total = 0.0
     for first in range(0, len(styles[0]), PAIRS_AT_ONCE):
@@ -51,17 +51,17 @@ def _direction(domain: Domain, styles: list[Tensor], layer: int, channel: int, c
         for sign in (1, -1):
             moved = rows[layer].clone()
             moved[:, channel] += sign * change
-            with mixed_precision(domain):
-                image = domain.generator.synthesis([*rows[:layer], moved, *rows[layer + 1:]], feature_side=0).image
+            with mixed_precision(world):
+                image = world.generator.picture([*rows[:layer], moved, *rows[layer + 1:]])
             # Both ends through the same view, so that only the channel differs.
-            view = augmented(domain, image.float(), torch.Generator(domain.device).manual_seed(seed + first))
-            ends.append(F.normalize(domain.clip.encode_image(view), dim=1))                 # (B, D)
+            view = world.views(image, range(seed + first, seed + first + len(image)))
+            ends.append(F.normalize(world.clip.encode_image(view), dim=1))                 # (B, D)
         total = total + F.normalize(ends[0] - ends[1], dim=1).sum(0)                        # (D,)
     return F.normalize(total, dim=0)
 
 
-def _spread(domain: Domain) -> list[Tensor]:
-    return style_spread(domain.generator, domain.sample_w(SPREAD_FACES, SPREAD_SEED), len(domain.generator.layers))
+def _spread(world: World) -> list[Tensor]:
+    return style_spread(world.generator, world.sample_w(SPREAD_FACES, SPREAD_SEED), len(world.generator.layers))
 
 
 @dataclass
@@ -72,7 +72,7 @@ class GlobalDirections:
     below `threshold` it counts as none. The strength is the paper's alpha, the threshold its beta.
     """
 
-    domain: Domain
+    world: World
     directions: Tensor              # (channels, D)
     threshold: float = 0.15
     key = "directions"
@@ -83,10 +83,10 @@ class GlobalDirections:
     spread: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.spread = _spread(self.domain)
+        self.spread = _spread(self.world)
 
     @classmethod
-    def load(cls, domain: Domain, folder: Path) -> "GlobalDirections":
+    def load(cls, world: World, folder: Path) -> "GlobalDirections":
         """Read directions.safetensors.
 
         Raises:
@@ -94,29 +94,29 @@ class GlobalDirections:
         """
         path = Path(folder) / f"{cls.key}.safetensors"
         tensors, metadata = read_safetensors(path, KIND, f"{COMMAND} --only {cls.key}")
-        known(domain, metadata, path, cls.key)
-        wanted = (sum(1 for _ in channels(domain)), domain.clip.dim)
+        known(world, metadata, path, cls.key)
+        wanted = (sum(1 for _ in channels(world)), world.clip.dim)
         found = {name: tuple(value.shape) for name, value in tensors.items()}
         if found != {"directions": wanted}:
             raise UserError(f"{path} holds {found}, but directions of shape {wanted} were expected; make it again with: "
                             f"{COMMAND} --only {cls.key}")
-        return cls(domain, tensors["directions"].float().to(domain.device))
+        return cls(world, tensors["directions"].float().to(world.device))
 
     @torch.no_grad()
     def changes(self, prompt: str) -> list[Tensor]:
         """(C_l,) change of every layer's style at strength 1; zeros for rgb layers."""
-        texts = F.normalize(self.domain.clip.encode_text([prompt, NEUTRAL]), dim=1)
+        texts = F.normalize(self.world.clip.encode_text([prompt, NEUTRAL]), dim=1)
         relevance = self.directions @ F.normalize(texts[0] - texts[1], dim=0)               # (channels,)
         relevance = torch.where(relevance.abs() >= self.threshold, relevance, 0)
         relevance = relevance / relevance.abs().max().clamp(min=1e-12)
         result = [torch.zeros_like(spread) for spread in self.spread]
-        for value, (layer, channel) in zip(relevance.tolist(), channels(self.domain), strict=True):
+        for value, (layer, channel) in zip(relevance.tolist(), channels(self.world), strict=True):
             result[layer][channel] = value * self.spread[layer][channel]
         return result
 
     @torch.no_grad()
-    def edit(self, w: Tensor, prompt: str, strength: float, params: FaceParams | None = None) -> tuple[Tensor, None]:
-        generator = self.domain.generator
+    def edit(self, w: Tensor, prompt: str, strength: float, faces: Faces | None = None) -> tuple[Tensor, None]:
+        generator = self.world.generator
         styles = [style + strength * change
                   for style, change in zip(generator.styles(w), self.changes(prompt), strict=True)]
-        return generator.synthesis(styles, feature_side=0).image.float(), None
+        return generator.picture(styles), None

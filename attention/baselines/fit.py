@@ -10,8 +10,8 @@ minutes of processor time, which other programs beside it do not lengthen.
 import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -23,20 +23,21 @@ from attention.baselines.directions import KIND as DIRECTIONS_KIND
 from attention.baselines.directions import channel_directions
 from attention.baselines.latents import MAPPERS_KIND, mapper_tensors, train_mapper
 from attention.baselines.regional import EDITOR_KIND, train_variant, variant_config
-from attention.checkpoints import run_folder, write_safetensors
-from attention.config import option, parse_config
-from attention.domains import Domain, load_domain
+from attention.config import Config, option, parse_config
 from attention.errors import exit_with_message
+from attention.files.disk import run_folder
+from attention.files.safetensors import write_safetensors
+from attention.worlds.registry import load_world
+from attention.worlds.world import World
 
 MAPPER_STEPS = 250          # of every prompt
 DIRECTION_FACES = 20        # the paper takes 100
 
 
-@dataclass(frozen=True)
-class FitConfig:
+class FitConfig(Config):
     """Options."""
 
-    only: str | None = option(None, "train one method", choices=("mapper", "directions", "pixels", "no_attention"))
+    only: Literal["mapper", "directions", "pixels", "no_attention"] | None = option(None, "train one method")
     folder: Path = option(FOLDER, "folder of the files")
     run: Path = option(Path("runs/baselines"), "folder of the runs of pixels and no_attention")
     step: int | None = option(None, "steps (faces for directions) instead of the method's own", min=1)
@@ -47,20 +48,20 @@ class FitConfig:
 def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Train what is asked for; returns the files."""
     config = parse_config(FitConfig, argv, __doc__)
-    domain = load_domain("drawn", device=config.device)
+    world = load_world("drawn", device=config.device)
     run_folder(config.run)
     run_folder(config.folder, "--folder")               # told before hours of training, not after
-    return [fit(name, config, domain) for name in FITS if config.only in (None, name)]
+    return [fit(name, config, world) for name in FITS if config.only in (None, name)]
 
 
-def fit(name: str, config: FitConfig, domain: Domain) -> Path:
+def fit(name: str, config: FitConfig, world: World) -> Path:
     """Train one method and write its file."""
     started = time.process_time()
-    kind, tensors, said = FITS[name](config, domain)
+    kind, tensors, said = FITS[name](config, world)
     minutes = (time.process_time() - started) / 60
     metadata = {"kind": kind, "command": f"{COMMAND} --only {name}", "seed": str(config.seed),
-                "generator_hash": domain.generator_hash, "minutes": f"{minutes:.1f}",
-                "minutes_per_prompt": f"{minutes / len(domain.entry.prompts):.2f}",
+                "generator_hash": world.generator_hash, "minutes": f"{minutes:.1f}",
+                "minutes_per_prompt": f"{minutes / len(world.prompts):.2f}",
                 "threads": str(torch.get_num_threads()), **said}
     path = config.folder / f"{name}.safetensors"
     write_safetensors(path, tensors, metadata)
@@ -71,32 +72,32 @@ def fit(name: str, config: FitConfig, domain: Domain) -> Path:
 Fitted = tuple[str, dict[str, Tensor], dict[str, str]]      # kind of file, tensors, more for its header
 
 
-def fit_mapper(config: FitConfig, domain: Domain) -> Fitted:
-    """A latent mapper for each of the domain's prompts."""
-    steps, prompts = config.step or MAPPER_STEPS, domain.entry.prompts
-    mappers = [train_mapper(domain, prompt, steps, config.seed) for prompt in tqdm(prompts, desc="mappers")]
+def fit_mapper(config: FitConfig, world: World) -> Fitted:
+    """A latent mapper for each of the world's prompts."""
+    steps, prompts = config.step or MAPPER_STEPS, world.prompts
+    mappers = [train_mapper(world, prompt, steps, config.seed) for prompt in tqdm(prompts, desc="mappers")]
     return MAPPERS_KIND, mapper_tensors(mappers), {"prompts": json.dumps(prompts), "steps": str(steps)}
 
 
-def fit_directions(config: FitConfig, domain: Domain) -> Fitted:
+def fit_directions(config: FitConfig, world: World) -> Fitted:
     """The direction of every style channel; it serves all prompts."""
     faces = config.step or DIRECTION_FACES
-    return DIRECTIONS_KIND, {"directions": channel_directions(domain, faces, config.seed).half()}, {"faces": str(faces)}
+    return DIRECTIONS_KIND, {"directions": channel_directions(world, faces, config.seed).half()}, {"faces": str(faces)}
 
 
-def fit_pixels(config: FitConfig, domain: Domain) -> Fitted:
+def fit_pixels(config: FitConfig, world: World) -> Fitted:
     """Ours without regions."""
-    tensors = train_variant(PixelAttention, domain, config.run / "pixels", config.seed, config.step)
-    return EDITOR_KIND, tensors, {"steps": str(config.step or variant_config(PixelAttention, domain).step)}
+    tensors = train_variant(PixelAttention, world, config.run / "pixels", config.seed, config.step)
+    return EDITOR_KIND, tensors, {"steps": str(config.step or variant_config(PixelAttention, world).step)}
 
 
-def fit_no_attention(config: FitConfig, domain: Domain) -> Fitted:
+def fit_no_attention(config: FitConfig, world: World) -> Fitted:
     """Ours without attention."""
-    tensors = train_variant(WithoutAttention, domain, config.run / "no_attention", config.seed, config.step)
-    return EDITOR_KIND, tensors, {"steps": str(config.step or variant_config(WithoutAttention, domain).step)}
+    tensors = train_variant(WithoutAttention, world, config.run / "no_attention", config.seed, config.step)
+    return EDITOR_KIND, tensors, {"steps": str(config.step or variant_config(WithoutAttention, world).step)}
 
 
-FITS: dict[str, Callable[[FitConfig, Domain], Fitted]] = {
+FITS: dict[str, Callable[[FitConfig, World], Fitted]] = {
     "mapper": fit_mapper, "directions": fit_directions, "pixels": fit_pixels, "no_attention": fit_no_attention}
 
 

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from attention.baselines.base import COMMAND, clip_distance, extended, known, mixed_precision
-from attention.checkpoints import consistent, read_safetensors
-from attention.domains import Domain
-from attention.drawn.faces import FaceParams
 from attention.errors import UserError
+from attention.files.safetensors import consistent, read_safetensors
 from attention.generator.layers import EqualLinear, PixelNorm
+from attention.worlds.truth import Faces
+from attention.worlds.world import World
 
 GROUPS = (4, 8)         # rows of w+ where medium and fine begin, published
 DEPTH = 4               # layers of a group's mapper, published
@@ -29,7 +29,7 @@ class LatentOptimisation:
     own loss.
     """
 
-    domain: Domain
+    world: World
     steps: int = 60
     rate: float = 0.05
     key = "optimisation"
@@ -39,15 +39,15 @@ class LatentOptimisation:
     given_mask = False
 
     @classmethod
-    def load(cls, domain: Domain, folder: Path) -> "LatentOptimisation":
-        return cls(domain)
+    def load(cls, world: World, folder: Path) -> "LatentOptimisation":
+        return cls(world)
 
-    def edit(self, w: Tensor, prompt: str, strength: float, params: FaceParams | None = None) -> tuple[Tensor, None]:
+    def edit(self, w: Tensor, prompt: str, strength: float, faces: Faces | None = None) -> tuple[Tensor, None]:
         with torch.no_grad():
-            text = self.domain.clip.encode_text([prompt])
-        moved = self.optimise(extended(self.domain, w), text, strength)
+            text = self.world.clip.encode_text([prompt])
+        moved = self.optimise(extended(self.world, w), text, strength)
         with torch.no_grad():
-            return self.domain.picture(moved), None
+            return self.world.picture(moved), None
 
     @torch.enable_grad()
     def optimise(self, start: Tensor, text: Tensor, strength: float, note: Callable[[float], None] | None = None) -> Tensor:
@@ -56,12 +56,12 @@ class LatentOptimisation:
             return start
         moved = start.clone().requires_grad_()
         optimiser = torch.optim.Adam([moved], self.rate)
-        random = torch.Generator(start.device).manual_seed(0)
+        random = torch.Generator().manual_seed(0)
         for step in range(self.steps):
             optimiser.param_groups[0]["lr"] = self.rate * rise_and_fall(step, self.steps)
-            with mixed_precision(self.domain):
-                image = self.domain.picture(moved)
-            distance = clip_distance(self.domain, image, text, random)                      # (B,)
+            with mixed_precision(self.world):
+                image = self.world.picture(moved)
+            distance = clip_distance(self.world, image, text, random)                      # (B,)
             loss = distance + (moved - start).square().sum(dim=(1, 2)) / strength           # (B,)
             optimiser.zero_grad()
             loss.sum().backward()
@@ -96,7 +96,7 @@ class LatentMapper(nn.Module):
 class LatentMappers:
     """w+ plus strength times what the prompt's own mapper says; the paper trains and uses 0.1."""
 
-    domain: Domain
+    world: World
     mappers: Mapping[str, LatentMapper]
     key = "mapper"
     name = "StyleCLIP mapper"
@@ -105,7 +105,7 @@ class LatentMappers:
     given_mask = False
 
     @classmethod
-    def load(cls, domain: Domain, folder: Path) -> "LatentMappers":
+    def load(cls, world: World, folder: Path) -> "LatentMappers":
         """Read mapper.safetensors.
 
         Raises:
@@ -113,23 +113,23 @@ class LatentMappers:
         """
         path = Path(folder) / f"{cls.key}.safetensors"
         tensors, metadata = read_safetensors(path, MAPPERS_KIND, f"{COMMAND} --only {cls.key}")
-        known(domain, metadata, path, cls.key)
+        known(world, metadata, path, cls.key)
         mappers = {}
         with consistent(path, f"{COMMAND} --only {cls.key}"):
             for number, prompt in enumerate(json.loads(metadata["prompts"])):
-                mapper = LatentMapper(domain.generator.style_dim).requires_grad_(False)
+                mapper = LatentMapper(world.generator.style_dim).requires_grad_(False)
                 mapper.load_state_dict({name.removeprefix(f"{number}."): value for name, value in tensors.items()
                                         if name.startswith(f"{number}.")})
-                mappers[prompt] = mapper.to(domain.device)
-        return cls(domain, mappers)
+                mappers[prompt] = mapper.to(world.device)
+        return cls(world, mappers)
 
     @torch.no_grad()
-    def edit(self, w: Tensor, prompt: str, strength: float, params: FaceParams | None = None) -> tuple[Tensor, None]:
+    def edit(self, w: Tensor, prompt: str, strength: float, faces: Faces | None = None) -> tuple[Tensor, None]:
         if prompt not in self.mappers:
             raise UserError(f"the prompt is {prompt!r}, but a latent mapper knows one prompt each, and there are some for "
                             f"{', '.join(self.mappers)}; train one with: {COMMAND} --only {self.key}")
-        start = extended(self.domain, w)
-        return self.domain.picture(start + strength * self.mappers[prompt](start)), None
+        start = extended(self.world, w)
+        return self.world.picture(start + strength * self.mappers[prompt](start)), None
 
 
 def mapper_tensors(mappers: Sequence[LatentMapper]) -> dict[str, Tensor]:
@@ -138,7 +138,7 @@ def mapper_tensors(mappers: Sequence[LatentMapper]) -> dict[str, Tensor]:
             for name, value in mapper.state_dict().items()}
 
 
-def train_mapper(domain: Domain, prompt: str, steps: int, seed: int = 0, batch_size: int = 8, rate: float = 0.01,
+def train_mapper(world: World, prompt: str, steps: int, seed: int = 0, batch_size: int = 8, rate: float = 0.01,
                  distance_weight: float = 4.0, note: Callable[[float], None] | None = None) -> LatentMapper:
     """Train the mapper of one prompt: (1 - cosine) + distance_weight * mean squared change of w+.
 
@@ -146,19 +146,19 @@ def train_mapper(domain: Domain, prompt: str, steps: int, seed: int = 0, batch_s
         note: is told the loss of every step.
     """
     torch.manual_seed(seed)
-    mapper = LatentMapper(domain.generator.style_dim).to(domain.device)
+    mapper = LatentMapper(world.generator.style_dim).to(world.device)
     optimiser = torch.optim.Adam(mapper.parameters(), rate)
-    random = torch.Generator(domain.device).manual_seed(seed)
+    random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        text = domain.clip.encode_text([prompt])
-    faces = domain.sample_w(steps * batch_size, seed).split(batch_size)
+        text = world.clip.encode_text([prompt])
+    faces = world.sample_w(steps * batch_size, seed).split(batch_size)
     for step, w in enumerate(faces):
         optimiser.param_groups[0]["lr"] = rate * rise_and_fall(step, steps)
-        start = extended(domain, w)
+        start = extended(world, w)
         change = STEP_SIZE * mapper(start)                                                  # (B, n_latent, style_dim)
-        with mixed_precision(domain):
-            image = domain.picture(start + change)
-        loss = clip_distance(domain, image, text, random).mean() + distance_weight * change.square().mean()
+        with mixed_precision(world):
+            image = world.picture(start + change)
+        loss = clip_distance(world, image, text, random).mean() + distance_weight * change.square().mean()
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

@@ -9,21 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention.baselines.base import COMMAND, known
-from attention.checkpoints import consistent, read_safetensors, run_folder
 from attention.config import TrainConfig
-from attention.domains import Domain, settled
-from attention.drawn.concepts import BY_PHRASE
-from attention.drawn.faces import FaceParams
-from attention.drawn.truth import true_part
-from attention.editor import Edit, RegionEditor, Source
 from attention.errors import UserError
+from attention.files.disk import run_folder
+from attention.files.published import SHIPPED
+from attention.files.safetensors import consistent, read_safetensors
 from attention.generator import LayerSpec
-from attention.perceptual import perceptual_features
-from attention.published import SHIPPED
-from attention.regions import RegionClusters, region_points
-from attention.runs import build_editor, load_run
-from attention.spatial_attention import blur_mask
-from attention.training import train
+from attention.method.editor import Edit, RegionEditor, Source
+from attention.method.regions import RegionClusters, region_points
+from attention.method.spatial_attention import blur_mask
+from attention.training.loop import train
+from attention.training.runs import build_editor, load_run
+from attention.worlds.registry import configured
+from attention.worlds.truth import Faces
+from attention.worlds.world import World
 
 EDITOR_KIND = "where2edit baseline editor"
 VARIATION_WEIGHT = 1.0      # of the total variation of an attention per pixel
@@ -33,7 +32,7 @@ VARIATION_WEIGHT = 1.0      # of the total variation of an attention per pixel
 class Nothing:
     """The floor: the unedited picture."""
 
-    domain: Domain
+    world: World
     key = "nothing"
     name = "do nothing"
     strengths = (0.0, 0.0, 0.0, 0.0, 0.0)
@@ -41,19 +40,19 @@ class Nothing:
     given_mask = False
 
     @classmethod
-    def load(cls, domain: Domain, folder: Path) -> "Nothing":
-        return cls(domain)
+    def load(cls, world: World, folder: Path) -> "Nothing":
+        return cls(world)
 
     @torch.no_grad()
-    def edit(self, w: Tensor, prompt: str, strength: float, params: FaceParams | None = None) -> tuple[Tensor, None]:
-        return self.domain.picture(w), None
+    def edit(self, w: Tensor, prompt: str, strength: float, faces: Faces | None = None) -> tuple[Tensor, None]:
+        return self.world.picture(w), None
 
 
 @dataclass
 class RegionMethod:
     """Ours: *what* and *where* are the prompt, at the default coverage. By default the shipped editor."""
 
-    domain: Domain
+    world: World
     editor: RegionEditor
     key = "ours"
     name = "ours"
@@ -63,45 +62,45 @@ class RegionMethod:
     _last: tuple[Tensor, Source] | None = field(default=None, init=False, repr=False)
 
     @classmethod
-    def load(cls, domain: Domain, folder: Path) -> "RegionMethod":
-        editor, own, _ = load_run(SHIPPED, str(domain.device))
-        if own.generator_hash != domain.generator_hash:
-            raise UserError(f"{SHIPPED / 'editor.safetensors'} edits the generator {own.generator_hash}, but {domain.name} "
-                            f"has {domain.generator_hash}; compare on --domain drawn")
-        return cls(domain, editor)
+    def load(cls, world: World, folder: Path) -> "RegionMethod":
+        editor, own, _ = load_run(SHIPPED, str(world.device))
+        if own.generator_hash != world.generator_hash:
+            raise UserError(f"{SHIPPED / 'editor.safetensors'} edits the generator {own.generator_hash}, but {world.name} "
+                            f"has {world.generator_hash}; compare on --domain drawn")
+        return cls(world, editor)
 
     @torch.no_grad()
-    def edit(self, w: Tensor, prompt: str, strength: float, params: FaceParams) -> tuple[Tensor, Tensor | None]:
+    def edit(self, w: Tensor, prompt: str, strength: float, faces: Faces) -> tuple[Tensor, Tensor | None]:
         # A sweep asks for the same faces again and again; w is compared by identity, so a timing with its own w is honest.
         if self._last is None or self._last[0] is not w:
             self._last = (w, self.editor.source(w))
-        text = self.domain.clip.encode_text([prompt]).expand(len(w), -1)
-        return self.edit_source(self._last[1], text, prompt, strength, params)
+        text = self.world.clip.encode_text([prompt]).expand(len(w), -1)
+        return self.edit_source(self._last[1], text, prompt, strength, faces)
 
     def edit_source(self, source: Source, text: Tensor, prompt: str, strength: float,
-                    params: FaceParams) -> tuple[Tensor, Tensor | None]:
+                    faces: Faces) -> tuple[Tensor, Tensor | None]:
         """As `edit`, with the sources and the text (B, D) known."""
         edit = self.editor(source, text, text, strength)
-        return edit.image, edit.gated
+        return edit.image, edit.place.gated
 
 
 class TruePart(RegionMethod):
-    """The ceiling: the shipped editor's change, inside the renderer's true part and its soft seam."""
+    """The ceiling: the shipped editor's change, inside the true part and its soft seam."""
 
     key = "true_part"
     name = "ours, true part given"
     given_mask = True
 
     def edit_source(self, source: Source, text: Tensor, prompt: str, strength: float,
-                    params: FaceParams) -> tuple[Tensor, Tensor]:
-        part = torch.from_numpy(true_part(params, BY_PHRASE[prompt])).to(text.device)[:, None].float()     # (B, 1, S, S)
+                    faces: Faces) -> tuple[Tensor, Tensor]:
+        part = faces.part(prompt).to(text.device)[:, None].float()                           # (B, 1, S, S)
         side = self.editor.attention.map_size
         part = (F.interpolate(part, size=(side, side), mode="area") >= 0.5).float()         # (B, 1, h, h)
         return self.inside(source, text, part, strength).image, part
 
     def inside(self, source: Source, text: Tensor, part: Tensor, strength: float) -> Edit:
         """The change of a text (B, D) inside a part (B, 1, h, h)."""
-        return self.editor.forward_with_mask(source, text, blur_mask(part), strength)
+        return self.editor.apply(source, self.editor.mapper(source.styles, text, strength), blur_mask(part))
 
 
 class PixelRegions(RegionClusters):
@@ -111,10 +110,10 @@ class PixelRegions(RegionClusters):
     `assign` knows that without measuring.
     """
 
-    def __init__(self, domain: Domain):
-        layer = blend_layer(domain)
+    def __init__(self, world: World):
+        layer = blend_layer(world)
         blank = torch.zeros(1, layer.out_channels, layer.resolution, layer.resolution)
-        super().__init__(region_points(blank), layer.index, domain.name, generator_hash=domain.generator_hash)
+        super().__init__(region_points(blank), layer.index, world.name, generator_hash=world.generator_hash)
 
     def assign(self, feature: Tensor, size: int | None = None) -> Tensor:
         """(B, C, h, h) -> (B, h, h) int64, the same for every picture.
@@ -139,18 +138,18 @@ class PixelAttention(RegionMethod):
     saved = ("mapper.", "attention.")
 
     @classmethod
-    def load(cls, domain: Domain, folder: Path) -> "PixelAttention":
-        return cls(domain, load_variant(cls, domain, folder))
+    def load(cls, world: World, folder: Path) -> "PixelAttention":
+        return cls(world, load_variant(cls, world, folder))
 
     @staticmethod
-    def settings(domain: Domain) -> dict[str, float]:
-        usual, pixels = settled(TrainConfig(domain=domain.name)), blend_layer(domain).resolution ** 2
+    def settings(world: World) -> dict[str, float]:
+        usual, pixels = configured(TrainConfig, domain=world.name), blend_layer(world).resolution ** 2
         return dict(cluster_num=pixels, lambda_sec=usual.lambda_sec * usual.cluster_num / pixels, lambda_ess=0.0,
                     lambda_tv=VARIATION_WEIGHT)
 
     @staticmethod
-    def regions(domain: Domain) -> RegionClusters:
-        return PixelRegions(domain)
+    def regions(world: World) -> RegionClusters:
+        return PixelRegions(world)
 
 
 class WithoutAttention(RegionMethod):
@@ -164,47 +163,48 @@ class WithoutAttention(RegionMethod):
     saved = ("mapper.",)
 
     @classmethod
-    def load(cls, domain: Domain, folder: Path) -> "WithoutAttention":
-        return cls(domain, load_variant(cls, domain, folder))
+    def load(cls, world: World, folder: Path) -> "WithoutAttention":
+        return cls(world, load_variant(cls, world, folder))
 
     @staticmethod
-    def settings(domain: Domain) -> dict[str, float]:
+    def settings(world: World) -> dict[str, float]:
         return dict(cluster_num=1, attention_start=2.0, lambda_ess=0.0, lambda_sec=0.0, lambda_area=0.0)
 
     @staticmethod
-    def regions(domain: Domain) -> RegionClusters:
-        layer = blend_layer(domain)
+    def regions(world: World) -> RegionClusters:
+        layer = blend_layer(world)
         anywhere = region_points(torch.zeros(1, layer.out_channels, 1, 1))
-        return RegionClusters(anywhere, layer.index, domain.name, generator_hash=domain.generator_hash)
+        return RegionClusters(anywhere, layer.index, world.name, generator_hash=world.generator_hash)
 
     def edit_source(self, source: Source, text: Tensor, prompt: str, strength: float,
-                    params: FaceParams | None) -> tuple[Tensor, None]:
+                    faces: Faces | None) -> tuple[Tensor, None]:
         side = self.editor.attention.map_size
         everywhere = torch.ones(1, 1, side, side, device=text.device)
-        return self.editor.forward_with_mask(source, text, everywhere, strength).image, None
+        styles = self.editor.mapper(source.styles, text, strength)
+        return self.editor.apply(source, styles, everywhere, keep_features=False).image, None
 
 
-def blend_layer(domain: Domain) -> LayerSpec:
+def blend_layer(world: World) -> LayerSpec:
     """The layer that our own training blends at."""
-    return domain.generator.layers[settled(TrainConfig(domain=domain.name)).attention_layer - 1]
+    return world.generator.layers[configured(TrainConfig, domain=world.name).attention_layer - 1]
 
 
 Variant = type[PixelAttention] | type[WithoutAttention]
 
 
-def variant_config(variant: Variant, domain: Domain, **options: Any) -> TrainConfig:
+def variant_config(variant: Variant, world: World, **options: Any) -> TrainConfig:
     """Our own training's options, but for those that make the variant."""
-    return settled(TrainConfig(domain=domain.name, **variant.settings(domain), **options))
+    return configured(TrainConfig, domain=world.name, **variant.settings(world), **options)
 
 
-def train_variant(variant: Variant, domain: Domain, run: Path, seed: int, step: int | None = None) -> dict[str, Tensor]:
+def train_variant(variant: Variant, world: World, run: Path, seed: int, step: int | None = None) -> dict[str, Tensor]:
     """Train by our own loop in a run folder; returns what a variant's file holds, at half precision as what is shipped.
 
     Raises:
         UserError: the training was asked to stop before its end.
     """
-    config = variant_config(variant, domain, run=run_folder(run), seed=seed, step=step, device=str(domain.device))
-    train(config, domain, perceptual_features(domain), variant.regions(domain))
+    config = variant_config(variant, world, run=run_folder(run), seed=seed, step=step, device=str(world.device))
+    train(config, world, variant.regions(world))
     if not (run / "checkpoints" / f"{config.step:06d}.pt").is_file():
         raise UserError(f"{run} was asked to stop before its {config.step} steps, and half an editor is no fair "
                         f"comparison; train it again with: {COMMAND} --only {variant.key}")
@@ -212,7 +212,7 @@ def train_variant(variant: Variant, domain: Domain, run: Path, seed: int, step: 
     return {name: value.half() for name, value in tensors.items() if name.startswith(variant.saved)}
 
 
-def load_variant(variant: Variant, domain: Domain, folder: Path) -> RegionEditor:
+def load_variant(variant: Variant, world: World, folder: Path) -> RegionEditor:
     """The editor of a variant's file.
 
     Raises:
@@ -220,8 +220,8 @@ def load_variant(variant: Variant, domain: Domain, folder: Path) -> RegionEditor
     """
     path = Path(folder) / f"{variant.key}.safetensors"
     tensors, metadata = read_safetensors(path, EDITOR_KIND, f"{COMMAND} --only {variant.key}")
-    known(domain, metadata, path, variant.key)
-    editor = build_editor(variant_config(variant, domain), domain, variant.regions(domain).to(domain.device))
+    known(world, metadata, path, variant.key)
+    editor = build_editor(variant_config(variant, world), world, variant.regions(world).to(world.device))
     unsaved = {name: value for name, value in editor.state_dict().items() if not name.startswith(variant.saved)}
     with consistent(path, f"{COMMAND} --only {variant.key}"):
         editor.load_state_dict({**tensors, **unsaved})

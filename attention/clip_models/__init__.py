@@ -1,8 +1,25 @@
 """CLIP models. A new one: a file here with a class that keeps base.TextImageModel, and an entry in CLIP_MODELS."""
 
-from attention.clip_models.released import load_clip
-from attention.clip_models.tiny import TinyCLIP
+from __future__ import annotations
 
-# name -> loader(source, trust=False) of a file (or of a named model); every loader returns a frozen TextImageModel.
-# Only the released models come as archives that need trust.
-CLIP_MODELS = {"released": load_clip, "tiny": lambda source, trust=False: TinyCLIP.load(source)}
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from attention.clip_models.base import TextImageModel
+
+
+def _released(source: Path | str, trust: bool = False) -> TextImageModel:
+    from attention.clip_models.released import load_clip
+    return load_clip(source, trust=trust)
+
+
+def _tiny(source: Path | str, trust: bool = False) -> TextImageModel:
+    from attention.clip_models.tiny import TinyCLIP
+    return TinyCLIP.load(source)
+
+
+# Name -> loader(source, trust=False) of a file (or of a named model); every loader returns a frozen TextImageModel on the
+# CPU. Only the released models come as archives that need trust.
+CLIP_MODELS: dict[str, Callable[..., TextImageModel]] = {"released": _released, "tiny": _tiny}

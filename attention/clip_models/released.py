@@ -12,8 +12,8 @@ from open_clip.model import CLIP, build_model_from_openai_state_dict
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from attention.clip_models.base import preprocess
 from attention.errors import UserError
+from attention.images import area_resize
 
 # The published archive's SHA-256; it is also part of its address (shared weights.json, OpenAI's download URL).
 OPENAI_SHA256 = {"ViT-B-32.pt": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"}
@@ -40,7 +40,7 @@ class OpenClip(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, R, R) in [-1, 1] -> (B, dim) float32, not normalised, differentiable in `images`."""
-        return self.model.encode_image(preprocess(images, self.image_size).to(self.dtype)).float()
+        return self.model.encode_image(area_resize(images, self.image_size).to(self.dtype)).float()
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """B texts -> (B, dim) float32, not normalised. Texts longer than the context are cut, as published."""

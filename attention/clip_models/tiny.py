@@ -16,11 +16,11 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 
-from attention.checkpoints import consistent, read_safetensors, write_safetensors
-from attention.clip_models.base import preprocess
+from attention.files.safetensors import consistent, read_safetensors, write_safetensors
+from attention.images import area_resize
 
 FORMAT = "where2edit tiny clip 1"          # written into the file, so that another file is recognised as such
-REBUILD = "python -m attention.drawn.build"
+REBUILD = "python -m attention.worlds.drawn.build"
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 3
 
 
@@ -102,7 +102,7 @@ class TinyCLIP(nn.Module):
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, R, R) in [-1, 1] -> (B, dim) float32, not normalised, differentiable in `images`."""
-        pixels = preprocess(images, self.image_size).contiguous(memory_format=torch.channels_last)
+        pixels = area_resize(images, self.image_size).contiguous(memory_format=torch.channels_last)
         return self.model.encode_image(pixels).float()
 
     def encode_text(self, texts: list[str]) -> Tensor:

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from attention.drawn.concepts import CONCEPTS, PART_NAMES
 from attention.errors import UserError
+from attention.worlds.concepts import CONCEPTS, PART_NAMES
 
 FOLDER = "CelebAMask-HQ-mask-anno"
 PICTURES_PER_FOLDER = 2000

@@ -19,17 +19,16 @@ from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics
 from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
-from attention.checkpoints import read_torch_file
 from attention.clip_models.base import TextImageModel
-from attention.drawn.truth import grow
-from attention.editor import Edit, Source
+from attention.editing.photo import read_photo
 from attention.errors import UserError
-from attention.evaluation.metrics import locality
+from attention.evaluation.metrics import grow, locality
+from attention.files.published import INCEPTION_FILE, WEIGHTS, download_command
+from attention.files.torch_files import read_torch_file
 from attention.inversion import face_crop
-from attention.photo import read_photo
-from attention.published import WEIGHTS, download_command
+from attention.method.editor import Edit, Source
 
-INCEPTION_WEIGHTS = WEIGHTS / "weights-inception-2015-12-05-6726825d.pth"
+INCEPTION_WEIGHTS = WEIGHTS / INCEPTION_FILE
 FID_LAYER, SCORE_LAYER = "2048", "logits_unbiased"      # of Inception: for FID and KID; for IS
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000                # torch-fidelity's; fewer pictures make a smaller subset
 SCORE_SPLITS, PICTURES_PER_SPLIT = 10, 10               # of IS, which says little about fewer pictures than that

@@ -5,28 +5,14 @@ Everything that needs to know about layers reads one derived table, `synthesis_l
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.errors import UserError
+from attention.generator.base import Blend, LayerSpec, Synthesis, blended_layers, conv_layers, nearest
 from attention.generator.layers import ConstantInput, EqualLinear, PixelNorm, StyledConv, ToRGB
-
-
-@dataclass(frozen=True)
-class LayerSpec:
-    """One style layer. Its style has `in_channels` numbers."""
-
-    index: int              # position in synthesis order, from 0
-    kind: str               # "conv", or "rgb" for the layers that add to the picture
-    resolution: int         # side of its output
-    in_channels: int
-    out_channels: int
-    w_index: int            # its row of w+
 
 
 def published_channels(resolution: int, channel_multiplier: int = 2) -> dict[int, int]:
@@ -42,7 +28,7 @@ def synthesis_layers(resolution: int, channels: Mapping[int, int]) -> list[Layer
         channels: width of the maps at every side from 4 to `resolution`.
     Raises:
         ValueError: the resolution is not a power of two, or a side has no channels.
-    Source: method.md section 1; there are 26 layers at 1024 px.
+    Source: Karras et al. 2020, config F; there are 26 layers at 1024 px.
     """
     sides = _sides(resolution)
     if missing := [side for side in sides if side not in channels]:
@@ -61,70 +47,9 @@ def _sides(resolution: int) -> list[int]:
     return [2**power for power in range(2, resolution.bit_length())]
 
 
-def conv_layers(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
-    """The layers that hold activations: those that a blend may use and that attention reads."""
-    return [layer for layer in layers if layer.kind == "conv"]
-
-
-def rgb_fed_by(layers: Sequence[LayerSpec], index: int) -> LayerSpec:
-    """The rgb layer at the end of the block that conv layer `index` (0-based) belongs to.
-
-    Raises:
-        UserError: `index` is not a conv layer; the message lists those that are.
-    """
-    if not 0 <= index < len(layers) or layers[index].kind != "conv":
-        found = "is an rgb layer (it holds no activations)" if 0 <= index < len(layers) else "does not exist"
-        numbers = ", ".join(str(layer.index + 1) for layer in conv_layers(layers))
-        raise UserError(f"layer {index + 1} (counted from 1) {found}; choose one of the conv layers {numbers}")
-    return next(layer for layer in layers[index:] if layer.kind == "rgb")
-
-
-def edited_layers(layers: Sequence[LayerSpec], blend: int) -> list[LayerSpec]:
-    """The layers whose styles an edit changes: all up to conv layer `blend` (0-based), and the rgb if it comes next.
-
-    A conv layer between the two would run after the blend, so an edit of its style would leak out of the mask.
-    At 1024 px, 14 of the 26 layers for the published layer 13, which is index 12.
-    """
-    next_is_rgb = rgb_fed_by(layers, blend).index == blend + 1
-    return list(layers[: blend + 1 + next_is_rgb])
-
-
 def mix(w1: Tensor, w2: Tensor, index: int, n_latent: int) -> Tensor:
     """Style mixing: w+ (B, n_latent, D) with w1 (B, D) in the rows before `index` and w2 (B, D) from there on."""
     return torch.cat([w1[:, None].expand(-1, index, -1), w2[:, None].expand(-1, n_latent - index, -1)], dim=1)
-
-
-def nearest(x: Tensor, side: int) -> Tensor:
-    """Resize square maps (B, C, h, h) to a side, nearest; a map that has it is returned as it is."""
-    return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode="nearest")
-
-
-class Synthesis(NamedTuple):
-    """What synthesis makes: the picture, and every layer's output in order (an rgb entry is the picture so far)."""
-
-    image: Tensor | None            # (B, 3, R, R), about [-1, 1]; None if stopped before the last layer
-    features: list[Tensor]          # entry l is (B, C_l, h, h), or (B, 3, h, h) for an rgb layer
-
-
-@dataclass(frozen=True)
-class Blend:
-    """Keeps a source outside a mask: mask * edited + (1 - mask) * source, at one layer and in the picture it feeds.
-
-    Args:
-        layer: 0-based index of a conv layer.
-        mask: (B or 1, 1, h, w) in [0, 1]; resized to each map, nearest.
-        source_features: the source's `Synthesis.features`, batch B or 1.
-    """
-
-    layer: int
-    mask: Tensor
-    source_features: Sequence[Tensor]
-
-    def apply(self, index: int, x: Tensor) -> Tensor:
-        """Blend x (B, C, h, w), the output of layer `index`, with the source's output of that layer."""
-        mask = nearest(self.mask, x.shape[-1]).to(x.dtype)
-        # lerp is exact at both ends, so a mask of zeros gives the source and a mask of ones the edit, to the last bit.
-        return torch.lerp(self.source_features[index].to(x.dtype), x, mask)
 
 
 class NoiseMaps(nn.Module):
@@ -136,7 +61,7 @@ class NoiseMaps(nn.Module):
             self.register_buffer(f"noise_{number}", torch.randn(1, 1, layer.resolution, layer.resolution))
 
 
-class Generator(nn.Module):
+class StyleGAN2(nn.Module):
     """A StyleGAN2 generator whose state dict has the published names and shapes.
 
     Args:
@@ -170,7 +95,7 @@ class Generator(nn.Module):
         self.register_buffer("mean_w", None, persistent=False)                   # (style_dim,), see set_mean_w
 
     @classmethod
-    def from_state_dict(cls, state: Mapping[str, Tensor], mapping_lr_mul: float = 0.01) -> "Generator":
+    def from_state_dict(cls, state: Mapping[str, Tensor], mapping_lr_mul: float = 0.01) -> "StyleGAN2":
         """Build the generator that a state dict describes and load it, every name and shape checked.
 
         Args:
@@ -204,6 +129,11 @@ class Generator(nn.Module):
         """Width of the maps at every side."""
         return {layer.resolution: layer.out_channels for layer in conv_layers(self.layers)}
 
+    @property
+    def constant(self) -> Tensor:
+        """(1, C, 4, 4) learned start of every picture."""
+        return self.input.input
+
     @torch.no_grad()
     def set_mean_w(self, samples: int = 4096, seed: int = 0) -> None:
         """Set `mean_w` (style_dim,), the centre of truncation, to the mean w of seeded random z."""
@@ -233,7 +163,7 @@ class Generator(nn.Module):
             return [module.conv.modulation(w if w.ndim == 2 else w[:, layer.w_index])
                     for layer, module in zip(self.layers, self._in_order(), strict=True)]
 
-    def synthesis(self, styles: Sequence[Tensor], noise: str | Sequence[Tensor] = "const", blend: Blend | None = None,
+    def synthesis(self, styles: Sequence[Tensor], *, noise: str | Sequence[Tensor] = "const", blend: Blend | None = None,
                   until: int | None = None, feature_side: int | None = None) -> Synthesis:
         """Run the synthesis network, once through all layers.
 
@@ -255,7 +185,7 @@ class Generator(nn.Module):
             raise ValueError(f"until is {until}, but this generator has the layers 0 to {len(self.layers) - 1}")
         if not last < len(styles) <= len(self.layers):
             raise ValueError(f"got {len(styles)} styles for the {last + 1} layers to run")
-        blended = () if blend is None else (blend.layer, rgb_fed_by(self.layers, blend.layer).index)
+        blended = [] if blend is None else blended_layers(self.layers, blend.layer)
         noises = self._noise_maps(noise)
         batch = max(len(style) for style in styles[: last + 1])
         x, skip, features = self.input(batch), None, []                          # (B, C, 4, 4)
@@ -267,6 +197,12 @@ class Generator(nn.Module):
             if feature_side != 0:
                 features.append(nearest(out, min(feature_side or out.shape[-1], out.shape[-1])))
         return Synthesis(skip if last == len(self.layers) - 1 else None, features)
+
+    def picture(self, styles: Sequence[Tensor]) -> Tensor:
+        """Styles -> (B, 3, R, R) float32, about [-1, 1]; no features are kept."""
+        image = self.synthesis(styles, feature_side=0).image
+        assert image is not None            # synthesis stops nowhere
+        return image.float()
 
     def _in_order(self) -> list[nn.Module]:
         """The modules in the order of `layers`."""

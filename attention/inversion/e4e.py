@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attention.checkpoints import fill_frozen, read_torch_file
 from attention.errors import UserError
+from attention.files.published import E4E_FILE
+from attention.files.torch_files import fill_frozen, read_torch_file
 from attention.generator.layers import EqualLinear
 from attention.inversion.irse import STAGES, IRSEBody, require_square
 
-E4E_FILE = "e4e_ffhq_encode.pt"     # the published file, also the name for the download
 DOWNLOAD = f"python -m attention.download {E4E_FILE}"
 INPUT_SIDE = 256
 LEVEL_STARTS = (3, 7)               # w+ rows from which the next finer map of the pyramid is read: 16, 32, 64 px

@@ -4,13 +4,13 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
-from attention.clip_models.base import preprocess
-from attention.domains import Domain
 from attention.errors import UserError
-from attention.perceptual import load_lpips, lpips_available
+from attention.generator.base import Generator
+from attention.images import area_resize, psnr
+from attention.inversion.perceptual import load_lpips, lpips_available
 
 RATE = 0.05                 # of Adam, in standard deviations of w over faces
 PULL = 1e-3                 # on the squared distance from the encoder's guess, in the same unit: edits work near it
@@ -33,40 +33,42 @@ class Inversion(NamedTuple):
     lpips_after: float | None = None
 
 
-def invert(domain: Domain, image: Tensor, steps: int = 0) -> Inversion:
+def invert(generator: Generator, encoder: nn.Module, image: Tensor, spread: Tensor, steps: int = 0,
+           by_lpips: bool = True) -> Inversion:
     """Find the latent of a picture.
 
     Args:
-        image: (1, 3, R, R) in [-1, 1], framed as the domain's faces are.
-        steps: of refinement of every row of w+ by the squared error of pixels, on photographs and LPIPS, if its weights
-            are here (see load_lpips); 0 leaves the encoder's guess.
+        encoder: picture -> w (1, style_dim) or w+ (1, n_latent, style_dim).
+        image: (1, 3, R, R) in [-1, 1], framed as the generator's faces are.
+        spread: (style_dim,) of w over faces, the unit of refinement.
+        steps: of refinement of every row of w+ by the squared error of pixels and, if asked for and its weights are here
+            (see load_lpips), LPIPS; 0 leaves the encoder's guess.
     Raises:
         UserError: the encoder was made for another generator.
     """
-    generator, image = domain.generator, image.to(domain.device)
-    distance = _small_lpips(domain.device) if lpips_available() else None
+    distance = _small_lpips(image.device) if lpips_available() else None
     with torch.no_grad():
-        w = domain.encoder(image)
+        w = encoder(image)
         if w.shape[1:] not in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
             raise UserError(f"the encoder makes latents of {tuple(w.shape[1:])}, but this generator takes "
                             f"{generator.n_latent} x {generator.style_dim}; give the encoder of this generator")
-        before = after = _nearness(domain.picture(w), image, distance)
+        before = after = _nearness(generator.picture(generator.styles(w)), image, distance)
     if steps > 0:
-        w = _refine(domain, image, w, steps, None if domain.entry.drawn else distance)
+        w = _refine(generator, image, w, spread, steps, distance if by_lpips else None)
         with torch.no_grad():
-            after = _nearness(domain.picture(w), image, distance)
+            after = _nearness(generator.picture(generator.styles(w)), image, distance)
     return Inversion(w, before[0], after[0], before[1], after[1])
 
 
-def _refine(domain: Domain, image: Tensor, guess: Tensor, steps: int, distance: Distance | None) -> Tensor:
+def _refine(generator: Generator, image: Tensor, guess: Tensor, spread: Tensor, steps: int,
+            distance: Distance | None) -> Tensor:
     """w+ (1, n_latent, style_dim) near the guess, whose picture is nearer to the image in pixels and `distance`."""
-    start = guess if guess.ndim == 3 else guess[:, None].expand(-1, domain.generator.n_latent, -1)
-    spread = domain.sample_w(SPREAD_FACES, seed=0).std(dim=0)
+    start = guess if guess.ndim == 3 else guess[:, None].expand(-1, generator.n_latent, -1)
     change = torch.zeros_like(start).requires_grad_()                            # in units of the spread
     optimiser = torch.optim.Adam([change], lr=RATE)
     for _ in (bar := tqdm(range(steps), desc="refining", leave=False)):
         optimiser.zero_grad()
-        made = domain.picture(start + spread * change)
+        made = generator.picture(generator.styles(start + spread * change))
         error = (made - image).square().mean()
         loss = error + PULL * change.square().mean()
         if distance is not None:
@@ -80,7 +82,7 @@ def _refine(domain: Domain, image: Tensor, guess: Tensor, steps: int, distance: 
 def _small_lpips(device: torch.device) -> Distance:
     """LPIPS of square pictures that are shrunk to LPIPS_SIDE first where they are larger."""
     lpips = load_lpips(device=device)
-    return lambda *pictures: lpips(*(preprocess(picture, min(LPIPS_SIDE, picture.shape[-1])) for picture in pictures))
+    return lambda *pictures: lpips(*(area_resize(picture, min(LPIPS_SIDE, picture.shape[-1])) for picture in pictures))
 
 
 def _nearness(made: Tensor, wanted: Tensor, distance: Distance | None) -> tuple[float, float | None]:
@@ -88,6 +90,3 @@ def _nearness(made: Tensor, wanted: Tensor, distance: Distance | None) -> tuple[
     return psnr(made, wanted), None if distance is None else float(distance(made.clamp(-1, 1), wanted))
 
 
-def psnr(made: Tensor, wanted: Tensor) -> float:
-    """PSNR in dB of pictures in [-1, 1]."""
-    return float(10 * torch.log10(4 / (made.clamp(-1, 1) - wanted.to(made.device)).square().mean()))

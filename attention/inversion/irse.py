@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attention.checkpoints import fill_frozen, read_torch_file
+from attention.files.published import RECOGNISER_FILE
+from attention.files.torch_files import fill_frozen, read_torch_file
 
-RECOGNISER_FILE = "model_ir_se50.pth"                           # the published file, also the name for the download
 STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))               # of the 50 layers: width and units of each stage
 SE_REDUCTION = 16
 FACE_SIDE, FRAME_SIDE = 112, 256                                # the recogniser's input; the frame that is cropped

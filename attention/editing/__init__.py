@@ -1,0 +1,1 @@
+"""Editing for people: sources, chains of changes, photos, recipes."""

@@ -1,0 +1,475 @@
+"""Editing for people: sources of any kind, edits that chain, and pictures that remember how they were made.
+
+    editor = attention.load_editor("drawn")                     # or a run folder
+    face = editor.open_seed(7)                                  # or open_latent(w), open_photo("me.jpg")
+    grey = face.edit("grey hair")
+    both = grey.edit("red lipstick", where="lips", strength=0.15)
+    both.save("edited.png")
+    same = editor.replay("edited.png")                          # the same pixels
+"""
+
+import hashlib
+import json
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from numbers import Integral, Real
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import torch
+from PIL import Image, PngImagePlugin
+from torch import Tensor
+from torch.nn import functional as F
+
+from attention.editing.photo import find_landmarks, load_detector, read_landmarks, read_photo
+from attention.editing.recipes import RECIPE_KEY, pack, pack_mask, pixel_hash, read_recipe, unpack, unpack_mask
+from attention.errors import UserError
+from attention.files.disk import write_atomically
+from attention.images import to_image, to_pixels
+from attention.inversion.frame import Frame
+from attention.method.editor import Edit, Place, RegionEditor, Source
+from attention.method.mapper import STRENGTH
+from attention.method.spatial_attention import blur_mask, threshold_for
+from attention.sheets import edit_sheet
+from attention.training.runs import load_run
+from attention.worlds.registry import WORLDS
+from attention.worlds.world import World
+
+COVERAGE = 0.8              # share of the gate's range that is open by default
+LARGEST_SEED = 2**63 - 1    # that torch takes
+NAMED_WORDS = 5             # unknown ones that a warning names
+Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
+
+
+@dataclass(frozen=True)
+class Change:
+    """One edit of a chain, as its recipe holds it.
+
+    Attributes:
+        what: a text; {"embedding": ...} of a picture that the edit should resemble; or {"styles_of": ...} the latent of
+            a face whose styles the region takes over as they are.
+        where: a text, numbers of regions, or {"mask": ...} a grey PNG of the blend layer's side.
+        strength, coverage: see RegionEditor and threshold_for.
+        replace: let earlier changes give way to this one there, instead of adding to them.
+    Raises:
+        UserError: a text is empty; strength or coverage is no number or out of range.
+        ValueError: what or where is of another kind, which only a garbled recipe can be.
+    """
+
+    what: str | dict
+    where: str | list[int] | dict
+    strength: float = STRENGTH
+    coverage: float = COVERAGE
+    replace: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("strength", "coverage"):
+            value = getattr(self, name)
+            if not isinstance(value, Real) or isinstance(value, bool):
+                raise UserError(f"{name} is {value!r}, but must be a number from 0 to 1")
+            object.__setattr__(self, name, float(value))                        # numpy's numbers are none to JSON
+        if not 0 <= self.strength <= 1:
+            raise UserError(f"strength is {self.strength}, but must be between 0 (no change) and 1; training used "
+                            f"{STRENGTH}")
+        threshold_for(self.coverage)                                             # refuses what is out of range
+        for value, kinds, keys in ((self.what, str, {"embedding", "styles_of"}), (self.where, str | list, {"mask"})):
+            if not (isinstance(value, kinds) or (isinstance(value, dict) and len(value) == 1 and set(value) <= keys)):
+                raise ValueError(f"{value!r} says neither what nor where")
+            if isinstance(value, list) and (not value or not all(type(region) is int for region in value)):
+                raise ValueError(f"{value!r} are no numbers of regions")
+            if isinstance(value, str) and not value.strip():
+                raise UserError("the text is empty, expected words such as \"grey hair\"")
+
+
+def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> "Editor":
+    """The editor of a run folder, or the shipped one of a world by its name, such as "drawn".
+
+    Raises:
+        UserError: the folder holds no whole editor; see `runs.load_run`.
+    """
+    entry = WORLDS.get(str(name))
+    folder = Path(name) if entry is None or entry.editor is None or Path(name).exists() else entry.editor
+    editor, world, _ = load_run(folder, device, trust)
+    return Editor(editor, world, hashlib.sha256((folder / "editor.safetensors").read_bytes()).hexdigest()[:16])
+
+
+class Editor:
+    """A trained editor with its world.
+
+    Args:
+        region_editor: frozen.
+        world: in which it was trained.
+        identity: of its weights, for recipes.
+    """
+
+    def __init__(self, region_editor: RegionEditor, world: World, identity: str):
+        self.region_editor, self.world, self.identity = region_editor, world, identity
+        self.side = region_editor.attention.map_size
+        self.embed = lru_cache(maxsize=256)(self._embed)
+
+    def open_seed(self, seed: int) -> "Edited":
+        """The face of a seed, as yet unedited.
+
+        Raises:
+            UserError: the seed is no whole number from 0 to LARGEST_SEED.
+        """
+        if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
+            raise UserError(f"the seed is {seed!r}, expected a whole number from 0 to {LARGEST_SEED}")
+        return Edited(self, {"seed": int(seed)}, self.region_editor.source(self.world.sample_w(1, int(seed))))
+
+    def open_latent(self, w: Tensor | np.ndarray) -> "Edited":
+        """The face of a latent, as yet unedited.
+
+        Args:
+            w: (style_dim,) or w+ (n_latent, style_dim), with or without a batch of 1.
+        Raises:
+            UserError: it has another shape, or is not finite.
+        """
+        w = self._latent(w)
+        return Edited(self, {"w": pack(w)}, self.region_editor.source(w))
+
+    def open_photo(self, source: Picture, landmarks: str | Path | np.ndarray | None = None,
+                   face: int | None = None, aligned: bool = False, refine: int = 0,
+                   detect: Callable[[np.ndarray], list | None] | None = None) -> "Edited":
+        """A photo to edit: the face is framed as the generator frames faces, inverted, and edits are put back.
+
+        Args:
+            source: a path, a picture, or an array of uint8.
+            landmarks: (68, 2) or (5, 2) points x, y in pixels, or a file of them; None searches the face.
+            face: which of several, 0 the largest.
+            aligned: the picture is square and framed already; nothing is searched.
+            refine: steps of `invert`, about a second for ten on drawn faces.
+            detect: another detector than face-alignment's, see find_landmarks.
+        Raises:
+            UserError: no picture, no face, no encoder, or the photo is not square although it is said to be framed.
+        """
+        if aligned and (landmarks is not None or face is not None):
+            given = "face" if landmarks is None else "landmarks"
+            raise UserError(f"aligned says that the picture is framed already, but {given} says where a face is; leave one "
+                            "of them out")
+        if not isinstance(refine, Integral) or refine < 0:
+            raise UserError(f"refine is {refine!r}, expected a whole number of steps, at least 0")
+        photo = read_photo(source)
+        if aligned:
+            if photo.width != photo.height:
+                raise UserError(f"the picture is {photo.width} x {photo.height}, but one that is framed already is square; "
+                                "give its landmarks or let its face be searched instead (aligned is for framed pictures)")
+            frame = Frame(np.array([photo.width / 2] * 2), np.array([photo.width / 2, 0]))
+        else:
+            if landmarks is None:
+                landmarks = find_landmarks(photo, detect or load_detector(str(self.world.device)), face)
+            points = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else landmarks
+            frame = self.world.frame(points)
+        crop = frame.crop(photo, self.world.generator.resolution)
+        inversion = self.world.invert(to_image(crop[None]), refine)
+        name = Path(source).name if isinstance(source, str | Path) else ""
+        origin = {"w": pack(inversion.w), "photo": {"name": name, "sha256": pixel_hash(photo),
+                                                    "center": frame.center.tolist(), "right": frame.right.tolist()},
+                  "psnr": [inversion.psnr_before, inversion.psnr_after]}
+        if inversion.lpips_before is not None:
+            origin["lpips"] = [inversion.lpips_before, inversion.lpips_after]
+        return Edited(self, origin, self.region_editor.source(inversion.w), photo=(photo, frame))
+
+    def grid(self, face: "Edited", changes: "str | Change | Sequence[str | Change]",
+             strengths: Sequence[float]) -> Image.Image:
+        """A sheet of edits, each of the unedited face: every change, or text that says what and where, at every strength.
+
+        Raises:
+            UserError: no changes or no strengths.
+        """
+        changes, strengths = [changes] if isinstance(changes, str | Change) else list(changes), list(strengths)
+        if not changes or not strengths:
+            raise UserError("a grid needs at least one change and one strength")
+        opened, titles, edits = face.with_changes(()), [], []
+        for change in changes:
+            if isinstance(change, str):
+                self.warn_of(change)
+                change = Change(change, change)
+            for strength in strengths:
+                edits.append(opened.with_changes([replace(change, strength=strength)]))
+                titles.append(f"{change.what if isinstance(change.what, str) else 'reference'} {strength:g}")
+        return edit_sheet(opened.tensor, titles, [edit.tensor for edit in edits], [edit.mask for edit in edits])
+
+    def replay(self, path: str | Path, photo: str | Path | Image.Image | None = None) -> "Edited":
+        """Make the picture again that `Edited.save` wrote, from the recipe in its file: the same pixels.
+
+        Args:
+            photo: the photo that was edited, if it was one; it is not in the recipe.
+        Raises:
+            UserError: no picture there, one without a recipe, one that another editor made, or of another photo or none.
+        """
+        recipe = read_recipe(path)
+        if recipe.get("editor") != self.identity:
+            raise UserError(f"{path} was made by the editor {recipe.get('editor')}, but this one is {self.identity}; load "
+                            "the editor that made it")
+        try:
+            origin, changes = recipe["source"], [Change(**change) for change in recipe["changes"]]
+            if photo is not None and "photo" not in origin:
+                raise UserError(f"{path} is no edit of a photo, so the photo has no use here; leave it out")
+            edited = self.open_seed(origin["seed"]) if "seed" in origin else self.open_latent(unpack(origin["w"]))
+            if "photo" in origin:
+                edited = Edited(self, origin, edited.source, photo=self._photo(path, origin["photo"], photo))
+            return edited.with_changes(changes)
+        except UserError:
+            raise
+        except (KeyError, TypeError, ValueError, RuntimeError, OSError, Image.DecompressionBombError) as error:
+            raise UserError(f"{path} has a garbled recipe ({error}); it cannot be made again") from error
+
+    def _photo(self, path: str | Path, said: dict, photo: str | Path | Image.Image | None) -> tuple[Image.Image, Frame]:
+        """The photo of a recipe, and where in it the face is."""
+        if photo is None:
+            raise UserError(f"{path} is the edit of the photo {said['name']!r}, which is not in its recipe; give it too")
+        picture = read_photo(photo)
+        if pixel_hash(picture) != said["sha256"]:
+            raise UserError(f"{path} is the edit of another photo than the one given; it was called {said['name']!r}")
+        center, right = (np.array(said[name], float).reshape(2) for name in ("center", "right"))
+        if not np.isfinite([*center, *right]).all():
+            raise ValueError("the place of the face is not finite")
+        return picture, Frame(center, right)
+
+    def _latent(self, w: Tensor | np.ndarray) -> Tensor:
+        """(1, style_dim) or (1, n_latent, style_dim) float32 of a latent of any kind."""
+        generator = self.world.generator
+        numbers = isinstance(w, np.ndarray) and w.dtype.kind in "fiu"
+        found = torch.from_numpy(np.ascontiguousarray(w, np.float32)) if numbers else w
+        for shape in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
+            if isinstance(found, Tensor) and tuple(found.shape) in (shape, (1, *shape)) and torch.isfinite(found).all():
+                return found.reshape(1, *shape).float().to(self.world.device)
+        told = f"an array of shape {tuple(w.shape)}" if isinstance(w, Tensor | np.ndarray) else repr(w)
+        raise UserError(f"the latent is {told}, expected {generator.style_dim} or {generator.n_latent} x "
+                        f"{generator.style_dim} finite numbers")
+
+    def warn_of(self, text: str) -> None:
+        """Warn of what CLIP will not read of a text, every time that it is said."""
+        clip = self.world.clip
+        if not clip.fits(text):
+            warnings.warn(f"the text is longer than CLIP reads ({text[:40]!r}...); the rest is passed over", stacklevel=4)
+        if unknown := clip.unknown_words(text):
+            named = ", ".join(repr(word[:40]) for word in unknown[:NAMED_WORDS])
+            more = f" and {len(unknown) - NAMED_WORDS:,} words more" if len(unknown) > NAMED_WORDS else ""
+            warnings.warn(f"CLIP does not know {named}{more}, and passes over what is meant", stacklevel=4)
+
+    @torch.no_grad()
+    def embedding_of(self, picture: Picture) -> Tensor:
+        """(1, D) CLIP embedding of a square picture of any size.
+
+        Raises:
+            UserError: it cannot be read, or is not square.
+        """
+        photo, side = read_photo(picture), self.world.generator.resolution
+        if photo.width != photo.height:
+            raise UserError(f"the picture to resemble is {photo.width} x {photo.height}, expected a square one")
+        small = np.array(photo.resize((side, side), Image.Resampling.LANCZOS))
+        return self.world.clip.encode_image(to_image(small[None]).to(self.world.device))
+
+    @torch.no_grad()
+    def _embed(self, text: str) -> Tensor:
+        """(1, D) CLIP embedding of a text."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")                 # it warns once in its life; warn_of says it to everyone
+            return self.world.clip.encode_text([text])
+
+
+class Edited:
+    """A picture after a chain of changes. Nothing changes it: every further edit is another one.
+
+    Attributes:
+        image: the picture for people; of a photo, the photo itself with the edits put back.
+        tensor: (1, 3, R, R) in [-1, 1], what the generator makes.
+        mask: (1, 1, h, h) in [0, 1], where the last change is; zeros if there is none.
+        regions: (h, h) int64, the number of the region of every pixel of the blend layer.
+        styles: by layer, (1, C_l), of the last change.
+        changes: how it was made, in order.
+    """
+
+    def __init__(self, editor: Editor, origin: dict, source: Source, changes: tuple[Change, ...] = (),
+                 edits: tuple[Edit, ...] = (), places: dict[str, Place] | None = None,
+                 photo: tuple[Image.Image, Frame] | None = None):
+        self.editor, self.origin, self.source, self.changes, self.edits = editor, origin, source, changes, edits
+        self.photo = photo
+        # Where text -> its place, shared by the whole chain: moving a slider does not attend again.
+        self._places = {} if places is None else places
+
+    @property
+    def tensor(self) -> Tensor:
+        return self.edits[-1].image if self.edits else self.source.image
+
+    @property
+    def image(self) -> Image.Image:
+        return Image.fromarray(to_pixels(self.tensor)[0]) if self.photo is None else self.put_back(*self.photo)
+
+    def put_back(self, photo: Image.Image, frame: Frame) -> Image.Image:
+        """The changes put back into a photo, the one that was opened or the same at another size (`Frame.scaled`)."""
+        if not self.edits:
+            return photo
+        after = to_pixels(self.tensor)[0]
+        edited = torch.stack([edit.mask for edit in self.edits]).amax(dim=0)                 # (1, 1, h, h)
+        mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu().numpy()
+        return frame.put_back(photo, to_pixels(self.source.image)[0], after, mask)
+
+    @property
+    def mask(self) -> Tensor:
+        side = self.editor.side
+        return self.edits[-1].mask if self.edits else self.source.image.new_zeros(1, 1, side, side)
+
+    @property
+    def regions(self) -> Tensor:
+        return self.source.labels[0]
+
+    @property
+    def styles(self) -> list[Tensor]:
+        return self.edits[-1].styles if self.edits else self.source.styles
+
+    @property
+    def recipe(self) -> dict:
+        """All that `Editor.replay` needs, as JSON holds it."""
+        return {"editor": self.editor.identity, "domain": self.editor.world.name, "source": self.origin,
+                "changes": [asdict(change) for change in self.changes]}
+
+    def edit(self, what: str, where: str | None = None, *, regions: Sequence[int] | None = None,
+             mask: Image.Image | np.ndarray | None = None, strength: float = STRENGTH, coverage: float = COVERAGE,
+             replace: bool = False) -> "Edited":
+        """One change more: outside its mask the picture stays what it is now, inside the change is added to it.
+
+        What is found by a text, and what a change does, count from the unedited face; so the order hardly matters.
+
+        Args:
+            what: a text, such as "grey hair".
+            where: a text; None takes `what`, unless regions or a mask say where.
+            regions: numbers of regions instead.
+            mask: a grey picture or array of the framed square instead, white where the edit goes.
+            strength: 0 changes nothing, 0.1 is what training used.
+            coverage: 0 edits almost nowhere, 1 widely; a text decides where, so it does nothing to regions and masks.
+            replace: let earlier changes give way to this one there, instead of adding to them.
+        Raises:
+            UserError: an argument is out of range, or more than one says where.
+        """
+        if not isinstance(what, str):
+            raise UserError(f"what is a {type(what).__name__}, expected a text; resemble takes a picture, take_styles a "
+                            "face")
+        self.editor.warn_of(what)
+        return self._then(Change(what, self._where(where, regions, mask, otherwise=what), strength, coverage, replace))
+
+    def resemble(self, picture: Picture, where: str | None = None, *, regions: Sequence[int] | None = None,
+                 mask: Image.Image | np.ndarray | None = None, strength: float = STRENGTH, coverage: float = COVERAGE,
+                 replace: bool = False) -> "Edited":
+        """One change more: toward how CLIP sees another picture, by default everywhere.
+
+        Args:
+            picture: a square one.
+            where, regions, mask, strength, coverage, replace: see `edit`.
+        Raises:
+            UserError: the picture cannot be read or is not square; or see `edit`.
+        """
+        embedding = pack(self.editor.embedding_of(picture))
+        return self._then(Change({"embedding": embedding}, self._where(where, regions, mask), strength, coverage, replace))
+
+    def take_styles(self, face: "Edited", where: str | None = None, *, regions: Sequence[int] | None = None,
+                    mask: Image.Image | np.ndarray | None = None, coverage: float = COVERAGE,
+                    replace: bool = False) -> "Edited":
+        """One change more: the very styles of another face, as it is unedited; by default everywhere.
+
+        Args:
+            face: of the same world; strength plays no part.
+            where, regions, mask, coverage, replace: see `edit`.
+        """
+        if not isinstance(face, Edited):
+            raise UserError(f"the face is a {type(face).__name__}, expected one that was opened, as by open_seed(7)")
+        w = unpack(face.origin["w"]) if "w" in face.origin else self.editor.world.sample_w(1, face.origin["seed"])
+        place = self._where(where, regions, mask)
+        return self._then(Change({"styles_of": pack(w)}, place, coverage=coverage, replace=replace))
+
+    def undo(self) -> "Edited":
+        """The picture before the last change."""
+        if not self.changes:
+            raise UserError("there is nothing to undo: the picture has not been edited")
+        return self._with(self.changes[:-1], self.edits[:-1])
+
+    def retouch(self, strength: float, coverage: float) -> "Edited":
+        """The last change again with another strength and coverage, as a slider asks for; all else is kept.
+
+        Raises:
+            UserError: there is no change, or a number is out of range.
+        """
+        before = self.undo()
+        return before._then(replace(self.changes[-1], strength=strength, coverage=coverage))
+
+    def with_changes(self, changes: Sequence[Change]) -> "Edited":
+        """The same source with other changes, such as these in another order."""
+        edited = self._with((), ())
+        for change in changes:
+            edited = edited._then(change)
+        return edited
+
+    def save(self, path: str | Path) -> Path:
+        """Write the picture as PNG with its recipe inside, all of it or nothing.
+
+        Raises:
+            UserError: the name does not end in .png, or it cannot be written.
+        """
+        path = Path(path)
+        if path.suffix.lower() != ".png":
+            raise UserError(f"{path} does not end in .png; only PNG keeps the pixels and the recipe as they are")
+        info = PngImagePlugin.PngInfo()
+        info.add_itxt(RECIPE_KEY, json.dumps(self.recipe))
+        write_atomically(path, lambda temporary: self.image.save(temporary, format="PNG", pnginfo=info))
+        return path
+
+    @torch.no_grad()
+    def _then(self, change: Change) -> "Edited":
+        editor, source, mask = self.editor.region_editor, self.source, self._mask(change)
+        before = self.edits[-1] if self.edits else None
+        if change.replace and before is not None:               # what earlier changes made there gives way to this one
+            source, before = replace(source, features=before.features), None
+        if isinstance(change.what, dict) and "styles_of" in change.what:
+            count = len(editor.edited)
+            face = self.editor.world.generator.styles(unpack(change.what["styles_of"]).to(mask.device))
+            styles = face[:count] + source.styles[count:]
+        else:
+            styles = editor.mapper(source.styles, self._embedding(change.what), change.strength)
+        return self._with((*self.changes, change), (*self.edits, editor.apply(source, styles, mask, before)))
+
+    def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...]) -> "Edited":
+        return Edited(self.editor, self.origin, self.source, changes, edits, self._places, self.photo)
+
+    def _mask(self, change: Change) -> Tensor:
+        """(1, 1, h, h) where a change goes; texts and regions are found in the source, so that the order is free."""
+        if isinstance(change.where, str):
+            if change.where not in self._places:
+                self._places[change.where] = self.editor.region_editor.locate(self.source, self.editor.embed(change.where))
+            return self._places[change.where].at(threshold_for(change.coverage)).mask
+        if isinstance(change.where, dict):
+            return unpack_mask(change.where["mask"], self.editor.side).to(self.source.image.device)
+        self._regions(change.where)                                               # refuses regions that there are not
+        chosen = torch.isin(self.source.labels, torch.tensor(change.where, device=self.source.labels.device))
+        return blur_mask(chosen[:, None].float())
+
+    def _embedding(self, what: str | dict) -> Tensor:
+        return self.editor.embed(what) if isinstance(what, str) else unpack(what["embedding"]).to(self.source.image.device)
+
+    def _where(self, where: str | None, regions: Sequence[int] | None, mask: Image.Image | np.ndarray | None,
+               otherwise: str | None = None) -> str | list[int] | dict:
+        """What says where, as a recipe holds it; if nothing does, `otherwise`, or everywhere."""
+        said = [name for name, value in (("where", where), ("regions", regions), ("mask", mask)) if value is not None]
+        if len(said) > 1:
+            raise UserError(f"{' and '.join(said)} all say where the edit goes; leave all but one of them out")
+        if regions is not None:
+            return self._regions(regions)
+        if mask is not None:
+            return {"mask": pack_mask(mask, self.editor.side)}
+        if where is None:
+            return otherwise or {"mask": pack_mask(np.ones((self.editor.side,) * 2, bool), self.editor.side)}
+        if not isinstance(where, str):
+            raise UserError(f"where is a {type(where).__name__}, expected a text; say regions=[...] or mask=...")
+        self.editor.warn_of(where)
+        return where
+
+    def _regions(self, regions: Sequence[int]) -> list[int]:
+        count, chosen = self.editor.region_editor.regions.num_regions, list(regions)
+        if not chosen or not all(isinstance(region, Integral) and not isinstance(region, bool) and 0 <= region < count
+                                 for region in chosen):
+            raise UserError(f"regions are {str(chosen)[:40]}, expected some numbers from 0 to {count - 1}")
+        return [int(region) for region in chosen]

@@ -1,0 +1,139 @@
+"""What the method asks of a generator: a table of its layers, latents to styles to pictures, and blending between.
+
+A new architecture is a file here with a class that keeps `Generator`; its `layers` say what may be blended, read by the
+attention and edited.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attention.errors import UserError
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One style layer. Its style has `in_channels` numbers."""
+
+    index: int              # position in synthesis order, from 0
+    kind: str               # "conv", or "rgb" for the layers that add to the picture
+    resolution: int         # side of its output
+    in_channels: int
+    out_channels: int
+    w_index: int            # its row of w+
+
+
+def conv_layers(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
+    """The layers that hold activations: those that a blend may use and that attention reads."""
+    return [layer for layer in layers if layer.kind == "conv"]
+
+
+def blended_layers(layers: Sequence[LayerSpec], index: int) -> list[int]:
+    """Where a blend at conv layer `index` (0-based) acts: on its activations, and on the picture that its block adds to.
+
+    Returns:
+        The index itself and, in a generator whose picture grows block by block, that of the rgb layer at the end of the
+        block.
+    Raises:
+        UserError: `index` is not a conv layer; the message lists those that are.
+    """
+    if not 0 <= index < len(layers) or layers[index].kind != "conv":
+        found = f"is of kind {layers[index].kind} (not to be blended)" if 0 <= index < len(layers) else "does not exist"
+        numbers = ", ".join(str(layer.index + 1) for layer in conv_layers(layers))
+        raise UserError(f"layer {index + 1} (counted from 1) {found}; choose one of the conv layers {numbers}")
+    return [index, *(layer.index for layer in layers[index:] if layer.kind == "rgb")][:2]
+
+
+def edited_layers(layers: Sequence[LayerSpec], blend: int) -> list[LayerSpec]:
+    """The layers whose styles an edit changes: all up to conv layer `blend` (0-based), and the rgb if it comes next.
+
+    A layer between the two would run after the blend, so an edit of its style would leak out of the mask. At 1024 px, 14
+    of StyleGAN2's 26 layers for the published layer 13, which is index 12.
+    """
+    last = max(index for index in blended_layers(layers, blend) if index <= blend + 1)
+    return list(layers[:last + 1])
+
+
+def nearest(x: Tensor, side: int) -> Tensor:
+    """Resize square maps (B, C, h, h) to a side, nearest; a map that has it is returned as it is."""
+    return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode="nearest")
+
+
+class Synthesis(NamedTuple):
+    """What synthesis makes: the picture, and every layer's output in order (an rgb entry is the picture so far)."""
+
+    image: Tensor | None            # (B, 3, R, R), about [-1, 1]; None if stopped before the last layer
+    features: list[Tensor]          # entry l is (B, C_l, h, h), or (B, 3, h, h) for an rgb layer
+
+
+@dataclass(frozen=True)
+class Blend:
+    """Keeps a source outside a mask: mask * edited + (1 - mask) * source, at one layer and in the picture it feeds.
+
+    Args:
+        layer: 0-based index of a conv layer.
+        mask: (B or 1, 1, h, w) in [0, 1]; resized to each map, nearest.
+        source_features: the source's `Synthesis.features`, batch B or 1.
+    """
+
+    layer: int
+    mask: Tensor
+    source_features: Sequence[Tensor]
+
+    def apply(self, index: int, x: Tensor) -> Tensor:
+        """Blend x (B, C, h, w), the output of layer `index`, with the source's output of that layer."""
+        mask = nearest(self.mask, x.shape[-1]).to(x.dtype)
+        # lerp is exact at both ends, so a mask of zeros gives the source and a mask of ones the edit, to the last bit.
+        return torch.lerp(self.source_features[index].to(x.dtype), x, mask)
+
+
+class Generator(Protocol):
+    """z -> mapping -> w -> styles -> synthesis -> picture, and every layer's features on the way.
+
+    Attributes:
+        layers: in synthesis order.
+        resolution: side R of the picture.
+        style_dim: width of z and w.
+        n_latent: rows of w+.
+        channels: width of the maps at every side.
+        constant: (1, C, h, h) learned start of every picture.
+        mean_w: (style_dim,) centre of truncation, once it is known.
+    """
+
+    layers: list[LayerSpec]
+    resolution: int
+    style_dim: int
+    n_latent: int
+    mean_w: Tensor | None
+
+    @property
+    def channels(self) -> Mapping[int, int]: ...
+
+    @property
+    def constant(self) -> Tensor: ...
+
+    def mapping(self, z: Tensor, truncation: float = 1.0) -> Tensor:
+        """z (B, style_dim) -> w (B, style_dim), pulled toward `mean_w` when truncation is not 1."""
+        ...
+
+    def styles(self, w: Tensor) -> list[Tensor]:
+        """w (B, style_dim) or w+ (B, n_latent, style_dim) -> one style (B, in_channels) per layer."""
+        ...
+
+    def synthesis(self, styles: Sequence[Tensor], *, blend: Blend | None = None, until: int | None = None,
+                  feature_side: int | None = None) -> Synthesis:
+        """Styles -> picture and features; see `StyleGAN2.synthesis`."""
+        ...
+
+    def picture(self, styles: Sequence[Tensor]) -> Tensor:
+        """Styles -> (B, 3, R, R) float32, about [-1, 1]; no features are kept."""
+        ...
+
+
+def sample_z(count: int, style_dim: int, seed: int) -> Tensor:
+    """(count, style_dim) seeded normal latents on the CPU; the same for every device that they go to."""
+    return torch.randn(count, style_dim, generator=torch.Generator().manual_seed(seed))

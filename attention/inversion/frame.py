@@ -1,0 +1,163 @@
+"""TODO."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from attention.errors import UserError
+
+BAND = 256                  # rows of a photo that an edit is put back into at once: large photos need no more memory
+NARROWEST = 0.2             # eyes closer together than this share of their distance from the mouth are seen from the side
+# The points that frame a face, as (index, ...) of the usual 68 landmarks: eyes, corners of the mouth.
+POINTS_OF_68 = {"left eye": range(36, 42), "right eye": range(42, 48), "left mouth": (48,), "right mouth": (54,)}
+POINTS_OF_5 = {"left eye": (0,), "right eye": (1,), "left mouth": (3,), "right mouth": (4,)}     # 2 is the nose
+
+
+def framing_points(landmarks: np.ndarray) -> dict[str, np.ndarray]:
+    """Landmarks (68, 2) or (5, 2) -> the four points that frame a face, left and right as the viewer sees them.
+
+    Raises:
+        UserError: they are something else, or the eyes lie nearly on one another, as in a face seen from the side.
+    """
+    points = checked_landmarks(landmarks)
+    groups = POINTS_OF_68 if len(points) == 68 else POINTS_OF_5
+    found = {name: points[list(indices)].mean(axis=0) for name, indices in groups.items()}
+    between = found["right eye"] - found["left eye"]
+    down = (found["left mouth"] + found["right mouth"] - found["left eye"] - found["right eye"]) / 2
+    if np.hypot(*between) <= NARROWEST * np.hypot(*down):
+        raise UserError("the landmarks of the eyes lie nearly on one another, as in a face seen from the side; give a more "
+                        "frontal photo, or other landmarks")
+    return found
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A square, turned and scaled, in a photo: where the generator's picture lies.
+
+    Attributes:
+        center: (2,) x, y in pixels of the photo; pixel i covers i to i + 1.
+        right: (2,) from the center to the middle of the right edge; down is the same, turned clockwise.
+    """
+
+    center: np.ndarray
+    right: np.ndarray
+
+    @property
+    def down(self) -> np.ndarray:
+        return np.array([-self.right[1], self.right[0]])
+
+    def scaled(self, by: float) -> "Frame":
+        """The same square in the photo at another size."""
+        return Frame(self.center * by, self.right * by)
+
+    @property
+    def half(self) -> float:
+        """Half the side of the square in pixels of the photo."""
+        return float(np.hypot(*self.right))
+
+    def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom of the pixels of a photo (width, height) that the square touches."""
+        reach = np.abs(self.right) + np.abs(self.down)
+        low, high = np.floor(self.center - reach).astype(int), np.ceil(self.center + reach).astype(int)
+        return (max(0, low[0]), max(0, low[1]), min(size[0], high[0]), min(size[1], high[1]))
+
+    def crop(self, photo: Image.Image, side: int) -> np.ndarray:
+        """(side, side, 3) uint8 of what the square shows. Beyond the photo's edge it is mirrored.
+
+        Raises:
+            UserError: the square has no size, or is not inside the photo at all.
+        """
+        left, top, right, bottom = self.box(photo.size)
+        if not self.half > 1 or right <= left or bottom <= top:
+            raise UserError("the landmarks coincide or lie outside of the photo; check them")
+        # Shrink first where the photo is finer than the crop, or pixels between the samples would be lost.
+        shrink = max(1.0, 2 * self.half / side)
+        size = [max(1, round(length / shrink)) for length in (right - left, bottom - top)]
+        small = photo.resize(size, Image.Resampling.BOX, box=(left, top, right, bottom))
+        pixels = torch.from_numpy(np.asarray(small, np.float32)).permute(2, 0, 1)[None]
+        steps = (torch.arange(side, dtype=torch.float64) + 0.5) * (2 / side) - 1
+        down, across = torch.meshgrid(steps, steps, indexing="ij")                           # (side, side) in [-1, 1]
+        x, y = (self.center[axis] + across * self.right[axis] + down * self.down[axis] for axis in (0, 1))
+        grid = torch.stack([(x - left) / (right - left), (y - top) / (bottom - top)], dim=2) * 2 - 1
+        crop = F.grid_sample(pixels, grid[None].float(), mode="bicubic", padding_mode="reflection", align_corners=False)
+        return crop[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
+
+    def put_back(self, photo: Image.Image, before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> Image.Image:
+        """Add mask * (after - before) to a photo: where the mask is 0, it stays as it is, bit for bit.
+
+        Args:
+            before, after: (R, R, 3) uint8 of the square without and with the edit.
+            mask: (R, R) in [0, 1].
+        """
+        left, top, right, bottom = self.box(photo.size)
+        change = (after.astype(np.float32) - before.astype(np.float32)) * mask[..., None]
+        layers = np.concatenate([change, mask[..., None]], axis=2).astype(np.float32)              # (R, R, 4)
+        layers = torch.from_numpy(layers).permute(2, 0, 1)[None]                                    # (1, 4, R, R)
+        shrink = layers.shape[-1] / (2 * self.half)
+        if shrink > 1:
+            layers = F.interpolate(layers, size=[max(1, math.ceil(layers.shape[-1] / shrink))] * 2, mode="area")
+        result = np.array(photo)
+        for row in range(top, bottom, BAND):
+            part = result[row:min(row + BAND, bottom), left:right]                                  # (h, w, 3)
+            warped = self._warped(layers, left, row, part.shape[1], part.shape[0])
+            changed = (part + warped[..., :3]).round().clip(0, 255).astype(np.uint8)
+            part[...] = np.where(warped[..., 3:] > 0, changed, part)
+        return Image.fromarray(result)
+
+    def _warped(self, layers: Tensor, left: int, top: int, width: int, height: int) -> np.ndarray:
+        """(height, width, C): what layers (1, C, R, R) on the square are at these pixels of the photo, 0 outside of it."""
+        x = torch.arange(left, left + width, dtype=torch.float64) + 0.5 - self.center[0]
+        y = torch.arange(top, top + height, dtype=torch.float64)[:, None] + 0.5 - self.center[1]
+        axes = [(x * axis[0] + y * axis[1]) / self.half**2 for axis in (self.right, self.down)]     # [-1, 1] inside
+        warped = F.grid_sample(layers, torch.stack(axes, dim=2)[None].float(), mode="bilinear", align_corners=False)
+        return warped[0].permute(1, 2, 0).numpy()
+
+
+def ffhq_frame(landmarks: np.ndarray) -> Frame:
+    """How FFHQ frames a face with these landmarks (68, 2) or (5, 2).
+
+    The square stands along the mean of the eyes' line and the line across eyes and mouth; its half side is twice the
+    distance of the eyes, or 1.8 times that from eyes to mouth if this is more; its center is a tenth of the way from the
+    eyes to the mouth. Source: Karras et al. 2019, appendix C.
+    """
+    points = framing_points(landmarks)
+    eyes, mouth = ((points[f"left {part}"] + points[f"right {part}"]) / 2 for part in ("eye", "mouth"))
+    eye_to_eye, eye_to_mouth = points["right eye"] - points["left eye"], mouth - eyes
+    across = eye_to_eye - np.array([-eye_to_mouth[1], eye_to_mouth[0]])
+    half = max(2 * np.hypot(*eye_to_eye), 1.8 * np.hypot(*eye_to_mouth))
+    return Frame(eyes + 0.1 * eye_to_mouth, across / np.hypot(*across) * half)
+
+
+def frame_like(landmarks: np.ndarray, typical: np.ndarray) -> Frame:
+    """The square in which landmarks (N, 2) lie, as nearly as a turn, a scale and a shift can, at typical places.
+
+    Args:
+        typical: (N, 2) in [-1, 1] of the square, x to the right, y down.
+    """
+    own, other = landmarks - landmarks.mean(axis=0), typical - typical.mean(axis=0)
+    a, b = own[:, 0] + 1j * own[:, 1], other[:, 0] + 1j * other[:, 1]
+    turn = np.vdot(b, a) / np.vdot(b, b)                                         # the least squares solution of a = turn b
+    shift = turn * complex(*typical.mean(axis=0))
+    return Frame(landmarks.mean(axis=0) - [shift.real, shift.imag], np.array([turn.real, turn.imag]))
+
+
+def checked_landmarks(points: Any) -> np.ndarray:
+    """Points as (68, 2) or (5, 2) float64.
+
+    Raises:
+        UserError: they are something else.
+    """
+    try:
+        array = np.array(points, np.float64)
+    except (TypeError, ValueError):
+        array = np.empty(0)
+    if array.shape not in ((68, 2), (5, 2)) or not np.isfinite(array).all():
+        raise UserError(f"landmarks of shape {array.shape} were found, expected x and y of 68 points, or of 5 (eyes, nose, "
+                        "corners of the mouth), all finite")
+    return array

@@ -1,0 +1,1 @@
+"""The paper: regions, mapper, attention, losses, and the editor that wires them."""

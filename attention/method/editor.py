@@ -1,0 +1,185 @@
+"""The method, once: training, evaluation, demo and tests all edit through RegionEditor."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attention.errors import UserError
+from attention.generator import Blend, Generator, blended_layers, edited_layers, nearest
+from attention.method.mapper import MAPPERS, MAX_CHANGE, STRENGTH
+from attention.method.regions import RegionClusters, pool_by_region
+from attention.method.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention
+
+
+@dataclass(frozen=True)
+class Source:
+    """Unedited pictures: styles by layer, image (B, 3, R, R) in [-1, 1], labels (B, h, w) of regions.
+
+    Features are by layer, shrunk to the side of the blend layer (or of the regions' if it is larger): no more is read.
+    """
+
+    styles: list[Tensor]
+    features: list[Tensor]
+    image: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a text is about; maps are (B, 1, h, h) in [0, 1], h the side of the blend layer."""
+
+    raw: Tensor             # attention before regions
+    attention: Tensor       # its mean over every region
+    gated: Tensor           # the same, 0 below the threshold
+    mask: Tensor            # blurred: what blends
+
+    @classmethod
+    def of(cls, raw: Tensor, attention: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> "Place":
+        """An attention and its region means behind the gate."""
+        gated = threshold_attention(attention, threshold, straight_through)
+        return cls(raw, attention, gated, blur_mask(gated))
+
+    def at(self, threshold: float) -> "Place":
+        """The same attention behind another threshold."""
+        return Place.of(self.raw, self.attention, threshold)
+
+
+@dataclass(frozen=True)
+class Edit:
+    """Edited pictures and how they came about."""
+
+    image: Tensor               # (B, 3, R, R) float32, about [-1, 1]
+    styles: list[Tensor]        # by layer
+    mask: Tensor                # (B, 1, h, h) in [0, 1]
+    features: list[Tensor]      # blended, as those of Source; empty unless they were asked for
+    place: Place | None = None  # how the mask came of a text; None if it was given
+
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """The precision of synthesis, a key of PRECISIONS; regions, attention, gate and losses stay in float32 by themselves.
+
+    Raises:
+        UserError: fp16 on a CPU, whose convolutions have no fast half precision.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise UserError("--precision is fp16, but this runs on a CPU, which has no fast fp16; use --precision bf16 there")
+    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32")
+
+
+class RegionEditor(nn.Module):
+    """Edits what a text says, where a text says (Xiao et al. 2023).
+
+    Args:
+        generator: frozen.
+        regions: fitted at the blend layer, or at another conv layer.
+        layer: 0-based index of the conv layer to blend at.
+        text_dim: width of the CLIP embeddings.
+        mapper: a key of MAPPERS.
+        spread, max_change, strength: see StyleMapper.
+    """
+
+    def __init__(self, generator: Generator, regions: RegionClusters, layer: int, text_dim: int, mapper: str = "style",
+                 spread: Sequence[Tensor] | None = None, max_change: float = MAX_CHANGE, strength: float = STRENGTH):
+        super().__init__()
+        self.layer, self.regions = layer, regions
+        self.edited = edited_layers(generator.layers, layer)
+        side = generator.layers[layer].resolution
+        if mapper not in MAPPERS:
+            raise UserError(f"--mapper is {mapper!r}, expected one of {', '.join(MAPPERS)}")
+        self.mapper = MAPPERS[mapper](self.edited, text_dim, strength=strength, spread=spread, max_change=max_change)
+        self.attention = SpatialAttention(generator.layers, generator.constant.shape[1], text_dim, side)
+        # Frozen and saved elsewhere: kept out of this module's parameters and state dict.
+        self._generator = (generator,)
+
+    @property
+    def generator(self) -> Generator:
+        return self._generator[0]
+
+    @torch.no_grad()
+    def source(self, w: Tensor) -> Source:
+        """w (B, style_dim) or w+ (B, n_latent, style_dim) -> the unedited pictures."""
+        return self.source_of(self.generator.styles(w))
+
+    @torch.no_grad()
+    def source_of(self, styles: list[Tensor]) -> Source:
+        """One style (B, C_l) per layer -> the unedited pictures.
+
+        In float32 whatever autocast says: regions and gate decide by thresholds, where a rounded feature could turn a
+        whole region on or off. All edits of a source share it, so that it costs little.
+        """
+        # The regions may have been fitted at another layer than the one that blends (--cluster_layer).
+        side = max(self.attention.map_size, self.generator.layers[self.regions.layer].resolution)
+        with torch.autocast(styles[0].device.type, enabled=False):
+            image, features = self.generator.synthesis(styles, feature_side=side)
+        assert image is not None                                                                # synthesis stops nowhere
+        labels = self.regions.assign(features[self.regions.layer], self.attention.map_size)     # (B, h, w)
+        return Source(styles, features, image, labels)
+
+    def locate(self, source: Source, where: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> Place:
+        """Where texts are about: attention, its region means, the gate, a soft seam.
+
+        Args:
+            where: (B, D) CLIP embeddings of places; one face may be asked about B texts.
+            threshold: of the gate, see threshold_for.
+            straight_through: keep the gradient below the threshold, for training.
+        """
+        raw = self.attention(self.generator.constant, source.features, where).sigmoid()        # (B, 1, h, h)
+        labels = source.labels.expand(len(raw), -1, -1)
+        return Place.of(raw, pool_by_region(raw, labels, self.regions.num_regions), threshold, straight_through)
+
+    def apply(self, source: Source, styles: list[Tensor], mask: Tensor, before: Edit | None = None,
+              keep_features: bool = True) -> Edit:
+        """Show styles inside a mask; outside it the picture stays the source, or `before`.
+
+        Args:
+            styles: by layer, (B, C_l); those past the blend layer should be the source's.
+            mask: (B, 1, h, h) in [0, 1], blended with as it is.
+            before: an earlier edit of the same source, its features kept: the change is added to it.
+            keep_features: of the result, for edits that come after it.
+        """
+        blend = Blend(self.layer, mask, source.features)
+        if before is not None:
+            blend = Blend(self.layer, torch.zeros_like(mask), self._added(source, styles, mask, before))
+        side = self.attention.map_size if keep_features else 0
+        image, features = self.generator.synthesis(styles, blend=blend, feature_side=side)
+        assert image is not None                                                                # synthesis stops nowhere
+        return Edit(image.float(), styles, mask, features)
+
+    def forward(self, source: Source, what: Tensor, where: Tensor, strength: float | None = None,
+                threshold: float = THRESHOLD, straight_through: bool = False) -> Edit:
+        """Edit a source; one face may be edited with B texts, or B faces with B texts.
+
+        Args:
+            source: B or 1 pictures.
+            what: (B, D) CLIP embedding of the change.
+            where: (B, D) CLIP embedding of the place.
+            strength: of the change; None takes the mapper's own.
+            threshold, straight_through: see `locate`.
+        """
+        place = self.locate(source, where, threshold, straight_through)
+        styles = self.mapper(source.styles, what, strength)
+        edit = self.apply(source, styles, place.mask, keep_features=False)
+        return Edit(edit.image, edit.styles, edit.mask, edit.features, place)
+
+    def _added(self, source: Source, styles: list[Tensor], mask: Tensor, before: Edit) -> list[Tensor]:
+        """Features of an earlier edit with the change of further styles added: before + mask * (styles' - source's)."""
+        indices, features = blended_layers(self.generator.layers, self.layer), list(before.features)
+        changed = self.generator.synthesis(styles, until=indices[-1], feature_side=self.attention.map_size).features
+        for index in indices:
+            small = nearest(mask, features[index].shape[-1])
+            features[index] = torch.addcmul(features[index], small, changed[index] - source.features[index])
+        return features
+
+
+@torch.no_grad()
+def style_spread(generator: Generator, w: Tensor, layers: int) -> list[Tensor]:
+    """(C_l,) standard deviation over faces w (N, style_dim) of each of the first `layers` styles."""
+    return [style.std(dim=0) for style in generator.styles(w)[:layers]]

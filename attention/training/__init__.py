@@ -1,0 +1,1 @@
+"""Training: regions, steps, runs, and several processes as one."""

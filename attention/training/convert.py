@@ -1,0 +1,94 @@
+"""The authors' trained mapper as an editor of ours, and back; see attention/convert.py."""
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+
+from attention.config import TrainConfig
+from attention.errors import UserError
+from attention.files.authors import TrainedParts, from_released, to_released
+from attention.files.cluster_pickle import released_regions
+from attention.files.generator import load_generator
+from attention.files.regions import regions_from_metadata
+from attention.files.safetensors import read_safetensors, write_safetensors
+from attention.files.torch_files import atomic_torch_save, read_torch_file
+from attention.generator import blended_layers, conv_layers
+from attention.method.regions import UNKNOWN, position_planes
+from attention.training.runs import plain
+from attention.worlds.registry import configured
+
+DOMAIN = "ffhq"           # of the published run
+
+
+def convert(file: Path, output: Path | None = None, generator: Path | None = None,
+            cluster_layer: int | None = None) -> Path:
+    """Write the authors' final_mapper.pt as an editor that `load_run` takes; returns its path.
+
+    Args:
+        output: folder for editor.safetensors, or a path with that ending; default is the folder named after `file`.
+        generator: the weights that it belongs to; without them the editor says that its generator is unknown.
+        cluster_layer: conv layer of its regions, counted from 1, which the file does not say; default is where it blends.
+    Raises:
+        UserError: `file` is not a whole published mapper, its regions do not fit their layer, or `generator` is another.
+    """
+    parts, centroids = from_released(read_torch_file(file), file)
+    layer = parts.blend if cluster_layer is None else cluster_layer - 1
+    blended_layers(parts.layers, layer)                                     # refuses a layer that is not a conv layer
+    channels = parts.layers[layer].out_channels
+    if centroids.shape[1] != (width := channels + 2 * position_planes(channels)):
+        raise UserError(f"{file} has regions of width {centroids.shape[1]}, but the {channels} channels of layer "
+                        f"{layer + 1} need {width}; give the conv layer that they were fitted at with --cluster_layer")
+    generator_hash = UNKNOWN if generator is None else _generator_hash(generator, parts, file)
+    regions = released_regions(centroids, layer, DOMAIN, generator_hash)
+    output = output or file.with_suffix("")
+    output = output if output.suffix == ".safetensors" else output / "editor.safetensors"
+    config = configured(TrainConfig, domain=DOMAIN, run=output.parent, recipe="released", ckpt=generator, max_change=0.0,
+                        attention_layer=parts.blend + 1, cluster_layer=layer + 1, cluster_num=regions.num_regions)
+    write_safetensors(output, parts.state_dict() | {"regions.centroids": regions.centroids},
+                      {"kind": "where2edit editor", "config": json.dumps(plain(config)),
+                       "generator_hash": generator_hash, "regions": json.dumps(regions.metadata)})
+    print(f"{output}: blends at layer {parts.blend + 1} (counted from 1), {regions.num_regions} regions, "
+          f"generator {generator_hash or 'unknown'}")
+    return output
+
+
+def restore(file: Path, output: Path | None = None) -> Path:
+    """Write an editor of ours (a run folder, or its editor.safetensors) as a file for the authors' program.
+
+    Args:
+        output: default is final_mapper.pt beside the editor.
+    Raises:
+        UserError: `file` is no whole editor, or one whose edits would be others in the authors' program.
+    """
+    file = file / "editor.safetensors" if file.is_dir() else file
+    tensors, metadata = read_safetensors(file, "where2edit editor", "python -m attention.run_attention")
+    heads = sum(name.endswith(".style.weight") for name in tensors) - 1         # the rest but attention.last
+    edited = sum(name.startswith("mapper.from_style.") and name.endswith(".weight") for name in tensors)
+    try:
+        regions = regions_from_metadata(tensors.pop("regions.centroids"), json.loads(metadata["regions"]), file)
+        if "mapper.limit_0" in tensors or regions.position_weight != 1:
+            raise UserError(f"{file} bounds the change of styles or weighs positions by {regions.position_weight:g}, which "
+                            "the authors' program cannot do; fit regions with position_weight 1, train with --max_change 0")
+        channels = [tensors[f"attention.heads.{i}.weight"].shape[1] for i in range(1, heads, 2)]
+        hidden, text_dim = len(tensors["mapper.from_text.0.1.weight"]), tensors["mapper.from_text.0.0.weight"].shape[1]
+        with torch.device("meta"):
+            parts = TrainedParts(channels, edited, text_dim, hidden, features=len(tensors["attention.heads.0.weight"]))
+        parts.load_state_dict(tensors, assign=True)
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise UserError(f"{file} does not hold a whole editor ({' '.join(str(error).split())[:200]}); train it again: "
+                        "python -m attention.run_attention") from error
+    output = output or file.with_name("final_mapper.pt")
+    atomic_torch_save(OrderedDict(to_released(parts, regions.centroids)), output)
+    print(f"{output}: for the authors' program; the {len(parts.unused)} tensors that it never uses are zeros")
+    return output
+
+
+def _generator_hash(path: Path, parts: TrainedParts, mapper: Path) -> str:
+    generator, generator_hash = load_generator(path)
+    channels = {layer.resolution: layer.out_channels for layer in conv_layers(parts.layers)}
+    if generator.channels != channels:
+        raise UserError(f"{path} has channels by side {generator.channels}, but {mapper} is for {channels}; give the "
+                        "generator that the mapper belongs to with --generator")
+    return generator_hash

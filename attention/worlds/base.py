@@ -1,0 +1,51 @@
+"""What a world is made of: a generator, and what can be said and known of its pictures.
+
+A `WorldEntry` names the parts and loads none, so that a command line can show a world's settings at once.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Part(NamedTuple):
+    """A part of a world: which kind (a key of a registry in worlds/parts.py), and the file or name it is loaded from."""
+
+    kind: str
+    source: Path | str
+
+
+@dataclass(frozen=True)
+class WorldEntry:
+    """All that is fixed about a world. A TOML file can say everything that an entry says.
+
+    Attributes:
+        generator: its weights.
+        prompts: what a user would type; training and evaluation draw from them.
+        clip, encoder: see `CLIP_MODELS` and `ENCODERS`; without an encoder the world cannot take pictures.
+        truncation: of sampled latents.
+        words: a key of WORDS: which texts name the place of a prompt.
+        places: what --shared_where draws from; the prompts if empty.
+        frame: a key of FRAMES: how its pictures frame a face.
+        views: a key of VIEWS: what CLIP is shown of an edit in training.
+        perceptual: a key of PERCEPTUAL: what the perceptual loss compares.
+        truth: a key of TRUTHS; None where nothing but its pictures is known.
+        editor: run folder of the editor that is shipped for this world, if one is.
+        settings: take the place of the defaults of ClusterConfig and TrainConfig.
+    """
+
+    name: str
+    generator: Path
+    prompts: tuple[str, ...]
+    clip: Part
+    encoder: Part | None = None
+    truncation: float = 0.7
+    words: str = "itself"
+    places: tuple[str, ...] = ()
+    frame: str = "ffhq"
+    views: str = "plain"
+    perceptual: str = "vgg16"
+    truth: str | None = None
+    editor: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)

@@ -1,0 +1,77 @@
+"""What people say of a face: phrases, the part that each means, other words for it, and the names of parts.
+
+One table for every world of faces. What makes a phrase true of a face is the world's own business (worlds/drawn/).
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Concept:
+    """A phrase that an edit can make true.
+
+    Attributes:
+        part: of the face, a key of PART_NAMES.
+        attribute: what the phrase says something of; of one attribute only one phrase can be true at a time.
+        synonyms: other words that mean the same.
+    """
+
+    phrase: str
+    part: str
+    attribute: str
+    synonyms: tuple[str, ...] = ()
+
+
+CONCEPTS = (
+    *(Concept(f"{colour} hair", "hair", "hair_colour")
+      for colour in ("black", "brown", "blonde", "red", "grey", "purple", "blue", "pink")),
+    Concept("long hair", "hair", "hair_length"),
+    Concept("short hair", "hair", "hair_length"),
+    Concept("pale skin", "skin", "skin_tone", ("light skin",)),
+    Concept("tanned skin", "skin", "skin_tone", ("dark skin",)),
+    Concept("rosy cheeks", "cheeks", "rosy_cheeks", ("red cheeks", "blushing")),
+    *(Concept(f"{colour} eyes", "eyes", "eye_colour") for colour in ("blue", "brown", "green")),
+    Concept("narrow eyes", "eyes", "eye_opening", ("small eyes",)),
+    Concept("big eyes", "eyes", "eye_opening", ("large eyes", "wide eyes")),
+    Concept("bushy eyebrows", "brows", "brow_thickness", ("thick eyebrows",)),
+    Concept("thin eyebrows", "brows", "brow_thickness", ("narrow eyebrows",)),
+    Concept("big nose", "nose", "nose_width", ("large nose", "wide nose")),
+    Concept("narrow nose", "nose", "nose_width", ("small nose",)),
+    Concept("red lipstick", "lips", "lipstick", ("red lips",)),
+    Concept("pink lipstick", "lips", "lipstick", ("pink lips", "pink lipsticks")),
+    Concept("smiling", "lips", "smile", ("a smile", "a happy smile")),
+    Concept("frowning", "lips", "smile", ("a sad mouth",)),
+    Concept("mouth slightly open", "mouth", "mouth_open", ("an open mouth",)),
+    Concept("mouth closed", "mouth", "mouth_open", ("a closed mouth",)),
+    Concept("beard", "jaw", "beard", ("a beard", "a bearded chin")),
+    Concept("earrings", "earrings", "earrings", ("wearing earrings", "wearing a pair of earrings")),
+    Concept("large ears", "ears", "ear_size", ("big ears",)),
+    Concept("small ears", "ears", "ear_size"),
+    Concept("glasses", "glasses", "glasses", ("wearing glasses", "eyeglasses")),
+    Concept("a wide face", "skin", "face_width"),
+    Concept("a narrow face", "skin", "face_width"),
+    Concept("a long face", "skin", "face_height"),
+    Concept("a short face", "skin", "face_height"),
+)
+BY_PHRASE = {concept.phrase: concept for concept in CONCEPTS}
+
+# What a user would type. The shape of a face cannot be edited in place and is left out.
+EDIT_PROMPTS = tuple(concept.phrase for concept in CONCEPTS if concept.attribute not in ("face_width", "face_height")
+                     and concept.phrase not in ("frowning", "mouth closed", "small ears", "green eyes", "pink hair",
+                                                "blue hair"))
+# How people name the part of an edit: the *where* texts.
+PART_NAMES = {"hair": ("hair", "the hair"), "skin": ("skin", "the skin", "the face"), "cheeks": ("cheeks", "the cheeks"),
+              "eyes": ("eyes", "the eyes"), "brows": ("eyebrows", "the eyebrows"), "nose": ("nose", "the nose"),
+              "lips": ("lips", "the lips"), "mouth": ("mouth", "the mouth"), "jaw": ("chin", "the chin", "the jaw"),
+              "earrings": ("earlobes", "the earlobes"), "ears": ("ears", "the ears"),
+              "glasses": ("around the eyes", "the eye area")}
+
+
+def where_texts(prompt: str) -> tuple[str, ...]:
+    """The names of a prompt's part, and other prompts of the same part; any other text names its place itself."""
+    if prompt not in BY_PHRASE:
+        return (prompt,)
+    part = BY_PHRASE[prompt].part
+    others = tuple(other for other in EDIT_PROMPTS if BY_PHRASE[other].part == part)
+    # Half of the draws are to be names, however many prompts share the part.
+    return PART_NAMES[part] * max(1, len(others) // len(PART_NAMES[part])) + others

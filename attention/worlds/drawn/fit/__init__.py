@@ -1,0 +1,1 @@
+"""How the shipped weights of the drawn faces are made."""

@@ -1,0 +1,175 @@
+"""Train the drawn faces' small CLIP on drawings and phrases.
+
+Several phrases are true of one face, so the loss is not InfoNCE but a sigmoid loss over all face-phrase pairs whose
+truth is known (SigLIP's form). A small CLIP is easily fooled: it sees noise, blur, shifted colours, and faces with
+parts pasted in from other faces, so that it must look at the part that a phrase is about.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from tqdm import tqdm
+
+from attention.clip_models.tiny import TinyCLIP
+from attention.images import augment, to_image
+from attention.worlds.concepts import PART_NAMES
+from attention.worlds.drawn.concepts import CONCEPTS, truth_table
+from attention.worlds.drawn.faces import PARTS, FaceParams, draw_faces
+
+WORDS_BESIDE = ("and", "a", "the", "with", "of", "face", "person", "wearing", "very")
+# Parts that may be pasted from another face, with the concepts whose truth goes along (a neck says nothing of the face:
+# tanned skin is not done with a tanned neck); and parts of which only a piece may be pasted.
+PASTED = {"hair": ("hair_colour",), "eyes": ("eye_colour",), "lips": ("lipstick",), "neck": ()}
+PIECES = {"hair": ("hair_colour",), "skin": ("skin_tone",), "lips": ("lipstick",)}
+PASTE_SHARE = 0.1       # of the faces, for every part
+PART_SCALE = 10         # of a text's unit embedding, from which its part is read
+
+
+@dataclass(frozen=True)
+class ClipFit:
+    """How the shipped CLIP is made."""
+
+    faces: int = 16_000
+    batch_size: int = 64
+    steps: int = 2600
+    rate: float = 3e-3
+    readout_weight: float = 1.5         # of the attributes' linear read-out, which teaches small parts much sooner
+    part_weight: float = 0.2            # of reading from a text which part it means: "eyes" is then near "blue eyes"
+    phrases: int = 64       # a step compares every face with this many phrases
+    seed: int = 0
+
+
+def vocabulary() -> list[str]:
+    """All phrases and words that captions and *where* texts use."""
+    phrases = [text for concept in CONCEPTS for text in (concept.phrase, *concept.synonyms)]
+    return phrases + [text for names in PART_NAMES.values() for text in names] + list(WORDS_BESIDE)
+
+
+def part_texts() -> tuple[list[str], Tensor]:
+    """Every phrase and every name of a part, and (N,) the number of the part that each means."""
+    texts = [(text, concept.part) for concept in CONCEPTS for text in (concept.phrase, *concept.synonyms)]
+    texts += [(name, part) for part, names in PART_NAMES.items() for name in names]
+    parts = list(PART_NAMES)
+    return [text for text, _ in texts], torch.tensor([parts.index(part) for _, part in texts])
+
+
+def sample_phrases(random: np.random.Generator, truths: np.ndarray, count: int) -> tuple[list[str], np.ndarray]:
+    """`count` phrases, a third of them two concepts joined by "and", and their truth (N, count) for the faces."""
+    texts, columns = [], []
+    for i in range(count):
+        first = i % len(CONCEPTS)
+        text, truth = _worded(random, first), truths[:, first]
+        if random.random() < 1 / 3:
+            second = int(random.integers(len(CONCEPTS)))
+            if CONCEPTS[second].attribute != CONCEPTS[first].attribute:
+                text, truth = f"{text} and {_worded(random, second)}", truth * truths[:, second]
+        texts.append(text)
+        columns.append(truth)
+    return texts, np.stack(columns, axis=1)
+
+
+def _worded(random: np.random.Generator, index: int) -> str:
+    concept = CONCEPTS[index]
+    return str(random.choice([concept.phrase, concept.phrase, *concept.synonyms]))
+
+
+def _paste_parts(random: np.random.Generator, images: np.ndarray, labels: np.ndarray, truths: np.ndarray) -> np.ndarray:
+    """In place: some faces get the pixels of a part, or of a piece of it, from another face.
+
+    A whole part brings its truth along. With a piece a phrase is true only if it is of both faces, so that an edit which
+    stops halfway does not count. Returns (N,) which faces are untouched.
+    """
+    untouched = np.ones(len(images), bool)
+    fields = np.array([concept.attribute for concept in CONCEPTS])
+    for table, piece in ((PASTED, False), (PIECES, True)):
+        for part, moved in table.items():
+            columns = np.isin(fields, moved)
+            chosen = np.flatnonzero(random.random(len(images)) < PASTE_SHARE)
+            for target, source in zip(chosen, random.permutation(len(images))[:len(chosen)], strict=True):
+                mask = labels[target] == PARTS.index(part)
+                shared = mask & (labels[source] == PARTS.index(part))
+                # Only where the part of the target is nearly covered does the phrase's truth move with the pixels.
+                if shared.sum() <= 0.9 * mask.sum():
+                    continue
+                if piece:
+                    shared &= _piece_of(random, mask)
+                    truths[target, columns] *= truths[source, columns]
+                else:
+                    truths[target, columns] = truths[source, columns]
+                images[target][shared] = images[source][shared]
+                untouched[target] = False
+    return untouched
+
+
+def _piece_of(random: np.random.Generator, mask: np.ndarray) -> np.ndarray:
+    """(S, S) bool: the side of a random line that holds 20 to 80 % of a part."""
+    angle = random.uniform(0, 2 * np.pi)
+    across = np.cos(angle) * np.arange(mask.shape[1]) + np.sin(angle) * np.arange(mask.shape[0])[:, None]
+    return across > np.quantile(across[mask], random.uniform(0.2, 0.8))
+
+
+def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
+    """Train a TinyCLIP on drawings; returns it frozen."""
+    torch.manual_seed(fit.seed)
+    clip = TinyCLIP(vocabulary())
+    params = FaceParams.sample(fit.faces, seed=fit.seed + 10)
+    drawing = draw_faces(params)
+    images, labels = drawing.images, drawing.labels
+    numbers = torch.from_numpy(params.as_matrix()).float()
+    numbers = (numbers - numbers.mean(dim=0)) / numbers.std(dim=0)      # so that every attribute counts alike
+    readout = torch.nn.Linear(clip.dim, numbers.shape[1])
+    named, meant = part_texts()
+    part_readout = torch.nn.Linear(clip.dim, len(PART_NAMES))
+    truths = truth_table(params)
+    scale, bias = torch.nn.Parameter(torch.tensor(2.3)), torch.nn.Parameter(torch.tensor(-2.0))
+    optimiser = torch.optim.AdamW([*clip.parameters(), *readout.parameters(), *part_readout.parameters(), scale, bias],
+                                  lr=fit.rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, fit.rate, total_steps=fit.steps)
+    noise = torch.Generator().manual_seed(fit.seed)
+    bar = tqdm(range(fit.steps), desc="clip")
+    for step in bar:
+        random = np.random.default_rng([fit.seed, step])
+        rows = random.integers(fit.faces, size=fit.batch_size)
+        pixels, truth = images[rows].copy(), truths[rows].copy()
+        untouched = _paste_parts(random, pixels, labels[rows], truth)
+        texts, wanted = sample_phrases(random, truth, fit.phrases)
+        batch = to_image(pixels)
+        embedded = clip.encode_image(augment(batch, noise))
+        seen, said = F.normalize(embedded, dim=1), F.normalize(clip.encode_text(texts), dim=1)
+        loss = _pair_loss(scale.exp() * seen @ said.T + bias, torch.from_numpy(wanted).float())
+        error = (readout(embedded) - numbers[rows]).square()
+        loss = loss + fit.readout_weight * error[torch.from_numpy(untouched)].mean()
+        some = random.permutation(len(named))[:fit.phrases]
+        part = part_readout(F.normalize(clip.encode_text([named[i] for i in some]), dim=1) * PART_SCALE)
+        loss = loss + fit.part_weight * F.cross_entropy(part, meant[some])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        if step % 10 == 0:
+            bar.set_postfix(loss=f"{float(loss):.3f}", error=f"{float(error.mean()):.4f}")
+    return clip.freeze()
+
+
+def _pair_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Sigmoid loss over the pairs whose truth is known, true and false ones weighing the same."""
+    loss = 0.0
+    for value, sign in ((1, -1), (0, 1)):
+        chosen = logits[truth == value]
+        loss = loss + F.softplus(sign * chosen).mean()
+    return loss
+
+
+@torch.no_grad()
+def area_under_curve(clip: TinyCLIP, images: Tensor, truths: np.ndarray) -> dict[str, float]:
+    """Phrase -> probability that a face of which it is true scores higher than one of which it is false."""
+    seen = F.normalize(torch.cat([clip.encode_image(part) for part in images.split(64)]), dim=1)
+    said = F.normalize(clip.encode_text([concept.phrase for concept in CONCEPTS]), dim=1)
+    scores, result = (seen @ said.T).numpy(), {}
+    for column, concept in enumerate(CONCEPTS):
+        true, false = scores[truths[:, column] == 1, column], scores[truths[:, column] == 0, column]
+        result[concept.phrase] = float((true[:, None] > false[None]).mean())
+    return result

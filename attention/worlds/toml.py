@@ -1,0 +1,115 @@
+"""A world that a TOML file describes; see pretrained_models/example.toml."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from attention.clip_models import CLIP_MODELS
+from attention.config import ClusterConfig, TrainConfig, expected
+from attention.errors import UserError
+from attention.worlds.base import Part, WorldEntry
+from attention.worlds.parts import ENCODERS, FRAMES, PERCEPTUAL, TRUTHS, VIEWS, WORDS
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+# What a world cannot decide: where and how a run runs, and which world it is.
+NO_SETTINGS = {"recipe", "domain", "run", "ckpt", "stylegan_size", "channel_multiplier", "device", "seed", "clip_model",
+               "trust", "cluster_path", "cluster_layer", "micro_batch", "captions", "description", "compile", "resume",
+               "gpu_id", "multiprocessing_distributed", "use_cluster", "work_in_stylespace"}
+SETTINGS = {name: field for cls in (ClusterConfig, TrainConfig) for name, field in cls.model_fields.items()
+            if name not in NO_SETTINGS}
+
+
+class TomlPart(BaseModel):
+    """A part by its kind and its file or name."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    kind: str
+    source: str
+
+
+class TomlWorld(BaseModel):
+    """What the file may say; paths count from its own folder. A description says what a value must be."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    generator: str = Field(description="a text")
+    prompts: list[str] = Field(min_length=1, description="a list of texts")
+    clip: str | TomlPart = Field("ViT-B-32.pt", description="a text, or a table of kind and source")
+    encoder: TomlPart | None = Field(None, description="a table of kind and source")
+    truncation: float = Field(0.7, allow_inf_nan=False, description="a number")
+    captions: str | None = Field(None, description="a text")
+    where: list[str] = Field([], description="a list of texts")
+    words: str = Field("itself", description="a text")
+    frame: str = Field("ffhq", description="a text")
+    views: str = Field("plain", description="a text")
+    perceptual: str = Field("vgg16", description="a text")
+    truth: str | None = Field(None, description="a text")
+    settings: dict[str, Any] = Field({}, description="a table")
+
+
+def read_toml(path: Path) -> WorldEntry:
+    """A world from a TOML file.
+
+    Raises:
+        UserError: the file is missing or no TOML, or says something unknown or of another kind.
+    """
+    try:
+        said = TomlWorld(**tomllib.loads(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise _wrong(path, f"cannot be read as TOML ({error})") from error
+    except ValidationError as error:
+        raise _wrong(path, _first_mistake(error.errors()[0])) from None
+    clip = said.clip if isinstance(said.clip, TomlPart) else TomlPart(kind="released", source=said.clip)
+    kinds = {"clip": (clip.kind, CLIP_MODELS), "words": (said.words, WORDS), "frame": (said.frame, FRAMES),
+             "views": (said.views, VIEWS), "perceptual": (said.perceptual, PERCEPTUAL)}
+    kinds |= {"encoder": (said.encoder.kind, ENCODERS)} if said.encoder else {}
+    kinds |= {"truth": (said.truth, TRUTHS)} if said.truth else {}
+    for key, (kind, known) in kinds.items():
+        if kind not in known:
+            raise _wrong(path, f"has {kind!r} for {key}, expected one of {', '.join(known)}")
+    settings = {name: _setting(path, name, value) for name, value in said.settings.items()}
+    if said.captions is not None:
+        settings["captions"] = path.parent / said.captions
+    return WorldEntry(
+        name=path.stem, generator=path.parent / said.generator, prompts=tuple(said.prompts),
+        clip=Part(clip.kind, _local(path, clip.source)), truncation=said.truncation,
+        encoder=Part(said.encoder.kind, _local(path, said.encoder.source)) if said.encoder else None, words=said.words,
+        places=tuple(said.where), frame=said.frame, views=said.views, perceptual=said.perceptual, truth=said.truth,
+        settings=settings)
+
+
+def _local(path: Path, source: str) -> Path | str:
+    """A file beside the TOML file if there is one of this name, else the name as it is: open_clip knows some."""
+    local = path.parent / source
+    return local if local.exists() else source
+
+
+def _setting(path: Path, name: str, value: object) -> Any:
+    if name not in SETTINGS:
+        raise _wrong(path, f"has the setting {name!r}, but knows only {', '.join(SETTINGS)}")
+    field = SETTINGS[name]
+    try:
+        return TypeAdapter(Annotated[field.annotation, field]).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise _wrong(path, f"has {value!r} for the setting {name}, expected {expected(field, error.errors()[0])}") from None
+
+
+def _first_mistake(error: Any) -> str:
+    key = error["loc"][0]
+    if error["type"] == "missing":
+        return f"lacks {key}"
+    if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
+        return f"has the key {key!r}, but knows only {', '.join(TomlWorld.model_fields)}"
+    if error["type"] == "too_short":
+        return f"lacks {key}"
+    found = error["input"] if len(error["loc"]) == 1 else [error["input"]]
+    return f"has {found!r} for {key}, expected {TomlWorld.model_fields[key].description}"
+
+
+def _wrong(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} {reason}; see the example pretrained_models/example.toml")

@@ -1,0 +1,86 @@
+"""What can be known of a world's faces beside how they look: what evaluation asks for.
+
+`evaluation/` measures edits of any world by these; a world that has the truth implements them in its own folder.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from attention.worlds.concepts import Concept
+
+
+class Faces(Protocol):
+    """N generated faces of which the truth is known."""
+
+    def __len__(self) -> int: ...
+
+    def take(self, rows: slice) -> "Faces":
+        """Some of them."""
+        ...
+
+    def states(self) -> np.ndarray:
+        """(attributes, N) 1 where an attribute is plainly so, 0 where it plainly is not, NaN between."""
+        ...
+
+    def part(self, prompt: str) -> Tensor:
+        """(N, S, S) bool: the pixels that a prompt means, before the edit and after a perfect one."""
+        ...
+
+    def labels(self) -> np.ndarray:
+        """(N, S, S) number of every pixel's part in `Truth.parts`."""
+        ...
+
+
+class Seen(Protocol):
+    """What a reader sees in N pictures."""
+
+    def holds(self) -> np.ndarray:
+        """(attributes, N) bool: the attribute is seen."""
+        ...
+
+    def same_face(self, other: "Seen") -> np.ndarray:
+        """(N,) bool: whether it is the same face as in another N pictures, whatever was edited."""
+        ...
+
+
+class Truth(Protocol):
+    """What is really so of a world's faces, to judge edits by; no editor ever sees it.
+
+    Attributes:
+        attributes: what can be so of a face, in the order of `Faces.states` and `Seen.holds`.
+        parts: names of the parts that `Faces.labels` numbers; those that regions should match.
+        accuracies: by phrase, how well `read` reads pictures whose truth is exact; empty if that is not known.
+    """
+
+    attributes: Sequence[Concept]
+    parts: Sequence[str]
+    matched_parts: Sequence[str]
+    accuracies: Mapping[str, float]
+
+    def faces(self, z: Tensor) -> "Faces":
+        """The faces that z (N, style_dim) makes."""
+        ...
+
+    def read(self, images: Tensor) -> Seen:
+        """Look at pictures (N, 3, R, R) in [-1, 1]."""
+        ...
+
+    def part_name(self, prompt: str) -> str:
+        """How people call the part that a prompt means."""
+        ...
+
+
+def balanced_accuracy(attributes: Sequence[Concept], states: np.ndarray, held: np.ndarray) -> dict[str, float]:
+    """How well a reader reads, by phrase: the mean of the shares of plainly true and of plainly false faces read rightly.
+
+    Args:
+        states: (attributes, N) as `Faces.states`.
+        held: (attributes, N) as `Seen.holds`.
+    Returns:
+        A phrase that lacks true or false faces is left out.
+    """
+    return {attribute.phrase: float((held[row][states[row] == 1].mean() + 1 - held[row][states[row] == 0].mean()) / 2)
+            for row, attribute in enumerate(attributes) if {0.0, 1.0} <= set(states[row])}

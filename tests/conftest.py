@@ -8,9 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from attention.generator import StyleGAN2
+from attention.generator import Generator, StyleGAN2
+from attention.images import area_resize
 from attention.method.editor import RegionEditor
 from attention.method.regions import RegionClusters, fit_kmeans, region_points
+from attention.worlds.base import Part, WorldEntry
+from attention.worlds.world import World
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"         # beside the repository, no part of it
 
@@ -46,3 +49,20 @@ def tiny_editor():
         features = generator.synthesis(generator.styles(torch.randn(4, 16)), until=6).features[6]
     regions = RegionClusters(fit_kmeans(region_points(features), 5, seed=0), layer=6, domain="tiny")
     return RegionEditor(generator, regions, layer=6, text_dim=8)
+
+
+class LinearCLIP:
+    """Average-pooled pixels times a fixed matrix, in CLIP's place; it reads no texts."""
+
+    def __init__(self, matrix: Tensor, side: int, factor: float = 1.0):
+        self.matrix, self.side, self.factor, self.dim = matrix, side, factor, matrix.shape[1]
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return area_resize(images, self.side).flatten(1) @ self.matrix * self.factor
+
+
+def tiny_world(generator: Generator, clip: LinearCLIP | None = None, views: str = "plain",
+               perceptual: Callable[[Tensor], Tensor] = lambda images: images) -> World:
+    """A world around a generator, its parts given."""
+    entry = WorldEntry("tiny", Path("none"), ("a",), Part("tiny", "none"), truncation=1.0, views=views)
+    return World(entry, generator, "", torch.device("cpu"), clip=clip, perceptual=perceptual)

@@ -3,15 +3,14 @@
 import math
 import subprocess
 import sys
-from dataclasses import replace
-from types import SimpleNamespace
+from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_close_to_max, tiny_editor
+from conftest import LinearCLIP, assert_close_to_max, tiny_editor, tiny_world
 
-from attention.config import GENERAL, RECIPES, TrainConfig, resolve
+from attention.config import TrainConfig
 from attention.errors import UserError
 from attention.files.published import SHIPPED
 from attention.generator import StyleGAN2
@@ -20,28 +19,15 @@ from attention.method import losses
 from attention.method.editor import RegionEditor, autocast
 from attention.method.mapper import StyleMapper
 from attention.method.regions import RegionClusters
-from attention.run_attention import compiled
+from attention.processes import own_rows, rank, world_size
 from attention.training import distributed
-from attention.training import loop as training
+from attention.training.captions import PhraseSampler
+from attention.training.loop import compiled
 from attention.training.runs import load_run
-from attention.training.step import Step, backward_at_once, backward_by_parts, ramps_at
-from attention.worlds.drawn.fit.clip import augment
+from attention.training.step import Draw, Learner, backward_at_once, draw, gradients
+from attention.worlds.registry import configured
 
 # --- the published loop
-
-
-class StubCLIP:
-    """What the golden file has in CLIP's place: average-pooled pixels times a fixed matrix."""
-
-    def __init__(self, matrix):
-        self.matrix = matrix
-
-    def encode_image(self, images):
-        return F.avg_pool2d(area_resize(images, 224), 28).flatten(1) @ self.matrix * 10
-
-
-def world(clip):
-    return SimpleNamespace(entry=SimpleNamespace(views=None), clip=clip, device=torch.device("cpu"))
 
 
 def published_editor(data):
@@ -70,11 +56,13 @@ def parameters(editor):
 def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
     data = golden("train_loop_released")
     editor, steps = published_editor(data), int(data["config/total_steps"])
-    config = resolve(TrainConfig(recipe="released", step=steps), {**RECIPES["released"], "lambda_clip": 1.0}, GENERAL)
+    config = configured(TrainConfig, domain="ffhq", recipe="released", step=steps)
     assert [config.lambda_ess, config.lambda_sec, config.lambda_id, config.lambda_delta] == pytest.approx(
         data["config/lambda_ess_sec_id_delta"].tolist())
     assert config.lr == float(data["config/lr"]) and config.attention_start == float(data["config/freeze_until"])
-    domain = world(StubCLIP(data["stub/clip_matrix"]))
+    world = tiny_world(editor.generator, LinearCLIP(data["stub/clip_matrix"], 8, 10), perceptual=lambda image: F.relu(
+        F.conv2d(area_resize(image, 224), data["stub/vgg_weight"], stride=8)))
+    learner = Learner.of(config, world, editor)
     optimiser = torch.optim.Adam(editor.parameters())
     named = parameters(editor)
     names = {"clip_contrastive": "consist", "region_consistency": "essence", "attention_budget": "secphase",
@@ -86,9 +74,7 @@ def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
         source = editor.source_of([data[f"styles_{index:02}"][row].flatten(1) for index in range(11)])
         target, where = data["log/target_features"][step], data["log/attention_text"][step]
         optimiser.zero_grad()
-        values = backward_at_once(Step(
-            config, world, editor, editor, source, target, where, [0] * len(where), ramps_at(t),
-            lambda image: F.relu(F.conv2d(area_resize(image, 224), data["stub/vgg_weight"], stride=8))))
+        values = backward_at_once(learner, Draw(t, source, target, where, [0] * len(where)))
         optimiser.param_groups[0]["lr"] = losses.learning_rate(t, config.lr)
         with torch.no_grad():
             edit = editor(source, target, where)
@@ -112,65 +98,57 @@ def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
 # --- several processes, several parts
 
 PROMPTS = 8
-SETTINGS = resolve(TrainConfig(temperature=0.1, relative=True, lambda_area=0.3), GENERAL)
+SETTINGS = TrainConfig(temperature=0.1, relative=True, lambda_area=0.3, batch_size=PROMPTS)
 
 
-def tiny_step():
-    """An editor, a source, and what and where of PROMPTS prompts, in a world with a linear CLIP."""
+def tiny_step(views="plain", **settings):
+    """An editor that learns in a world with a linear CLIP, and a draw of PROMPTS prompts halfway through the run."""
     editor = tiny_editor()
     random = torch.Generator().manual_seed(1)
     source = editor.source(torch.randn(1, 16, generator=random))
     target, where = (torch.randn(PROMPTS, 8, generator=random) for _ in range(2))
-    matrix = torch.randn(3 * 8 * 8, 8, generator=random)
-    clip = SimpleNamespace(encode_image=lambda images: F.avg_pool2d(images, 4).flatten(1) @ matrix)
-    return world(clip), editor, source, target, where
+    world = tiny_world(editor.generator, LinearCLIP(torch.randn(3 * 8 * 8, 8, generator=random), 8), views)
+    return Learner.of(SETTINGS.replaced(**settings), world, editor), Draw(0.5, source, target, where, range(PROMPTS))
 
 
-def run_backward(backward, config, world, editor, edit, source, target, where):
-    return backward(Step(config, world, editor, edit, source, target, where, list(range(len(where))), ramps_at(0.5),
-                         lambda image: image))
+def gradient_of(learner):
+    return torch.cat([value.grad.flatten() for value in learner.editor.parameters()])
 
 
 def joint_gradient(folder):
     """One step's gradients of the tiny editor, all prompts together; in a group, each process takes its own rows."""
     with distributed.group(torch.device("cpu")):
-        world, editor, source, target, where = tiny_step()
-        wrapped = distributed.parallel(editor)
-        run_backward(backward_at_once, SETTINGS, world, editor, wrapped, source, distributed.own_rows(target),
-                     distributed.own_rows(where))
-        gradients = {name: value.grad for name, value in editor.named_parameters()}
-        torch.save(gradients, f"{folder}/{distributed.world_size()}_{distributed.rank()}.pt")
+        learner, draw = tiny_step()
+        own = Draw(draw.t, draw.source, *(own_rows(rows) for rows in (draw.target, draw.where, draw.seeds)))
+        gradients(learner, own)
+        found = {name: value.grad for name, value in learner.editor.named_parameters()}
+        torch.save(found, f"{folder}/{world_size()}_{rank()}.pt")
 
 
 @pytest.mark.parametrize("micro_batch", (1, 2, 3))
 def test_parts_of_a_batch_give_the_gradient_and_the_values_of_the_whole(micro_batch):
-    whole, parted = tiny_step(), tiny_step()
-    values = run_backward(backward_at_once, SETTINGS, whole[0], whole[1], *whole[1:])
-    same = run_backward(backward_by_parts, replace(SETTINGS, micro_batch=micro_batch), parted[0], parted[1], *parted[1:])
-    assert same == pytest.approx(values, rel=1e-5)
-    for one, other in zip(whole[1].parameters(), parted[1].parameters(), strict=True):
+    (whole, draw), (parted, same) = tiny_step(views="noisy"), tiny_step(views="noisy", micro_batch=micro_batch)
+    assert gradients(parted, same) == pytest.approx(gradients(whole, draw), rel=1e-4)
+    for one, other in zip(whole.editor.parameters(), parted.editor.parameters(), strict=True):
         assert_close_to_max(other.grad, one.grad, 1e-4)
-    vectors = [torch.cat([value.grad.flatten() for value in step[1].parameters()]) for step in (whole, parted)]
-    assert (vectors[1] - vectors[0]).norm() <= 1e-5 * vectors[0].norm()
-
-
-@pytest.mark.parametrize("micro_batch", (1, 3))
-def test_parts_see_the_augmented_views_of_the_whole(micro_batch):
-    gradients = []
-    for backward, config in ((backward_at_once, SETTINGS), (backward_by_parts, replace(SETTINGS, micro_batch=micro_batch))):
-        world, editor, source, target, where = tiny_step()
-        world.entry.views = augment
-        run_backward(backward, config, world, editor, editor, source, target, where)
-        gradients.append(torch.cat([value.grad.flatten() for value in editor.parameters()]))
-    assert (gradients[1] - gradients[0]).norm() <= 1e-5 * gradients[0].norm()
+    assert (gradient_of(parted) - gradient_of(whole)).norm() <= 1e-5 * gradient_of(whole).norm()
 
 
 def test_parts_need_no_other_loss_than_the_contrastive_one():
-    world, editor, source, target, where = tiny_step()
-    config = replace(SETTINGS, micro_batch=1, lambda_ess=0.0, lambda_sec=0.0, lambda_area=0.0, lambda_id=0.0,
-                     lambda_delta=0.0)
-    values = run_backward(backward_by_parts, config, world, editor, editor, source, target, where)
+    learner, draw = tiny_step(micro_batch=1, **{term.flag: 0.0 for term in losses.TERMS.values() if not term.joint})
+    values = gradients(learner, draw)
     assert values["total"] == values["clip_contrastive"] > 0
+
+
+def test_a_draw_depends_on_seed_and_number_alone_and_gradients_on_the_draw_alone():
+    editor, world, config = load_run(SHIPPED, device="cpu")
+    learner = Learner.of(config.replaced(batch_size=2, micro_batch=2), world, editor.requires_grad_(True))
+    sampler = PhraseSampler(world.prompts, seed=1)
+    first, other, again = (draw(learner, sampler, number) for number in (3, 4, 3))
+    assert torch.equal(first.target, again.target) and first.seeds == again.seeds and first.t == again.t
+    assert torch.equal(first.source.image, again.source.image) and not torch.equal(first.target, other.target)
+    values = [gradients(learner, one) for one in (first, other, again)]
+    assert values[0] == values[2] != values[1]
 
 
 # --- precision
@@ -178,54 +156,48 @@ def test_parts_need_no_other_loss_than_the_contrastive_one():
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def allow_half_on_cpu(monkeypatch):
-    """fp16 is refused on a CPU because it is slow there; tiny tensors do not mind."""
-    monkeypatch.setattr(training, "autocast", lambda precision, device: torch.autocast(
-        device.type, HALF.get(precision), enabled=precision in HALF))
+def step_in(precision, **settings):
+    """The tiny step in half precision, which tiny tensors do not mind on a CPU."""
+    learner, draw = tiny_step(precision=precision, **settings)
+    cast = partial(torch.autocast, "cpu", HALF.get(precision), enabled=precision in HALF)
+    return Learner(learner.config, learner.world, learner.editor, learner.editor, cast), draw
 
 
-def gradients_in(precision, monkeypatch, **settings):
-    """Gradients of the tiny step, through find_gradients; also the scales that it tried."""
-    allow_half_on_cpu(monkeypatch)
-    world, editor, source, target, where = tiny_step()
-    editor.source = lambda w: source
-    world.sample_w = lambda count, seed: None
-    monkeypatch.setattr(training, "conditions", lambda *arguments: (target, where))
-    config = replace(SETTINGS, precision=precision, batch_size=PROMPTS, **settings)
-    values = training.find_gradients(config, world, editor, editor, config.step // 2, None, lambda image: image)
-    return torch.cat([value.grad.flatten() for value in editor.parameters()]), values
+def gradients_in(precision, **settings):
+    learner, draw = step_in(precision, **settings)
+    values = gradients(learner, draw)
+    return gradient_of(learner), values
 
 
 @pytest.mark.parametrize("precision", HALF)
-def test_gradients_in_half_precision_are_finite_and_near_those_in_float32(precision, monkeypatch):
-    whole, _ = gradients_in("fp32", monkeypatch)
-    half, values = gradients_in(precision, monkeypatch)
+def test_gradients_in_half_precision_are_finite_and_near_those_in_float32(precision):
+    whole, _ = gradients_in("fp32")
+    half, values = gradients_in(precision)
     assert half.dtype == torch.float32 and torch.isfinite(half).all()
     assert F.cosine_similarity(half, whole, dim=0) > 0.99
     assert values["gradient_norm"] == pytest.approx(float(whole.norm()), rel=0.05)
 
 
-def test_small_gradients_do_not_vanish_in_fp16(monkeypatch):
+def test_small_gradients_do_not_vanish_in_fp16():
     # At 1024 px a pixel's gradient is about this small; half precision has no numbers between 0 and 6e-8.
-    small = dict(lambda_clip=1e-6, lambda_ess=0.0, lambda_sec=0.0, lambda_area=0.0, lambda_id=0.0, lambda_delta=0.0)
-    whole, _ = gradients_in("fp32", monkeypatch, **small)
-    half, _ = gradients_in("fp16", monkeypatch, **small)
+    small = {term.flag: 1e-6 if term.joint else 0.0 for term in losses.TERMS.values()}
+    whole, _ = gradients_in("fp32", **small)
+    half, _ = gradients_in("fp16", **small)
     assert F.cosine_similarity(half, whole, dim=0) > 0.99
 
 
-def test_a_step_that_overflows_in_fp16_is_done_again_with_smaller_gradients(monkeypatch):
-    scales, real = [], training.backward_at_once
+def test_a_step_that_overflows_in_fp16_is_done_again_with_smaller_gradients():
+    learner, draw = step_in("fp16")
+    seen = []
 
-    def overflowing(step):
-        scales.append(step.scale)
-        values = real(step)
-        if step.scale > 100:
-            step.editor.attention.initial.grad.fill_(torch.inf)
-        return values
+    def overflow_once(gradient):
+        seen.append(float(gradient))
+        return torch.full_like(gradient, torch.inf) if len(seen) == 1 else gradient
 
-    monkeypatch.setattr(training, "backward_at_once", overflowing)
-    _, values = gradients_in("fp16", monkeypatch)
-    assert scales == [2.0**12, 2.0**6] and math.isfinite(values["gradient_norm"])
+    learner.editor.attention.initial.register_hook(overflow_once)
+    values = gradients(learner, draw)
+    assert len(seen) == 2 and seen[0] == pytest.approx(2.0**6 * seen[1], rel=0.05)
+    assert math.isfinite(values["gradient_norm"])
 
 
 def test_fp16_on_a_cpu_is_refused():
@@ -248,18 +220,18 @@ def test_edits_of_the_shipped_editor_in_bf16_equal_those_in_float32_to_40_db():
 
 @pytest.mark.slow
 def test_compiled_synthesis_trains_as_the_plain_one():
-    gradients = []
+    found = []
     for wrap in (lambda synthesis: synthesis, compiled):
-        world, editor, source, target, where = tiny_step()
-        editor.generator.synthesis = wrap(editor.generator.synthesis)
-        run_backward(backward_at_once, SETTINGS, world, editor, editor, source, target, where)
-        gradients.append(torch.cat([value.grad.flatten() for value in editor.parameters()]))
-    assert_close_to_max(gradients[1], gradients[0], 1e-4)
+        learner, draw = tiny_step()
+        learner.editor.generator.synthesis = wrap(learner.editor.generator.synthesis)
+        gradients(learner, draw)
+        found.append(gradient_of(learner))
+    assert_close_to_max(found[1], found[0], 1e-4)
 
 
 def run_in(processes, folder):
     command = [sys.executable, "-c", "import sys; sys.path[:0] = ['tests', '.']\n"
-               "from functools import partial\nfrom attention import distributed\nimport test_training\n"
+               "from functools import partial\nfrom attention.training import distributed\nimport test_training\n"
                f"distributed.start({processes}, None, partial(test_training.joint_gradient, {str(folder)!r}))"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
@@ -270,8 +242,8 @@ def test_the_gradient_does_not_depend_on_the_number_of_processes(processes, tmp_
     joint_gradient(tmp_path)
     run_in(processes, tmp_path)
     alone = torch.load(tmp_path / "1_0.pt", weights_only=True)
-    for rank in range(processes):
-        together = torch.load(tmp_path / f"{processes}_{rank}.pt", weights_only=True)
+    for number in range(processes):
+        together = torch.load(tmp_path / f"{processes}_{number}.pt", weights_only=True)
         errors = {name: (together[name] - value).norm() for name, value in alone.items()}
         whole, error = (torch.stack(list(values)).norm() for values in ([value.norm() for value in alone.values()],
                                                                         errors.values()))
@@ -289,9 +261,9 @@ def test_own_rows_lose_no_prompt_and_give_none_twice(monkeypatch):
     rows = list(range(12))
     monkeypatch.setenv("WORLD_SIZE", "4")
     parts = []
-    for rank in range(4):
-        monkeypatch.setenv("RANK", str(rank))
-        parts += distributed.own_rows(rows)
+    for number in range(4):
+        monkeypatch.setenv("RANK", str(number))
+        parts += own_rows(rows)
     assert parts == rows
 
 

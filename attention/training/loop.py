@@ -97,7 +97,7 @@ def _train(config: TrainConfig, world: World, regions: RegionClusters) -> Path:
                 learns = step / config.step >= config.attention_start
                 if learner is None or learns != editor.attention.initial.requires_grad:
                     editor.attention.requires_grad_(learns)
-                    learner = Learner(config, world, editor, distributed.parallel(editor))
+                    learner = Learner.of(config, world, editor)
                 values = gradients(learner, draw(learner, sampler, step))
                 check_finite(step, values, checkpoint)
                 optimiser.param_groups[0]["lr"] = optimiser.param_groups[1]["lr"] = losses.learning_rate(

@@ -1,9 +1,10 @@
 """A training step in two halves: `draw`, everything random in it, and `gradients`, which follow from that."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -46,12 +47,18 @@ class Learner:
 
     Attributes:
         edit: the editor, or the editor wrapped for several processes.
+        cast: the precision of the edits' synthesis.
     """
 
     config: TrainConfig
     world: World
     editor: RegionEditor
     edit: nn.Module
+    cast: Callable[[], torch.autocast]
+
+    @classmethod
+    def of(cls, config: TrainConfig, world: World, editor: RegionEditor) -> "Learner":
+        return cls(config, world, editor, distributed.parallel(editor), partial(autocast, config.precision, world.device))
 
     def weighted(self, joint: bool) -> dict[str, tuple[float, Term]]:
         """Name -> (weight, term) of the joint terms, or of the others, whose weight is not 0."""
@@ -165,7 +172,7 @@ def backward_by_parts(learner: Learner, draw: Draw, scale: float = 1.0) -> dict[
 
 def edited(edit: nn.Module, learner: Learner, draw: Draw, rows: slice = slice(None)) -> Edit:
     """The edits of some prompts by the editor or the wrapped one, in the run's precision."""
-    with autocast(learner.config.precision, learner.world.device):
+    with learner.cast():
         made: Edit = edit(draw.source, draw.target[rows], draw.where[rows], straight_through=True)
     return made
 

@@ -15,16 +15,21 @@ import torch
 from conftest import SHARED
 from gdown.exceptions import DownloadError
 
-from attention import download as module
-from attention.download import CHECKS, CHUNK, FETCH, SETS, download, listing, main, verify
+from attention.download import checks, main
 from attention.errors import UserError
-from attention.files.published import PUBLISHED, missing
+from attention.files import downloading as module
+from attention.files.downloading import CHUNK, FETCH, listing, verify
+from attention.files.published import PUBLISHED, SETS, missing
 from attention.generator import StyleGAN2
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 CONTENT = bytes(range(256)) * (20 * CHUNK // 256) + b"end"
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 GENERATOR = "stylegan2-ffhq-config-f.pt"
+
+
+def download(name, folder):
+    return module.download(name, folder, checks())
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -211,7 +216,7 @@ def test_where_the_hash_is_unconfirmed_names_and_shapes_decide(resolution, right
 
 def test_an_unconfirmed_hash_that_matches_needs_no_other_check(tmp_path):
     (tmp_path / "file").write_bytes(CONTENT)
-    assert verify(tmp_path / "file", {**PUBLISHED[GENERATOR], "sha256": SHA256}) == "verified by its SHA-256"
+    assert verify(tmp_path / "file", {**PUBLISHED[GENERATOR], "sha256": SHA256}, checks()) == "verified by its SHA-256"
 
 
 def published_layout(name: str) -> dict:
@@ -231,12 +236,12 @@ LAYOUTS = {"ir_se50": "arcface", "e4e_ffhq_encode": "e4e", "mapper_1024_cm2_a13_
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_the_content_check_of_a_file_accepts_its_published_layout_alone(layout, tmp_path):
     torch.save(published_layout(layout), tmp_path / "file")
-    note = verify(tmp_path / "file", {"check": LAYOUTS[layout]})
+    note = verify(tmp_path / "file", {"check": LAYOUTS[layout]}, checks())
     size, digest = (tmp_path / "file").stat().st_size, hashlib.sha256((tmp_path / "file").read_bytes()).hexdigest()
     assert "names and shapes" in note and f"{size:,} bytes, SHA-256 {digest}" in note       # to be noted: no hash is known
-    for other in set(CHECKS) - {LAYOUTS[layout]}:
+    for other in set(checks()) - {LAYOUTS[layout]}:
         with pytest.raises(UserError):
-            verify(tmp_path / "file", {"check": other})
+            verify(tmp_path / "file", {"check": other}, checks())
 
 
 def test_a_page_in_place_of_a_file_without_hash_is_refused(server, publish, tmp_path):
@@ -291,7 +296,7 @@ def test_the_authors_mapper_comes_with_every_step_by_hand(tmp_path):
         download("final_mapper.pt", tmp_path)
     path = tmp_path / "final_mapper.pt"
     steps = ("open https://cloud.tsinghua.edu.cn/d/8a65168fa4464014b62f/ in a browser", f"put it at {path}",
-             "python -m attention.download final_mapper.pt", f"python -m attention.checkpoints convert {path}")
+             "python -m attention.download final_mapper.pt", f"python -m attention.convert {path}")
     assert sorted(places := [str(error.value).find(step) for step in steps]) == places and places[0] > 0
 
 
@@ -341,7 +346,7 @@ def test_every_published_file_has_a_source_and_something_to_verify_it_by():
     for name, entry in PUBLISHED.items():
         assert entry["sources"] and all(kind in (*FETCH, "page") for kind, _ in entry["sources"]), name
         confirmed = ("sha256" in entry or "sha256_prefix" in entry) and "hash_seen_in" not in entry
-        assert confirmed or entry["check"] in CHECKS, name
+        assert confirmed or entry["check"] in checks(), name
 
 
 def test_the_manifest_states_the_known_facts():

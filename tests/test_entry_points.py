@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from attention import clustering_feature, evaluate, run_attention
 from attention.errors import UserError
+from attention.training import loop as training
 from attention.training.runs import load_run
 from attention.worlds.registry import WORLDS
 
@@ -61,7 +62,7 @@ def test_evaluation_writes_a_figure_for_every_prompt(run):
 
 def test_interrupted_and_resumed_equals_uninterrupted(run, tmp_path, monkeypatch):
     regions = ["--cluster_path", str(run / "regions.safetensors"), "--step", "4", *SMALL]
-    real, calls = run_attention.train.__globals__["find_gradients"], []
+    real, calls = training.gradients, []
 
     def stop_at_third(*arguments):
         calls.append(1)
@@ -69,10 +70,10 @@ def test_interrupted_and_resumed_equals_uninterrupted(run, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return real(*arguments)
 
-    monkeypatch.setitem(run_attention.train.__globals__, "find_gradients", stop_at_third)
+    monkeypatch.setattr(training, "gradients", stop_at_third)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path, *regions)
-    monkeypatch.setitem(run_attention.train.__globals__, "find_gradients", real)
+    monkeypatch.setattr(training, "gradients", real)
     train(tmp_path, "--resume", "auto", *regions)
     whole, resumed = load_file(run / "editor.safetensors"), load_file(tmp_path / "editor.safetensors")
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close_to_max, tiny_editor
+from conftest import assert_close_to_max, tiny_editor, tiny_world
 from safetensors.torch import save_file
 from sklearn.cluster import KMeans
 
-from attention import clustering_feature
 from attention.config import ClusterConfig
 from attention.errors import UserError
+from attention.files.regions import load_regions, save_regions
 from attention.method import regions
 from attention.method.regions import (
     SEARCH_POINTS,
@@ -27,8 +27,7 @@ from attention.method.regions import (
     region_overlay,
     region_points,
 )
-from attention.worlds.base import WorldEntry
-from attention.worlds.world import World
+from attention.training import clustering
 
 MAPPER_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
 CLUSTERS = dict(layer=12, domain="drawn", seed=7, generator_hash="abc", position_weight=2.5, enlarge=2)
@@ -210,18 +209,12 @@ def test_kmeans_refuses_impossible_numbers_of_regions(num_regions):
 
 # --- points of sampled faces
 
-def tiny_domain():
-    """A world of 32 px with random weights; its layer 6 has 256 pixels a face, 16 channels and 2 position planes."""
-    entry = WorldEntry(Path("none"), "none", "none", 1.0, (), lambda prompt: ())
-    return World("tiny", entry, tiny_editor().generator, "", torch.device("cpu"))
-
-
 @pytest.mark.parametrize("most, share", ((100_000, 512), (300, 100)))
 def test_every_batch_gives_an_equal_share_of_its_points(most, share, monkeypatch):
-    monkeypatch.setattr(clustering_feature, "MAX_POINTS", most)
-    domain = tiny_domain()
+    monkeypatch.setattr(clustering, "MAX_POINTS", most)
+    world = tiny_world(tiny_editor().generator)
     config = ClusterConfig(step=3, batch_size=2, seed=5, position_weight=0.5, enlarge=1)
-    sampled = clustering_feature.sample_points(world, config, 6)
+    sampled = clustering.sample_points(world, config, 6)
     assert sampled.shape == (3 * share, 18)
     for rows, w in zip(sampled.split(share), world.sample_w(6, seed=5).split(2), strict=True):
         points = region_points(world.generator.synthesis(world.generator.styles(w)).features[6], 0.5)
@@ -230,11 +223,11 @@ def test_every_batch_gives_an_equal_share_of_its_points(most, share, monkeypatch
 
 
 def test_overlaying_faces_one_by_one_is_overlaying_all_of_them():
-    domain = tiny_domain()
+    world = tiny_world(tiny_editor().generator)
     clusters = RegionClusters(torch.randn(5, 18, generator=torch.Generator().manual_seed(0)), 6, "tiny")
     image, features = world.generator.synthesis(world.generator.styles(world.sample_w(8, seed=9)))
     expected = region_overlay(image, clusters.assign(features[6]))
-    difference = clustering_feature.sample_overlay(world, clusters, seed=9).astype(int) - expected
+    difference = np.asarray(clustering.sample_overlay(world, clusters, seed=9)).astype(int) - expected
     assert difference.shape == (64, 256, 3) and abs(difference).max() <= 1
 
 
@@ -281,8 +274,8 @@ def test_positions_weigh_in_assignment_as_in_the_file():
 def test_saved_regions_come_back_whole(tmp_path):
     path = tmp_path / "new" / "regions.safetensors"
     saved = RegionClusters(torch.randn(3, 18), **CLUSTERS)
-    saved.save(path)
-    loaded = RegionClusters.load(path)
+    save_regions(saved, path)
+    loaded = load_regions(path)
     assert torch.equal(loaded.centroids, saved.centroids)
     assert {name: getattr(loaded, name) for name in CLUSTERS} == CLUSTERS
     assert os.listdir(path.parent) == [path.name]
@@ -291,7 +284,7 @@ def test_saved_regions_come_back_whole(tmp_path):
 def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "regions.safetensors"
     old = RegionClusters(torch.randn(3, 18), **CLUSTERS)
-    old.save(path)
+    save_regions(old, path)
 
     def break_off(temporary, content):
         with temporary.open("wb") as file:
@@ -300,13 +293,13 @@ def test_interrupted_save_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Path, "write_bytes", break_off)
     with pytest.raises(UserError, match="disk full"):
-        RegionClusters(torch.randn(4, 18), **CLUSTERS).save(path)
-    assert torch.equal(RegionClusters.load(path).centroids, old.centroids)
+        save_regions(RegionClusters(torch.randn(4, 18), **CLUSTERS), path)
+    assert torch.equal(load_regions(path).centroids, old.centroids)
     assert os.listdir(tmp_path) == [path.name]
 
 
 def _truncated(path):
-    RegionClusters(torch.randn(3, 18), **CLUSTERS).save(path)
+    save_regions(RegionClusters(torch.randn(3, 18), **CLUSTERS), path)
     path.write_bytes(path.read_bytes()[:-10])
 
 
@@ -328,7 +321,7 @@ def test_unusable_files_are_refused_with_their_name_and_the_command(tmp_path, sp
     path = tmp_path / "mine.safetensors"
     spoil(path)
     with pytest.raises(UserError) as error:
-        RegionClusters.load(path)
+        load_regions(path)
     for part in (str(path), said, "python -m attention.clustering_feature"):
         assert part in str(error.value)
 
@@ -341,8 +334,8 @@ def test_unusable_files_are_refused_with_their_name_and_the_command(tmp_path, sp
 ])
 def test_regions_for_something_else_are_refused_with_both_values(tmp_path, wanted, parts):
     path = tmp_path / "mine.safetensors"
-    RegionClusters(torch.randn(3, 18), **CLUSTERS).save(path)
-    clusters = RegionClusters.load(path)
+    save_regions(RegionClusters(torch.randn(3, 18), **CLUSTERS), path)
+    clusters = load_regions(path)
     clusters.check(layer=12, generator_hash="abc", channels=16, num_regions=3)
     with pytest.raises(UserError) as error:
         clusters.check(**wanted)

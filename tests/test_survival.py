@@ -16,6 +16,7 @@ import torch
 from attention import clustering_feature, run_attention
 from attention.errors import UserError
 from attention.files.published import ROOT
+from attention.processes import rank
 from attention.training import distributed, runs
 from attention.training import loop as training
 from attention.worlds.registry import WORLDS
@@ -45,14 +46,14 @@ if moment.startswith("write"):
         whole(state, path)
     torch.save = save
 elif moment.startswith("after"):
-    real = training.find_gradients
+    real = training.gradients
     def begun(*arguments):      # the time counts from the first step: before it there is nothing to lose
         if not begun.timer.is_alive():
             begun.timer.start()
         return real(*arguments)
     begun.timer = threading.Timer(float(moment[5:]), die)
     begun.timer.daemon = True
-    training.find_gradients = begun
+    training.gradients = begun
 exit_with_message(lambda: run_attention.main(flags))
 """
 
@@ -180,12 +181,13 @@ def test_a_checkpoint_of_something_else_is_refused_with_each_difference(key, val
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_moves_a_weight(regions, tmp_path, monkeypatch):
-    real = training.find_gradients
+    real = training.gradients
 
-    def broken(*arguments):
-        return real(*arguments) | ({"perceptual": float("nan")} if arguments[4] == 5 else {})
+    def broken(learner, draw):
+        step = round(draw.t * learner.config.step)
+        return real(learner, draw) | ({"perceptual": float("nan")} if step == 5 else {})
 
-    monkeypatch.setattr(training, "find_gradients", broken)
+    monkeypatch.setattr(training, "gradients", broken)
     with pytest.raises(UserError, match=r"at step 5 because perceptual is nan.* the last good one is .*000004\.pt"):
         run_attention.main(["--run", str(fresh(tmp_path, regions)), *FLAGS])
     assert [path.stem for path in runs.newest(tmp_path / "checkpoints")] == ["000004"]
@@ -233,7 +235,7 @@ def test_a_new_run_in_the_folder_of_an_old_one_starts_without_its_checkpoints(wh
 
 
 def fail_in_second_process():
-    if distributed.rank() == 1:
+    if rank() == 1:
         raise UserError("only the second one knows")
     time.sleep(60)
 
@@ -245,14 +247,14 @@ def test_the_mistake_of_any_process_is_told():
 
 def die_as_second_process():
     with distributed.group(torch.device("cpu")):
-        if distributed.rank() == 1:
+        if rank() == 1:
             os.kill(os.getpid(), signal.SIGKILL)
         distributed.any_process(False)          # the first would wait here for the second
 
 
 def run_as_two(name: str) -> subprocess.CompletedProcess:
     command = [sys.executable, "-c", "import sys; sys.path[:0] = ['tests', '.']\nimport test_survival\n"
-               "from attention import distributed, errors\nerrors.exit_with_message("
+               "from attention import errors\nfrom attention.training import distributed\nerrors.exit_with_message("
                f"lambda: distributed.start(2, None, test_survival.{name}))"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
@@ -267,12 +269,13 @@ RESTARTED = """
 import os, signal, sys
 from attention import run_attention
 from attention.training import loop as training
-real = training.find_gradients
-def find_gradients(*arguments):
-    if arguments[4] == 5 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
+real = training.gradients
+def gradients(learner, draw):
+    step = round(draw.t * learner.config.step)
+    if step == 5 and os.environ["RANK"] == "1" and os.environ["TORCHELASTIC_RESTART_COUNT"] == "0":
         os.kill(os.getpid(), signal.SIGKILL)
-    return real(*arguments)
-training.find_gradients = find_gradients
+    return real(learner, draw)
+training.gradients = gradients
 run_attention.main(sys.argv[1:])
 """
 

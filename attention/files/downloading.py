@@ -4,7 +4,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import MappingProxyType
 
 import gdown
 import requests
@@ -12,10 +11,9 @@ from gdown.exceptions import DownloadError
 from pooch import HTTPDownloader, file_hash
 
 from attention.errors import UserError
-from attention.files.published import PUBLISHED, SETS, WEIGHTS, download_command
+from attention.files.published import PUBLISHED, SETS, download_command
 
 Checks = Mapping[str, tuple[Callable[[Path], object], str]]
-NO_CHECKS: Checks = MappingProxyType({})
 TIMEOUT = 30            # seconds without an answer
 CHUNK = 2**16           # bytes between two steps of the progress bar
 
@@ -30,7 +28,7 @@ def listing(folder: Path) -> str:
     return "\n".join([*lines, "download, or verify what is present: python -m attention.download NAME ...", *sets])
 
 
-def download(name: str, folder: Path = WEIGHTS, checks: Checks = NO_CHECKS) -> str:
+def download(name: str, folder: Path, checks: Checks) -> str:
     """Get one published file into `folder`; one that is there already is verified and left as it is.
 
     Args:
@@ -55,7 +53,7 @@ def download(name: str, folder: Path = WEIGHTS, checks: Checks = NO_CHECKS) -> s
     raise UserError("\nerror: ".join(errors))
 
 
-def verify(path: Path, entry: dict, checks: Checks = NO_CHECKS) -> str:
+def verify(path: Path, entry: dict, checks: Checks) -> str:
     """Compare a file with its entry of the manifest; returns what was found, in words.
 
     A hash that was never compared with the original host ("hash_seen_in") only warns, and the content decides. Where

@@ -60,8 +60,8 @@ def checks() -> Mapping[str, tuple[Callable[[Path], object], str]]:
     def generator(path: Path) -> None:
         found, _ = load_generator(path)
         if found.channels != published_channels(1024):
-            raise UserError(f"it holds a generator of {found.resolution} px with channels {found.channels}, but 1024 px and "
-                            "channel multiplier 2 were expected")
+            raise UserError(f"it holds a generator of {found.resolution} px with channels {found.channels}, but 1024 px "
+                            "and channel multiplier 2 were expected")
 
     return {"generator": (generator, "a 1024 px generator by names and shapes"),
             "e4e": (load_e4e, "e4e's encoder by names and shapes"),

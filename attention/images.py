@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -12,7 +13,12 @@ from torch import Tensor
 
 def to_pixels(images: Tensor) -> np.ndarray:
     """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) uint8."""
-    return ((images.detach().float().clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return to_bytes(images.detach()).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def to_bytes(images: Tensor) -> Tensor:
+    """Pictures in [-1, 1] as a screen shows them: the same shape in uint8."""
+    return ((images.float().clamp(-1, 1) + 1) * 127.5).round().byte()
 
 
 def to_image(pixels: np.ndarray) -> Tensor:
@@ -20,9 +26,14 @@ def to_image(pixels: np.ndarray) -> Tensor:
     return torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def psnr(made: Tensor, wanted: Tensor) -> float:
-    """PSNR in dB of pictures in [-1, 1]."""
-    return float(10 * torch.log10(4 / (made.clamp(-1, 1) - wanted.to(made.device)).square().mean()))
+def psnr(made: Tensor, wanted: Tensor) -> Tensor:
+    """(B,) PSNR in dB of pictures (B, 3, H, W) in [-1, 1]."""
+    return decibels((made.clamp(-1, 1) - wanted.to(made.device)).square().mean(dim=(1, 2, 3)) / 4)
+
+
+def decibels(error: Tensor) -> Tensor:
+    """PSNR in dB of mean squared errors of pixels in [0, 1]."""
+    return -10 * torch.log10(error)
 
 
 def area_resize(images: Tensor, side: int) -> Tensor:
@@ -65,26 +76,69 @@ def _area_matrix(size: int, side: int, dtype: torch.dtype, device: torch.device)
         return overlap.clamp(min=0).to(device, dtype) / size
 
 
-def augment(images: Tensor, random: torch.Generator) -> Tensor:
-    """Noise, blur, shifted colours and small shifts, (B, 3, H, W) in [-1, 1]; differentiable, one draw a batch entry."""
-    batch = len(images)
+@dataclass(frozen=True)
+class Damage:
+    """How far `augment` may take pictures from what they were: the ends of its uniform draws, pictures in [-1, 1].
+
+    Attributes:
+        shift: either way, in half sides; whole_pixels rounds it.
+        blur: box blurs of 3 px, one after the other; every picture goes a random share of the way to the last of them,
+            and the share `sharp` of the pictures none of it.
+        coarse: the share of the pictures that lose resolution, down to `coarsest` of the side.
+        gain, offset: of every channel.
+        noise: strongest standard deviation.
+    """
+
+    shift: float = 0.05
+    whole_pixels: bool = False
+    blur: int = 2
+    sharp: float = 0.0
+    coarse: float = 0.0
+    coarsest: float = 0.4
+    gain: float = 0.12
+    offset: float = 0.08
+    noise: float = 0.12
+
+
+def augment(images: Tensor, random: torch.Generator, damage: Damage = Damage()) -> tuple[Tensor, Tensor]:
+    """Make pictures less clean: shift, blur, loss of resolution, shifted colours, noise; one draw for each picture.
+
+    Args:
+        images: (B, 3, H, H) in [-1, 1].
+        random: on the device of the pictures.
+    Returns:
+        The pictures, differentiable in `images`; and (B, 2) by how much each was shifted, x and y in pixels.
+    """
+    batch, side = len(images), images.shape[-1]
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
         return torch.empty(batch, *shape, device=images.device).uniform_(low, high, generator=random)
 
-    shift = torch.eye(2, 3, device=images.device).repeat(batch, 1, 1)
-    shift[:, :, 2] = draw(-0.05, 0.05, 2)
-    grid = F.affine_grid(shift, list(images.shape), align_corners=False)
-    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    soft = F.avg_pool2d(images, 3, stride=1, padding=1, count_include_pad=False)
-    softer = F.avg_pool2d(soft, 3, stride=1, padding=1, count_include_pad=False)
-    images = torch.lerp(images, softer, draw(0, 1, 1, 1, 1))
-    images = images * draw(0.88, 1.12, 1, 1, 1) + draw(-0.08, 0.08, 3, 1, 1)
+    moved = torch.zeros(batch, 2, device=images.device)
+    if damage.shift:
+        moved = draw(-damage.shift, damage.shift, 2)                                        # where each pixel looks
+        moved = (moved * side / 2).round() * 2 / side if damage.whole_pixels else moved
+        transform = torch.eye(2, 3, device=images.device).repeat(batch, 1, 1)
+        transform[:, :, 2] = moved
+        grid = F.affine_grid(transform, list(images.shape), align_corners=False)
+        images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+    if damage.blur:
+        soft = images
+        for _ in range(damage.blur):
+            soft = F.avg_pool2d(soft, 3, stride=1, padding=1, count_include_pad=False)
+        images = torch.lerp(images, soft, draw(-damage.sharp / (1 - damage.sharp), 1, 1, 1, 1).clamp(min=0))
+    if damage.coarse:
+        coarse = torch.rand(batch, generator=random, device=images.device) < damage.coarse
+        smaller = int(torch.randint(int(side * damage.coarsest), side, (), generator=random, device=images.device))
+        enlarged = F.interpolate(area_resize(images, smaller), size=(side, side), mode="bilinear")
+        images = torch.where(coarse[:, None, None, None], enlarged, images)
+    if damage.gain or damage.offset:
+        images = images * draw(1 - damage.gain, 1 + damage.gain, 1, 1, 1) + draw(-damage.offset, damage.offset, 3, 1, 1)
     noise = torch.randn(images.shape, generator=random, device=images.device)
-    return images + draw(0, 0.12, 1, 1, 1) * noise
+    return images + draw(0, damage.noise, 1, 1, 1) * noise, -moved * side / 2
 
 
 def augmented(images: Tensor, seeds: Sequence[int]) -> Tensor:
     """`augment` of pictures (B, 3, H, W) with a seed each: a picture's view does not depend on the others."""
-    return torch.cat([augment(image, torch.Generator(image.device).manual_seed(seed))
+    return torch.cat([augment(image, torch.Generator(image.device).manual_seed(seed))[0]
                       for image, seed in zip(images.split(1), seeds, strict=True)])

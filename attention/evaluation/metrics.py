@@ -18,6 +18,7 @@ from torchmetrics.functional.image import structural_similarity_index_measure
 
 from attention.clip_models.base import TextImageModel
 from attention.files.disk import write_atomically
+from attention.images import decibels
 from attention.worlds.truth import Faces, Seen, Truth
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def locality(edited: Tensor, reference: Tensor, keep: Tensor,
     difference = pixels[0] - pixels[1]
     mse = difference.square().mean(dim=1).sum(dim=(1, 2)) / area                            # 0 / 0 is NaN
     _, similar = structural_similarity_index_measure(*pixels, data_range=1.0, reduction="none", return_full_image=True)
-    figures = {"mse": mse, "psnr": -10 * torch.log10(mse.clamp(min=LEAST_ERROR)),
+    figures = {"mse": mse, "psnr": decibels(mse.clamp(min=LEAST_ERROR)),
                "ssim": (similar.mean(dim=1) * keep).sum(dim=(1, 2)) / area, "largest": difference.abs().amax(dim=(1, 2, 3))}
     if lpips is not None:
         figures["lpips"] = lpips(pasted, reference).flatten()

@@ -25,6 +25,7 @@ from attention.errors import UserError
 from attention.evaluation.metrics import grow, locality
 from attention.files.published import INCEPTION_FILE, WEIGHTS, download_command
 from attention.files.torch_files import read_torch_file
+from attention.images import to_bytes, to_image
 from attention.inversion import face_crop
 from attention.method.editor import Edit, Source
 
@@ -80,8 +81,7 @@ def _framed(path: Path, side: int) -> Tensor:
     if photo.width != photo.height:
         raise UserError(f"{path} is {photo.width} x {photo.height}, but an aligned picture is square; crop it first "
                         "(attention.photo)")
-    pixels = np.asarray(photo.resize((side, side), Image.Resampling.LANCZOS), np.float32)
-    return torch.from_numpy(pixels).permute(2, 0, 1) / 127.5 - 1
+    return to_image(np.array(photo.resize((side, side), Image.Resampling.LANCZOS))[None])[0]
 
 
 # --- distributions
@@ -102,7 +102,7 @@ def load_inception(path: Path, device: torch.device) -> Callable[[Tensor], Featu
 
     @torch.no_grad()
     def features(pictures: Tensor) -> Features:
-        pixels = ((pictures.to(device).clamp(-1, 1) + 1) * 127.5).round().byte()             # as if saved and read
+        pixels = to_bytes(pictures.to(device))                                               # as if saved and read
         found = inception.convert_features_tuple_to_dict(inception(pixels))
         return {layer: found[layer].cpu() for layer in (FID_LAYER, SCORE_LAYER)}
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.errors import UserError
-from attention.generator.base import Blend, LayerSpec, Synthesis, blended_layers, conv_layers, nearest
+from attention.generator.base import Blend, LayerSpec, Synthesis, blended_layers, conv_layers, nearest, sample_z
 from attention.generator.layers import ConstantInput, EqualLinear, PixelNorm, StyledConv, ToRGB
 
 
@@ -137,8 +137,7 @@ class StyleGAN2(nn.Module):
     @torch.no_grad()
     def set_mean_w(self, samples: int = 4096, seed: int = 0) -> None:
         """Set `mean_w` (style_dim,), the centre of truncation, to the mean w of seeded random z."""
-        z = torch.randn(samples, self.style_dim, generator=torch.Generator().manual_seed(seed))
-        self.mean_w = self.mapping(z.to(self.input.input.device)).mean(dim=0)
+        self.mean_w = self.mapping(sample_z(samples, self.style_dim, seed).to(self.input.input.device)).mean(dim=0)
 
     def mapping(self, z: Tensor, truncation: float = 1.0) -> Tensor:
         """z (B, style_dim) -> w (B, style_dim), pulled toward `mean_w` (computed if absent) when truncation is not 1.

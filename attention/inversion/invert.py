@@ -5,11 +5,11 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from attention.errors import UserError
+from attention.fits import fit
 from attention.generator.base import Generator
-from attention.images import area_resize, psnr
+from attention.images import area_resize, decibels, psnr
 from attention.inversion.perceptual import load_lpips, lpips_available
 
 RATE = 0.05                 # of Adam, in standard deviations of w over faces
@@ -65,17 +65,16 @@ def _refine(generator: Generator, image: Tensor, guess: Tensor, spread: Tensor, 
     """w+ (1, n_latent, style_dim) near the guess, whose picture is nearer to the image in pixels and `distance`."""
     start = guess if guess.ndim == 3 else guess[:, None].expand(-1, generator.n_latent, -1)
     change = torch.zeros_like(start).requires_grad_()                            # in units of the spread
-    optimiser = torch.optim.Adam([change], lr=RATE)
-    for _ in (bar := tqdm(range(steps), desc="refining", leave=False)):
-        optimiser.zero_grad()
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         made = generator.picture(generator.styles(start + spread * change))
         error = (made - image).square().mean()
-        loss = error + PULL * change.square().mean()
+        whole = error + PULL * change.square().mean()
         if distance is not None:
-            loss = loss + distance(made, image).mean()
-        loss.backward()
-        optimiser.step()
-        bar.set_postfix(psnr=f"{10 * torch.log10(4 / error.detach()):.2f}")
+            whole = whole + distance(made, image).mean()
+        return whole, {"psnr": float(decibels(error.detach() / 4))}
+
+    fit(torch.optim.Adam([change], lr=RATE), loss, steps, "refining")
     return (start + spread * change).detach()
 
 
@@ -87,6 +86,6 @@ def _small_lpips(device: torch.device) -> Distance:
 
 def _nearness(made: Tensor, wanted: Tensor, distance: Distance | None) -> tuple[float, float | None]:
     """PSNR and, if it can be had, LPIPS."""
-    return psnr(made, wanted), None if distance is None else float(distance(made.clamp(-1, 1), wanted))
+    return float(psnr(made, wanted)), None if distance is None else float(distance(made.clamp(-1, 1), wanted))
 
 

@@ -93,7 +93,7 @@ class World:
             UserError: nothing is known of this world's faces but how they look.
         """
         if self.entry.truth is None:
-            raise UserError(f"nothing is known of the faces of {self.name} but how they look, and this needs the truth about "
+            raise UserError(f"nothing is known of the faces of {self.name} but how they look; this needs the truth about "
                             f"them; take --domain {', '.join(TRUTHS)}")
         return TRUTHS[self.entry.truth](self)
 

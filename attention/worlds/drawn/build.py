@@ -48,7 +48,8 @@ COMMAND = "python -m attention.worlds.drawn.build"
 class BuildConfig(Config):
     """Options of build."""
 
-    part: Literal["missing", "generator", "clip", "reader", "encoder", "editor", "manifest"] = option("missing", "what to make")
+    part: Literal["missing", "generator", "clip", "reader", "encoder", "editor", "manifest"] = option(
+        "missing", "what to make")
     work: Path = option(ROOT / "build/drawn", "folder of resume states and the editor's run")
 
 

@@ -1,17 +1,15 @@
-"""TODO."""
+"""The encoder of drawn faces: from a picture of one to the w with which the generator draws it again, as e4e for photos."""
 
-import json
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from attention.clip_models.tiny import ConvTower
-from attention.files.safetensors import consistent, read_safetensors, write_safetensors
+from attention.files.networks import FileKind
 from attention.images import area_resize
 
-FORMAT = "where2edit drawn encoder 1"
-REBUILD = "python -m attention.worlds.drawn.build --part encoder"
+KIND = FileKind("where2edit drawn encoder 1", "python -m attention.worlds.drawn.build --part encoder")
 
 
 class DrawnEncoder(nn.Module):
@@ -35,8 +33,7 @@ class DrawnEncoder(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write weights and sizes as one safetensors file, in half precision."""
-        tensors = {name: value.half() if value.is_floating_point() else value for name, value in self.state_dict().items()}
-        write_safetensors(path, tensors, {"kind": FORMAT, "config": json.dumps(self.config)})
+        KIND.save(path, self, {"config": self.config}, torch.float16)
 
     @classmethod
     def load(cls, path: Path) -> "DrawnEncoder":
@@ -45,8 +42,8 @@ class DrawnEncoder(nn.Module):
         Raises:
             UserError: the file is missing, cut short, or of another kind.
         """
-        tensors, metadata = read_safetensors(path, FORMAT, REBUILD)
-        with consistent(path, REBUILD):
-            encoder = cls(tensors["mean"].float(), tensors["spread"].float(), **json.loads(metadata["config"]))
-            encoder.load_state_dict(tensors)
-        return encoder.requires_grad_(False).eval()
+        def build(said: dict, tensors: dict) -> tuple["DrawnEncoder", nn.Module]:
+            encoder = cls(tensors["mean"].float(), tensors["spread"].float(), **said["config"])
+            return encoder, encoder
+
+        return KIND.load(path, build)

@@ -4,20 +4,18 @@ It is trained on drawings alone and the editor never sees it, so that an edit ca
 travels in its file, because every success rate rests on it.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attention.files.safetensors import consistent, read_safetensors, write_safetensors
+from attention.files.networks import FileKind
 from attention.images import area_resize
 from attention.worlds.drawn.concepts import OPTIONS
 from attention.worlds.drawn.faces import SIZE, FaceParams
 
-FORMAT = "where2edit attribute reader 1"    # written into the file, so that another file is recognised as such
-REBUILD = "python -m attention.worlds.drawn.build"
+KIND = FileKind("where2edit attribute reader 1", "python -m attention.worlds.drawn.build")
 # Colours that no concept speaks of are not read.
 READ_WIDTHS = {name: width for name, width in FaceParams.widths().items() if name not in ("background", "clothes")}
 
@@ -68,8 +66,7 @@ class AttributeReader(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights, configuration and accuracies as one safetensors file, all of it or nothing."""
-        metadata = {"kind": FORMAT, "config": json.dumps(self.config), "accuracies": json.dumps(self.accuracies)}
-        write_safetensors(Path(path), self.state_dict(), metadata)
+        KIND.save(path, self, {"config": self.config, "accuracies": self.accuracies})
 
     @classmethod
     def load(cls, path: str | Path) -> "AttributeReader":
@@ -78,9 +75,9 @@ class AttributeReader(nn.Module):
         Raises:
             UserError: the file is missing, cut short, of another kind, or its tensors contradict its configuration.
         """
-        weights, metadata = read_safetensors(Path(path), FORMAT, REBUILD)
-        with consistent(Path(path), REBUILD):
-            reader = cls(**json.loads(metadata["config"]))
-            reader.load_state_dict(weights)
-            reader.accuracies = json.loads(metadata["accuracies"])
-        return reader.requires_grad_(False).eval()
+        def build(said: dict, tensors: dict) -> tuple["AttributeReader", nn.Module]:
+            reader = cls(**said["config"])
+            reader.accuracies = said["accuracies"]
+            return reader, reader
+
+        return KIND.load(path, build)

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm import tqdm
 
 from attention.clip_models.tiny import TinyCLIP
+from attention.fits import fit
 from attention.images import augment, to_image
 from attention.worlds.concepts import PART_NAMES
 from attention.worlds.drawn.concepts import CONCEPTS, truth_table
@@ -111,11 +111,11 @@ def _piece_of(random: np.random.Generator, mask: np.ndarray) -> np.ndarray:
     return across > np.quantile(across[mask], random.uniform(0.2, 0.8))
 
 
-def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
+def fit_clip(recipe: ClipFit = ClipFit()) -> TinyCLIP:
     """Train a TinyCLIP on drawings; returns it frozen."""
-    torch.manual_seed(fit.seed)
+    torch.manual_seed(recipe.seed)
     clip = TinyCLIP(vocabulary())
-    params = FaceParams.sample(fit.faces, seed=fit.seed + 10)
+    params = FaceParams.sample(recipe.faces, seed=recipe.seed + 10)
     drawing = draw_faces(params)
     images, labels = drawing.images, drawing.labels
     numbers = torch.from_numpy(params.as_matrix()).float()
@@ -126,31 +126,27 @@ def fit_clip(fit: ClipFit = ClipFit()) -> TinyCLIP:
     truths = truth_table(params)
     scale, bias = torch.nn.Parameter(torch.tensor(2.3)), torch.nn.Parameter(torch.tensor(-2.0))
     optimiser = torch.optim.AdamW([*clip.parameters(), *readout.parameters(), *part_readout.parameters(), scale, bias],
-                                  lr=fit.rate, weight_decay=0.02)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, fit.rate, total_steps=fit.steps)
-    noise = torch.Generator().manual_seed(fit.seed)
-    bar = tqdm(range(fit.steps), desc="clip")
-    for step in bar:
-        random = np.random.default_rng([fit.seed, step])
-        rows = random.integers(fit.faces, size=fit.batch_size)
+                                  lr=recipe.rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=recipe.steps)
+    noise = torch.Generator().manual_seed(recipe.seed)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        random = np.random.default_rng([recipe.seed, step])
+        rows = random.integers(recipe.faces, size=recipe.batch_size)
         pixels, truth = images[rows].copy(), truths[rows].copy()
         untouched = _paste_parts(random, pixels, labels[rows], truth)
-        texts, wanted = sample_phrases(random, truth, fit.phrases)
-        batch = to_image(pixels)
-        embedded = clip.encode_image(augment(batch, noise))
+        texts, wanted = sample_phrases(random, truth, recipe.phrases)
+        embedded = clip.encode_image(augment(to_image(pixels), noise)[0])
         seen, said = F.normalize(embedded, dim=1), F.normalize(clip.encode_text(texts), dim=1)
-        loss = _pair_loss(scale.exp() * seen @ said.T + bias, torch.from_numpy(wanted).float())
+        pairs = _pair_loss(scale.exp() * seen @ said.T + bias, torch.from_numpy(wanted).float())
         error = (readout(embedded) - numbers[rows]).square()
-        loss = loss + fit.readout_weight * error[torch.from_numpy(untouched)].mean()
-        some = random.permutation(len(named))[:fit.phrases]
+        some = random.permutation(len(named))[:recipe.phrases]
         part = part_readout(F.normalize(clip.encode_text([named[i] for i in some]), dim=1) * PART_SCALE)
-        loss = loss + fit.part_weight * F.cross_entropy(part, meant[some])
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-        if step % 10 == 0:
-            bar.set_postfix(loss=f"{float(loss):.3f}", error=f"{float(error.mean()):.4f}")
+        whole = (pairs + recipe.readout_weight * error[torch.from_numpy(untouched)].mean()
+                 + recipe.part_weight * F.cross_entropy(part, meant[some]))
+        return whole, {"error": float(error.detach().mean())}
+
+    fit(optimiser, loss, recipe.steps, "clip", schedule)
     return clip.freeze()
 
 

@@ -7,7 +7,6 @@ layer's features are also asked for the part that each pixel belongs to.
 """
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from attention.files.torch_files import atomic_torch_save
+from attention.fits import fit
 from attention.generator import Generator, StyleGAN2, sample_z
-from attention.images import to_image
+from attention.images import decibels, psnr, to_image
 from attention.worlds.drawn.faces import PARTS, Drawing, FaceParams, draw_faces
 
 CHANNELS = {4: 128, 8: 128, 16: 128, 32: 128, 64: 64, 128: 32}
@@ -57,7 +56,7 @@ class GeneratorFit:
     save_every: int = 250
 
 
-def fit_mapping(generator: Generator, fit: GeneratorFit) -> float:
+def fit_mapping(generator: Generator, recipe: GeneratorFit) -> float:
     """Train the mapping network until a linear read-out of w gives all numbers of a face; returns the error's share.
 
     Returns:
@@ -67,57 +66,56 @@ def fit_mapping(generator: Generator, fit: GeneratorFit) -> float:
         params = FaceParams.from_z(z.numpy())
         return torch.from_numpy(np.concatenate([params.as_matrix(), *params.colours().values()], axis=1)).float()
 
-    z = sample_z(65_536, STYLE_DIM, fit.seed + 1)
+    z = sample_z(65_536, STYLE_DIM, recipe.seed + 1)
     wanted = targets(z)
     centre, spread = wanted.mean(dim=0), wanted.std(dim=0)
     wanted = (wanted - centre) / spread
     readout = nn.Linear(STYLE_DIM, wanted.shape[1])
-    optimiser = torch.optim.Adam([{"params": generator.style.parameters(), "lr": fit.mapping_rate},
+    optimiser = torch.optim.Adam([{"params": generator.style.parameters(), "lr": recipe.mapping_rate},
                                   {"params": readout.parameters(), "lr": 0.01}], betas=(0.9, 0.99))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, fit.mapping_steps)
-    random = torch.Generator().manual_seed(fit.seed)
-    for _ in tqdm(range(fit.mapping_steps), desc="mapping"):
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, recipe.mapping_steps)
+    random = torch.Generator().manual_seed(recipe.seed)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         rows = torch.randint(len(z), (1024,), generator=random)
         w = generator.mapping(z[rows])
         # Keeps w near unit scale, where the affine layers of a fresh generator expect it.
-        loss = F.mse_loss(readout(w), wanted[rows]) + 0.01 * (w.square().mean() - 1).square()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        schedule.step()
-    fresh = sample_z(4096, STYLE_DIM, fit.seed + 2)
+        return F.mse_loss(readout(w), wanted[rows]) + 0.01 * (w.square().mean() - 1).square(), {}
+
+    fit(optimiser, loss, recipe.mapping_steps, "mapping", schedule)
+    fresh = sample_z(4096, STYLE_DIM, recipe.seed + 2)
     with torch.no_grad():
         error = readout(generator.mapping(fresh)) - (targets(fresh) - centre) / spread
     return float(error.square().mean())
 
 
-def fit_generator(folder: Path, fit: GeneratorFit = GeneratorFit()) -> Generator:
+def fit_generator(folder: Path, recipe: GeneratorFit = GeneratorFit()) -> Generator:
     """Make (or go on making) the generator; the resume states lie in `folder`.
 
     Returns:
         The averaged generator.
     """
-    torch.manual_seed(fit.seed)
+    torch.manual_seed(recipe.seed)
     generator = StyleGAN2(128, STYLE_DIM, MAPPING_LAYERS, CHANNELS)
-    if not (folder / f"{fit.runs[0].name}.pt").exists():
-        print(f"mapping: {100 * fit_mapping(generator, fit):.1f} % of the attributes' variance unexplained")
-    z = sample_z(fit.faces, STYLE_DIM, fit.seed + 3)
+    if not (folder / f"{recipe.runs[0].name}.pt").exists():
+        print(f"mapping: {100 * fit_mapping(generator, recipe):.1f} % of the attributes' variance unexplained")
+    z = sample_z(recipe.faces, STYLE_DIM, recipe.seed + 3)
     drawing = draw_faces(FaceParams.from_z(z.numpy()))
-    for number, run in enumerate(fit.runs):
-        generator = _train(generator, fit, run, number, z, drawing, folder / f"{run.name}.pt")
+    for number, run in enumerate(recipe.runs):
+        generator = _train(generator, recipe, run, number, z, drawing, folder / f"{run.name}.pt")
     return generator
 
 
-def _train(generator: Generator, fit: GeneratorFit, run: Run, number: int, z: Tensor, drawing: Drawing,
+def _train(generator: Generator, recipe: GeneratorFit, run: Run, number: int, z: Tensor, drawing: Drawing,
            state_path: Path) -> Generator:
     """One run, resumed from `state_path` where it exists; returns the averaged generator."""
     prototypes = nn.Parameter(part_means(generator, z[:64], part_shares(drawing, np.arange(64))))
     average = torch.optim.swa_utils.AveragedModel(
-        generator, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(fit.average))
-    optimiser = torch.optim.Adam([{"params": [*generator.style.parameters(), prototypes], "lr_factor": 0.5},
-                                  {"params": [p for name, p in generator.named_parameters()
-                                              if not name.startswith("style.")], "lr_factor": 1.0}],
-                                 lr=run.rate, betas=(0.9, 0.99))
+        generator, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(recipe.average))
+    groups = {run.rate / 2: [*generator.style.parameters(), prototypes],
+              run.rate: [p for name, p in generator.named_parameters() if not name.startswith("style.")]}
+    optimiser = torch.optim.Adam([{"params": values, "lr": rate, "initial_lr": rate} for rate, values in groups.items()],
+                                 betas=(0.9, 0.99))
     start = 0
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
@@ -127,26 +125,25 @@ def _train(generator: Generator, fit: GeneratorFit, run: Run, number: int, z: Te
         optimiser.load_state_dict(state["optimiser"])
         start = state["step"]
     loss_of = torch.compile(_loss, dynamic=False)                   # fuses the pointwise passes: half the time of a step
-    bar = tqdm(range(start, run.steps), desc=run.name, initial=start, total=run.steps)
-    for step in bar:
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _rate(step / run.steps), last_epoch=start - 1)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         side, batch = _stage(run, step)
-        for group in optimiser.param_groups:
-            group["lr"] = group["lr_factor"] * run.rate * _rate(step / run.steps)
-        rows = np.random.default_rng([fit.seed, step, number]).integers(fit.faces, size=batch)
+        rows = np.random.default_rng([recipe.seed, step, number]).integers(recipe.faces, size=batch)
         shares = part_shares(drawing, rows) if run.parts else None
-        optimiser.zero_grad()
         # Styles stay out of what is compiled: torch 2.14.1 compiles `fused_leaky_relu` after a linear layer wrongly.
         styles = generator.styles(generator.mapping(z[rows]))
-        loss, error = loss_of(generator, styles, to_image(drawing.images[rows]), side, run.parts, shares, prototypes)
-        loss.backward()
-        optimiser.step()
+        value, error = loss_of(generator, styles, to_image(drawing.images[rows]), side, run.parts, shares, prototypes)
+        return value, {"psnr": float(decibels(error / 4)), "side": side}
+
+    def after(step: int, reached: float) -> None:
         average.update_parameters(generator)
-        if step % 10 == 0:
-            bar.set_postfix(psnr=f"{10 * math.log10(4 / float(error)):.2f}", side=side, loss=f"{float(loss.detach()):.4f}")
-        if (step + 1) % fit.save_every == 0 or step + 1 == run.steps:
+        if (step + 1) % recipe.save_every == 0 or step + 1 == run.steps:
             atomic_torch_save({"generator": generator.state_dict(), "average": average.state_dict(),
                                "prototypes": prototypes.data, "optimiser": optimiser.state_dict(), "step": step + 1},
                               state_path)
+
+    fit(optimiser, loss, run.steps, run.name, schedule, start, after)
     return average.module
 
 
@@ -234,11 +231,9 @@ def _shrink(images: Tensor, side: int) -> Tensor:
 
 @torch.no_grad()
 def psnr_on_unseen(generator: Generator, count: int = 512, seed: int = 99) -> float:
-    """Mean PSNR in dB of G(z) against the drawing that z asks for, on latents not trained on (peak 2)."""
+    """Mean PSNR in dB of G(z) against the drawing that z asks for, on latents not trained on."""
     z = sample_z(count, STYLE_DIM, seed)
     drawn = to_image(draw_faces(FaceParams.from_z(z.numpy())).images)
-    values: Iterator[Tensor] = (
-        10 * torch.log10(4 / (generator.synthesis(generator.styles(generator.mapping(part))).image - truth)
-                         .square().mean(dim=(1, 2, 3)))
-        for part, truth in zip(z.split(32), drawn.split(32), strict=True))
-    return float(torch.cat(list(values)).mean())
+    values = [psnr(generator.picture(generator.styles(generator.mapping(part))), truth)
+              for part, truth in zip(z.split(32), drawn.split(32), strict=True)]
+    return float(torch.cat(values).mean())

@@ -1,7 +1,9 @@
 """Which of several processes this one is, as torchrun tells it in the environment."""
 
 import os
-from collections.abc import Sequence
+from typing import Any, TypeVar
+
+Rows = TypeVar("Rows", bound=Any)
 
 
 def rank() -> int:
@@ -29,7 +31,8 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", 0))
 
 
-def own_rows(rows: Sequence) -> Sequence:
-    """The part of a batch, of all processes together, that belongs to this process."""
+def own_rows(rows: Rows) -> Rows:
+    """The part of a batch (a list, an array or a tensor), of all processes together, that belongs to this process."""
     count = len(rows) // world_size()
-    return rows[rank() * count:(rank() + 1) * count]
+    part: Rows = rows[rank() * count:(rank() + 1) * count]
+    return part

@@ -2,6 +2,7 @@
 
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 
@@ -16,6 +17,10 @@ class TextImageModel(Protocol):
 
     dim: int
     image_size: int
+
+    def to(self, device: torch.device) -> "TextImageModel":
+        """Move to a device."""
+        ...
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] -> (B, D) float32, not normalised, differentiable in `images`."""

@@ -5,6 +5,7 @@ import warnings
 import zipfile
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Any
 
 import open_clip
 import torch
@@ -29,10 +30,12 @@ class OpenClip(nn.Module):
 
     def __init__(self, model: nn.Module, tokenize=open_clip.tokenize, dtype: torch.dtype = torch.float32):
         super().__init__()
-        self.model, self.tokenize, self.dtype = model.to(dtype).requires_grad_(False), tokenize, dtype
-        size = model.visual.image_size
+        self.model: Any = model.to(dtype).requires_grad_(False)
+        self.tokenize, self.dtype = tokenize, dtype
+        visual: Any = model.visual
+        size = visual.image_size
         self.image_size: int = size[0] if isinstance(size, tuple) else size
-        self.dim: int = model.visual.output_dim
+        self.dim: int = visual.output_dim
         self.eval()
 
     def train(self, mode: bool = True) -> "OpenClip":
@@ -107,6 +110,7 @@ def _load_named(name: str, pretrained: str, dtype: torch.dtype) -> OpenClip:
 
 def _read_weights(path: Path, trust: bool) -> dict[str, Tensor]:
     """The tensors of a file as a plain dict. Only an archive that is known or trusted is ever executed."""
+    weights: Any
     try:
         if path.suffix == ".safetensors":
             weights = load_file(path)

@@ -36,7 +36,8 @@ class TrainedParts(nn.Module):
         # with (but the regions), and of what it creates and never uses.
         self.names = {f"{part}.{ours}": theirs for part in ("mapper", "attention")
                       for ours, theirs in getattr(self, part).released_names().items()}
-        self.used, self.unused = {}, {}
+        self.used: dict[str, tuple[int, ...]] = {}
+        self.unused: dict[str, tuple[int, ...]] = {}
         for ours, theirs in self.names.items():
             self.used[theirs] = shape = tuple(self.get_parameter(ours).shape)
             if theirs.endswith(".conv.weight"):

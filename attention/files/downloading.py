@@ -123,7 +123,7 @@ def _fetch_url(url: str, partial: Path) -> None:
             fetch(url, file, None)
         except requests.HTTPError as error:
             # The last call ended between the last byte and the verification: nothing is left to ask for.
-            if error.response.status_code != requests.codes.requested_range_not_satisfiable:
+            if error.response is None or error.response.status_code != requests.codes.requested_range_not_satisfiable:
                 raise
 
 
@@ -145,12 +145,12 @@ def _kept(partial: Path) -> bool:
 
 
 def _reason(error: Exception) -> str:
-    error = error.__cause__ or error                    # gdown's cut connection is caused by requests' own error
-    if isinstance(error, requests.HTTPError):
-        return f"the server answers {error.response.status_code} {error.response.reason}"
-    if isinstance(error, requests.RequestException):
-        return f"no connection, or it was cut: {type(error).__name__}"
-    return " ".join(str(error).split())[:300]
+    cause = error.__cause__ or error                    # gdown's cut connection is caused by requests' own error
+    if isinstance(cause, requests.HTTPError) and cause.response is not None:
+        return f"the server answers {cause.response.status_code} {cause.response.reason}"
+    if isinstance(cause, requests.RequestException):
+        return f"no connection, or it was cut: {type(cause).__name__}"
+    return " ".join(str(cause).split())[:300]
 
 
 def _size(entry: dict) -> str:

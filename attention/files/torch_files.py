@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,8 @@ from attention.files.published import missing
 def atomic_torch_save(state: dict, path: Path) -> None:
     """torch.save that leaves the previous file whole if it is interrupted."""
     write_atomically(path, lambda temporary: torch.save(state, temporary))
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def _first_line(error: Exception) -> str:
@@ -38,7 +41,7 @@ def read_torch_file(path: Path) -> dict:
     return content
 
 
-def fill_frozen(module: nn.Module, state: Mapping, path: Path, published: str, prefix: str = "") -> nn.Module:
+def fill_frozen(module: Network, state: Mapping[str, Any], path: Path, published: str, prefix: str = "") -> Network:
     """Give a module that was built on the meta device its tensors, every name and shape checked.
 
     Args:
@@ -65,4 +68,5 @@ def fill_frozen(module: nn.Module, state: Mapping, path: Path, published: str, p
     # Assigned, not copied: the file's tensors become the weights, so a large file is held in memory once.
     module.load_state_dict({name.removeprefix(prefix): tensor.to(expected[name].dtype)
                             for name, tensor in found.items()}, assign=True)
-    return module.requires_grad_(False).eval()
+    module.requires_grad_(False).eval()
+    return module

@@ -90,7 +90,8 @@ def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool 
 def _demodulation(weight: Tensor, style: Tensor) -> Tensor:
     """(B, Cout) factors that give weight (Cout, Cin, k, k) * style (B, Cin) unit norm in every output channel."""
     # Tap by tap: in some memory orders one sum over both small dimensions takes ten times as long.
-    energy = sum(tap.square() for row in _at_least_float32(weight).unbind(3) for tap in row.unbind(2))  # (Cout, Cin)
+    taps = [tap.square() for row in _at_least_float32(weight).unbind(3) for tap in row.unbind(2)]
+    energy = sum(taps[1:], taps[0])                                                                 # (Cout, Cin)
     return torch.rsqrt(style.square() @ energy.t() + EPSILON)
 
 
@@ -114,6 +115,8 @@ def _at_least_float32(x: Tensor) -> Tensor:
 
 class Fir(nn.Module):
     """Holder of a (4, 4) filter, which is part of the checkpoint."""
+
+    kernel: Tensor
 
     def __init__(self, gain: float):
         super().__init__()
@@ -148,7 +151,7 @@ class ModulatedConv2d(nn.Module):
 class NoiseStrength(nn.Module):
     """Holder of the factor of the noise maps of one layer."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1))
 
@@ -206,6 +209,6 @@ class ToRGB(nn.Module):
     def forward(self, x: Tensor, style: Tensor, skip: Tensor | None = None) -> Tensor:
         """x (B, Cin, H, W), style (B, Cin), skip (B, 3, H/2, W/2) -> (B, 3, H, W)."""
         rgb = self.conv(x, style) + self.bias                                    # (B, 3, H, W), dtype of the bias
-        if skip is None:
+        if skip is None or self.upsample is None:
             return rgb
         return rgb + upfirdn2d(skip, self.upsample.kernel, up=2, pad=(2, 1))     # (B, 3, H, W)

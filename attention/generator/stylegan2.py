@@ -6,6 +6,7 @@ Everything that needs to know about layers reads one derived table, `synthesis_l
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +73,8 @@ class StyleGAN2(nn.Module):
         mapping_lr_mul: learning rate factor of the mapping network; not stored in checkpoints.
     Source: Karras et al. 2020, config F.
     """
+
+    mean_w: Tensor | None
 
     def __init__(self, resolution: int, style_dim: int = 512, mapping_layers: int = 8,
                  channels: Mapping[int, int] | None = None, mapping_lr_mul: float = 0.01):
@@ -150,6 +153,7 @@ class StyleGAN2(nn.Module):
             return w
         if self.mean_w is None:
             self.set_mean_w()
+        assert self.mean_w is not None
         return self.mean_w + truncation * (w - self.mean_w)                      # (B, style_dim)
 
     def styles(self, w: Tensor) -> list[Tensor]:
@@ -190,7 +194,7 @@ class StyleGAN2(nn.Module):
         x, skip, features = self.input(batch), None, []                          # (B, C, 4, 4)
         for layer, module, style in zip(self.layers[: last + 1], self._in_order(), styles, strict=False):
             out = module(x, style, next(noises) if layer.kind == "conv" else skip)   # (B, C_l or 3, h, h)
-            if layer.index in blended:
+            if blend is not None and layer.index in blended:
                 out = blend.apply(layer.index, out)
             x, skip = (out, skip) if layer.kind == "conv" else (x, out)
             if feature_side != 0:
@@ -203,7 +207,7 @@ class StyleGAN2(nn.Module):
         assert image is not None            # synthesis stops nowhere
         return image.float()
 
-    def _in_order(self) -> list[nn.Module]:
+    def _in_order(self) -> list[Any]:
         """The modules in the order of `layers`."""
         blocks = zip(self.convs[0::2], self.convs[1::2], self.to_rgbs, strict=True)
         return [self.conv1, self.to_rgb1, *(module for block in blocks for module in block)]
@@ -220,7 +224,7 @@ class StyleGAN2(nn.Module):
         return iter(noise)
 
 
-def _sizes(state: Mapping[str, Tensor]) -> dict:
+def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """The constructor arguments of the generator that a state dict describes."""
     depth = sum(name.startswith("style.") and name.endswith(".weight") for name in state)
     blocks = sum(name.startswith("to_rgbs.") and name.endswith(".conv.weight") for name in state)

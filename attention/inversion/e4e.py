@@ -60,6 +60,8 @@ class Encoder4Editing(IRSEBody):
     Source: Tov et al. 2021, "Designing an encoder for StyleGAN image manipulation".
     """
 
+    latent_avg: Tensor
+
     def __init__(self, n_latent: int = 18, stages: Sequence[tuple[int, int]] = STAGES):
         super().__init__(stages)
         *_, fine, middle, width = (stage_width for stage_width, _ in stages)

@@ -97,8 +97,8 @@ class Frame:
         """
         left, top, right, bottom = self.box(photo.size)
         change = (after.astype(np.float32) - before.astype(np.float32)) * mask[..., None]
-        layers = np.concatenate([change, mask[..., None]], axis=2).astype(np.float32)              # (R, R, 4)
-        layers = torch.from_numpy(layers).permute(2, 0, 1)[None]                                    # (1, 4, R, R)
+        stacked = np.concatenate([change, mask[..., None]], axis=2).astype(np.float32)             # (R, R, 4)
+        layers = torch.from_numpy(stacked).permute(2, 0, 1)[None]                                   # (1, 4, R, R)
         shrink = layers.shape[-1] / (2 * self.half)
         if shrink > 1:
             layers = F.interpolate(layers, size=[max(1, math.ceil(layers.shape[-1] / shrink))] * 2, mode="area")

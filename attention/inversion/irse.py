@@ -35,11 +35,9 @@ class IRSEUnit(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int, stride: int):
         super().__init__()
-        if in_channels == out_channels:
-            self.shortcut_layer = nn.MaxPool2d(1, stride)                        # windows of one pixel: a strided slice
-        else:
-            self.shortcut_layer = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
-                                                nn.BatchNorm2d(out_channels))
+        widened = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False), nn.BatchNorm2d(out_channels))
+        # A pool with windows of one pixel is a strided slice.
+        self.shortcut_layer = nn.MaxPool2d(1, stride) if in_channels == out_channels else widened
         self.res_layer = nn.Sequential(
             nn.BatchNorm2d(in_channels),
             nn.Conv2d(in_channels, out_channels, 3, 1, 1, bias=False), nn.PReLU(out_channels),

@@ -42,7 +42,7 @@ def vgg_features(path: Path, length: int) -> nn.Sequential:
         UserError: the file is missing, cut short, or a tensor that is used is missing or has another shape.
     """
     with torch.device("meta"):
-        network = vgg16().features[:length]
+        network = nn.Sequential(*vgg16().features[:length])
     used = {f"features.{name}" for name in network.state_dict()}
     tensors = {name: tensor for name, tensor in read_torch_file(path).items() if name in used}
     return fill_frozen(network, tensors, path, VGG_FILE, prefix="features.")
@@ -70,8 +70,8 @@ def load_lpips(weights: Path = VGG_WEIGHTS, device: str | torch.device = "cpu") 
                         "pip install torchmetrics")
     network = vgg_features(weights, LPIPS_ENDS[-1]).to(device)
     stages = [network[start:end] for start, end in zip((0, *LPIPS_ENDS), LPIPS_ENDS, strict=False)]
-    heads = read_torch_file(Path(package.origin).parent / LPIPS_HEADS)
-    heads = [heads[f"lin{index}.model.1.weight"].to(device) for index in range(len(stages))]        # (1, C, 1, 1) each
+    weighed = read_torch_file(Path(str(package.origin)).parent / LPIPS_HEADS)
+    heads = [weighed[f"lin{index}.model.1.weight"].to(device) for index in range(len(stages))]        # (1, C, 1, 1) each
     shift, scale = (torch.tensor(values, device=device).view(3, 1, 1) for values in (LPIPS_SHIFT, LPIPS_SCALE))
 
     def distance(first: Tensor, second: Tensor) -> Tensor:

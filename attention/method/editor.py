@@ -135,8 +135,8 @@ class RegionEditor(nn.Module):
         labels = source.labels.expand(len(raw), -1, -1)
         return Place.of(raw, pool_by_region(raw, labels, self.regions.num_regions), threshold, straight_through)
 
-    def apply(self, source: Source, styles: list[Tensor], mask: Tensor, before: Edit | None = None,
-              keep_features: bool = True) -> Edit:
+    def apply(self, source: Source, styles: list[Tensor], mask: Tensor,     # type: ignore[override]  # not Module.apply
+              before: Edit | None = None, keep_features: bool = True) -> Edit:
         """Show styles inside a mask; outside it the picture stays the source, or `before`.
 
         Args:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from attention.generator.base import LayerSpec
 from attention.generator.layers import EqualLinear
-from attention.generator.stylegan2 import LayerSpec
 
 HIDDEN = 512        # width of the text branch, published
 STRENGTH = 0.1      # in training, published; a user moves it between 0 and about 0.3
@@ -70,7 +70,7 @@ class StyleMapper(nn.Module):
 
     def released_names(self) -> dict[str, str]:
         """Our parameter names -> those of the authors' checkpoint (without its `module.` prefix)."""
-        names = {}
+        names: dict[str, str] = {}
         for i, layer in enumerate(self.layers):
             for ours, theirs in ((f"from_style.{i}", f"mapper_{layer.index}"),
                                  (f"from_text.{i}.0", f"mapper_text_{layer.index}.0"),

@@ -174,6 +174,8 @@ class RegionClusters(nn.Module):
         enlarge: how many times the maps were enlarged before fitting (published 2); assigning never enlarges.
     """
 
+    centroids: Tensor
+
     def __init__(self, centroids: Tensor, layer: int, domain: str, seed: int = 0, generator_hash: str = UNKNOWN,
                  position_weight: float = 1.0, enlarge: int = 1):
         super().__init__()

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.errors import UserError
+from attention.generator.base import LayerSpec, nearest
 from attention.generator.layers import EqualLinear
-from attention.generator.stylegan2 import LayerSpec, nearest
 from attention.ops import fused_leaky_relu
 
 FEATURES = 32           # channels each feature map is reduced to, published
@@ -83,7 +83,7 @@ class SpatialAttention(nn.Module):
                      for head, kernel, feature in zip(self.heads, kernels, maps, strict=True)]
             return fused_leaky_relu(torch.stack(parts).sum(0), self.last.bias) + self.initial   # (B, 1, h, h)
 
-    def _read(self, head: TextConv, kernel: Tensor, feature: Tensor, text: Tensor) -> Tensor:
+    def _read(self, head: nn.Module, kernel: Tensor, feature: Tensor, text: Tensor) -> Tensor:
         """A head's share (B, 1, h, h) in the last convolution.
 
         Nearest resizes commute with 1x1 convolutions: large maps shrink before the first, and what comes of small ones

@@ -52,5 +52,6 @@ def sample_overlay(world: World, regions: RegionClusters, seed: int) -> Image.Im
     side, pictures = world.generator.layers[regions.layer].resolution, []
     for w in world.sample_w(OVERLAY_FACES, seed).split(1):
         image, features = world.generator.synthesis(world.generator.styles(w), feature_side=side)
+        assert image is not None                                # synthesis stops nowhere
         pictures.append(region_overlay(image, regions.assign(features[regions.layer])))
     return Image.fromarray(np.concatenate(pictures, axis=1))

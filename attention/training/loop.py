@@ -46,7 +46,7 @@ def run(config: TrainConfig) -> Path:
     blended_layers(world.generator.layers, config.attention_layer - 1)      # refuses a layer that is not a conv layer
     autocast(config.precision, world.device)                                # refuses fp16 on a CPU
     if config.compile:
-        world.generator.synthesis = compiled(world.generator.synthesis)
+        world.generator.synthesis = compiled(world.generator.synthesis)             # type: ignore[method-assign]
     run_folder(config.run)
     return train(config, world)
 

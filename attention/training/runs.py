@@ -5,6 +5,7 @@ import math
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -143,7 +144,7 @@ def resume(config: TrainConfig, world: World, editor: RegionEditor,
         UserError: the file is no whole checkpoint, or was made with other options; each difference is named.
     """
     wish = "auto" if restarts() else config.resume
-    path = _newest_whole(config.run / "checkpoints") if wish == "auto" else wish and Path(wish)
+    path = _newest_whole(config.run / "checkpoints") if wish == "auto" else None if wish is None else Path(wish)
     if path is None:
         return 0, None
     state = _read_checkpoint(path)
@@ -192,7 +193,7 @@ def _read_checkpoint(path: Path) -> dict:
     return state
 
 
-def _made_with(path: Path, said: object) -> dict:
+def _made_with(path: Path, said: Any) -> dict[str, Any]:
     """The options of a checkpoint, whose names an earlier version of this program may have written."""
     try:
         return plain(configured(TrainConfig, **said))

@@ -100,9 +100,8 @@ def world_of(config: WorldConfig) -> World:
         UserError: as `load_world`; or a flag says something else than the weights.
     """
     from attention.generator import published_channels
-    training = isinstance(config, TrainConfig)
-    world = load_world(config.domain, config.ckpt, config.device, config.clip_model if training else None,
-                       config.trust if training else False)
+    clip_model, trust = (config.clip_model, config.trust) if isinstance(config, TrainConfig) else (None, False)
+    world = load_world(config.domain, config.ckpt, config.device, clip_model, trust)
     generator, path = world.generator, config.ckpt or world.entry.generator
     if config.stylegan_size not in (None, generator.resolution):
         raise UserError(f"--stylegan_size is {config.stylegan_size}, but {path} holds a generator of "

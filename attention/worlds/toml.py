@@ -1,6 +1,7 @@
 """A world that a TOML file describes; see pretrained_models/example.toml."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,8 +66,9 @@ def read_toml(path: Path) -> WorldEntry:
     except ValidationError as error:
         raise _wrong(path, _first_mistake(error.errors()[0])) from None
     clip = said.clip if isinstance(said.clip, TomlPart) else TomlPart(kind="released", source=said.clip)
-    kinds = {"clip": (clip.kind, CLIP_MODELS), "words": (said.words, WORDS), "frame": (said.frame, FRAMES),
-             "views": (said.views, VIEWS), "perceptual": (said.perceptual, PERCEPTUAL)}
+    kinds: dict[str, tuple[str, Mapping[str, Any]]] = {
+        "clip": (clip.kind, CLIP_MODELS), "words": (said.words, WORDS), "frame": (said.frame, FRAMES),
+        "views": (said.views, VIEWS), "perceptual": (said.perceptual, PERCEPTUAL)}
     kinds |= {"encoder": (said.encoder.kind, ENCODERS)} if said.encoder else {}
     kinds |= {"truth": (said.truth, TRUTHS)} if said.truth else {}
     for key, (kind, known) in kinds.items():
@@ -94,7 +96,8 @@ def _setting(path: Path, name: str, value: object) -> Any:
         raise _wrong(path, f"has the setting {name!r}, but knows only {', '.join(SETTINGS)}")
     field = SETTINGS[name]
     try:
-        return TypeAdapter(Annotated[field.annotation, field]).validate_python(value, strict=True)
+        kind: Any = Annotated[field.annotation, field]
+        return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         raise _wrong(path, f"has {value!r} for the setting {name}, expected {expected(field, error.errors()[0])}") from None
 

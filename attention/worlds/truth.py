@@ -55,10 +55,17 @@ class Truth(Protocol):
         accuracies: by phrase, how well `read` reads pictures whose truth is exact; empty if that is not known.
     """
 
-    attributes: Sequence[Concept]
-    parts: Sequence[str]
-    matched_parts: Sequence[str]
-    accuracies: Mapping[str, float]
+    @property
+    def attributes(self) -> Sequence[Concept]: ...
+
+    @property
+    def parts(self) -> Sequence[str]: ...
+
+    @property
+    def matched_parts(self) -> Sequence[str]: ...
+
+    @property
+    def accuracies(self) -> Mapping[str, float]: ...
 
     def faces(self, z: Tensor) -> "Faces":
         """The faces that z (N, style_dim) makes."""

@@ -16,7 +16,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -123,7 +123,7 @@ def manifest(minutes: dict[str, float]) -> dict:
         "encoder": {"psnr_on_256_unseen_drawings_db": psnr_of_inversions(
             DrawnEncoder.load(SHIPPED / "encoder.safetensors"), _shipped_generator())},
     }
-    recipes = {"generator": GeneratorFit(), "clip": ClipFit(), "reader": ReaderFit(), "encoder": EncoderFit()}
+    recipes: dict[str, Any] = {"generator": GeneratorFit(), "clip": ClipFit(), "reader": ReaderFit(), "encoder": EncoderFit()}
     files = {}
     for path in sorted(SHIPPED.glob("*.safetensors")):
         name = path.stem

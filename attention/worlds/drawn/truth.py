@@ -60,7 +60,8 @@ class SeenFaces:
         if not isinstance(other, SeenFaces):
             raise TypeError(f"drawn faces compare with drawn faces, not with {type(other).__name__}")
         moved = [np.abs(getattr(other.params, name) - getattr(self.params, name)) for name in POSE_AND_SHAPE]
-        return (np.stack(moved) <= SAME_FACE).all(axis=0)
+        same: np.ndarray = np.all(np.stack(moved) <= SAME_FACE, axis=0)
+        return same
 
 
 class DrawnTruth:

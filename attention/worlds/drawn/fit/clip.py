@@ -152,11 +152,7 @@ def fit_clip(recipe: ClipFit = ClipFit()) -> TinyCLIP:
 
 def _pair_loss(logits: Tensor, truth: Tensor) -> Tensor:
     """Sigmoid loss over the pairs whose truth is known, true and false ones weighing the same."""
-    loss = 0.0
-    for value, sign in ((1, -1), (0, 1)):
-        chosen = logits[truth == value]
-        loss = loss + F.softplus(sign * chosen).mean()
-    return loss
+    return F.softplus(-logits[truth == 1]).mean() + F.softplus(logits[truth == 0]).mean()
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attention.files.torch_files import atomic_torch_save
 from attention.fits import fit
-from attention.generator import Generator, StyleGAN2, sample_z
+from attention.generator import StyleGAN2, sample_z
 from attention.images import decibels, psnr, to_image
 from attention.worlds.drawn.faces import PARTS, Drawing, FaceParams, draw_faces
 
@@ -56,7 +56,7 @@ class GeneratorFit:
     save_every: int = 250
 
 
-def fit_mapping(generator: Generator, recipe: GeneratorFit) -> float:
+def fit_mapping(generator: StyleGAN2, recipe: GeneratorFit) -> float:
     """Train the mapping network until a linear read-out of w gives all numbers of a face; returns the error's share.
 
     Returns:
@@ -89,7 +89,7 @@ def fit_mapping(generator: Generator, recipe: GeneratorFit) -> float:
     return float(error.square().mean())
 
 
-def fit_generator(folder: Path, recipe: GeneratorFit = GeneratorFit()) -> Generator:
+def fit_generator(folder: Path, recipe: GeneratorFit = GeneratorFit()) -> StyleGAN2:
     """Make (or go on making) the generator; the resume states lie in `folder`.
 
     Returns:
@@ -106,8 +106,8 @@ def fit_generator(folder: Path, recipe: GeneratorFit = GeneratorFit()) -> Genera
     return generator
 
 
-def _train(generator: Generator, recipe: GeneratorFit, run: Run, number: int, z: Tensor, drawing: Drawing,
-           state_path: Path) -> Generator:
+def _train(generator: StyleGAN2, recipe: GeneratorFit, run: Run, number: int, z: Tensor, drawing: Drawing,
+           state_path: Path) -> StyleGAN2:
     """One run, resumed from `state_path` where it exists; returns the averaged generator."""
     prototypes = nn.Parameter(part_means(generator, z[:64], part_shares(drawing, np.arange(64))))
     average = torch.optim.swa_utils.AveragedModel(
@@ -144,10 +144,11 @@ def _train(generator: Generator, recipe: GeneratorFit, run: Run, number: int, z:
                               state_path)
 
     fit(optimiser, loss, run.steps, run.name, schedule, start, after)
-    return average.module
+    made: StyleGAN2 = average.module
+    return made
 
 
-def _loss(generator: Generator, styles: list[Tensor], target: Tensor, side: int, parts: float, shares: Tensor | None,
+def _loss(generator: StyleGAN2, styles: list[Tensor], target: Tensor, side: int, parts: float, shares: Tensor | None,
           prototypes: Tensor) -> tuple[Tensor, Tensor]:
     """Error of the picture so far at `side` px, and its squared error alone.
 
@@ -158,7 +159,7 @@ def _loss(generator: Generator, styles: list[Tensor], target: Tensor, side: int,
     with torch.autocast("cpu", torch.bfloat16):
         features = generator.synthesis(styles, until=layer).features
     loss, squared = _picture_error(features[layer], target)
-    if parts:
+    if shares is not None:
         at_blend, _ = _picture_error(features[_rgb_layer(generator, shares.shape[-1])], target)
         loss = loss + BLEND_SHARE * at_blend + parts * part_error(features[BLEND_LAYER].float(), shares, prototypes)
     return loss, squared.detach()
@@ -171,7 +172,7 @@ def _picture_error(made: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return squared + 0.5 * difference.abs().mean(), squared
 
 
-def _rgb_layer(generator: Generator, side: int) -> int:
+def _rgb_layer(generator: StyleGAN2, side: int) -> int:
     return next(layer.index for layer in generator.layers if layer.kind == "rgb" and layer.resolution == side)
 
 
@@ -205,7 +206,7 @@ def part_error(features: Tensor, shares: Tensor, prototypes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def part_means(generator: Generator, z: Tensor, shares: Tensor) -> Tensor:
+def part_means(generator: StyleGAN2, z: Tensor, shares: Tensor) -> Tensor:
     """(P, C) mean feature of every part at the blend layer: where the prototypes start."""
     features = generator.synthesis(generator.styles(generator.mapping(z)), until=BLEND_LAYER).features[BLEND_LAYER]
     return torch.einsum("bphw,bchw->pc", shares, features) / shares.sum(dim=(0, 2, 3)).clamp(min=1e-3)[:, None]
@@ -230,7 +231,7 @@ def _shrink(images: Tensor, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def psnr_on_unseen(generator: Generator, count: int = 512, seed: int = 99) -> float:
+def psnr_on_unseen(generator: StyleGAN2, count: int = 512, seed: int = 99) -> float:
     """Mean PSNR in dB of G(z) against the drawing that z asks for, on latents not trained on."""
     z = sample_z(count, STYLE_DIM, seed)
     drawn = to_image(draw_faces(FaceParams.from_z(z.numpy())).images)

@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps
 
 from attention.errors import UserError
+from attention.files.pictures import open_picture
 from attention.files.published import PUBLISHED, WEIGHTS, download_command
 from attention.files.torch_files import read_torch_file
 from attention.inversion.frame import checked_landmarks
@@ -64,7 +65,7 @@ def _opened(path: Path) -> Image.Image:
         raise UserError(f"{path} is not a file, expected a picture")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)      # the size is checked before pixels are read
-        return Image.open(path)
+        return open_picture(path)
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:

@@ -13,6 +13,7 @@ from PIL import Image, PngImagePlugin
 from torch import Tensor
 
 from attention.errors import UserError
+from attention.files.pictures import open_picture
 
 RECIPE_KEY = "where2edit"       # of the PNG text that holds the recipe
 LONGEST_RECIPE = 16_000_000     # characters; a hundred changes that each carry a w+ of 18 x 512 need a third of it
@@ -30,7 +31,7 @@ def read_recipe(path: str | Path) -> dict:
     if not path.is_file():
         raise UserError(f"{path} is not a file, expected a picture that an edit was saved to")
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             text = picture.text.get(RECIPE_KEY) if isinstance(picture, PngImagePlugin.PngImageFile) else None
         if text is not None and len(text) > LONGEST_RECIPE:
             raise UserError(f"{path} has a recipe of {len(text):,} characters, but at most {LONGEST_RECIPE:,} are read; it "
@@ -92,7 +93,7 @@ def unpack_mask(packed: str, side: int) -> Tensor:
     Raises:
         TypeError, ValueError, OSError: it is something else.
     """
-    with Image.open(io.BytesIO(base64.b64decode(packed, validate=True))) as picture:
+    with open_picture(io.BytesIO(base64.b64decode(packed, validate=True))) as picture:
         if picture.size != (side, side) or picture.mode != "L":              # before a pixel of it is read
             raise ValueError(f"the mask is a {picture.mode} picture of {picture.width} x {picture.height}")
         return torch.from_numpy(np.array(picture, np.float32) / 255)[None, None]

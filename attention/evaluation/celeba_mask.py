@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from attention.errors import UserError
+from attention.files.pictures import open_picture
 from attention.worlds.concepts import CONCEPTS, PART_NAMES
 
 FOLDER = "CelebAMask-HQ-mask-anno"
@@ -90,7 +90,7 @@ class CelebAMask:
 def _read(path: Path) -> np.ndarray:
     """(H, W) bool of a black-and-white file."""
     try:
-        with Image.open(path) as picture:
+        with open_picture(path) as picture:
             return np.asarray(picture.convert("L")) > 127
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(f"{path} cannot be read as a mask ({error}); get it again, or leave out --masks") from error

@@ -123,7 +123,8 @@ def manifest(minutes: dict[str, float]) -> dict:
         "encoder": {"psnr_on_256_unseen_drawings_db": psnr_of_inversions(
             DrawnEncoder.load(SHIPPED / "encoder.safetensors"), _shipped_generator())},
     }
-    recipes: dict[str, Any] = {"generator": GeneratorFit(), "clip": ClipFit(), "reader": ReaderFit(), "encoder": EncoderFit()}
+    recipes: dict[str, Any] = {
+        "generator": GeneratorFit(), "clip": ClipFit(), "reader": ReaderFit(), "encoder": EncoderFit()}
     files = {}
     for path in sorted(SHIPPED.glob("*.safetensors")):
         name = path.stem

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from attention.generator.base import LayerSpec
 from attention.generator.layers import EqualLinear
-from attention.generator.stylegan2 import LayerSpec
 
 HIDDEN = 512        # width of the text branch, published
 STRENGTH = 0.1      # in training, published; a user moves it between 0 and about 0.3

@@ -106,10 +106,10 @@ class Metric(NamedTuple):
     value: Callable[[Measured], float | None]
 
 
-# In the order of tables. Success: share of the faces that lacked the attribute, by the truth and by the reader, in which the
-# reader sees it now; faces: their number. PSNR at most 80 dB a face; what is measured outside is of pixels in [0, 1], but
-# `change_inside` and `change_outside`, mean absolute changes, are of pixels in [-1, 1]. Identity: share of faces that are the
-# same face (`Seen.same_face`).
+# In the order of tables. Success: share of the faces that lacked the attribute, by the truth and by the reader, in which
+# the reader sees it now; faces: their number. PSNR at most 80 dB a face; what is measured outside is of pixels in [0, 1],
+# but `change_inside` and `change_outside`, mean absolute changes, are of pixels in [-1, 1]. Identity: share of faces that
+# are the same face (`Seen.same_face`).
 METRICS: dict[str, Metric] = {
     "success": Metric("success", ".2f", lambda edits: success(edits.asked, *edits.seen)["success"]),
     "faces": Metric("faces", ".0f", lambda edits: success(edits.asked, *edits.seen)["faces"]),
@@ -137,9 +137,9 @@ def measure(before: Tensor, after: Tensor, gated: Tensor | None, asked: Asked, c
             named: Tensor | None = None) -> dict[str, float | None]:
     """The figures of one prompt over N faces, by the keys of METRICS; one that no face can give is None.
 
-    Pictures count as a screen shows them, in [-1, 1]: a colour beyond that is no edit that anybody sees. What is said of the
-    outside is computed with the inside of `after` replaced by `before`, so that no window of SSIM and no feature of LPIPS
-    sees what the edit may change.
+    Pictures count as a screen shows them, in [-1, 1]: a colour beyond that is no edit that anybody sees. What is said of
+    the outside is computed with the inside of `after` replaced by `before`, so that no window of SSIM and no feature of
+    LPIPS sees what the edit may change.
 
     Args:
         before, after, gated, named, lpips: see `Measured`.

@@ -128,7 +128,8 @@ METRICS: dict[str, Metric] = {
     "clip_gain": Metric("CLIP gain", ".3f",
                         lambda edits: clip_gain(edits.before, edits.after, edits.asked.prompt, edits.clip)),
 }
-COLUMNS: Mapping[str, Metric] = METRICS         # of tables
+# Heading and format of what METRICS has here, for tables of chosen columns; `table` shows all that METRICS has by then.
+COLUMNS: Mapping[str, tuple[str, str]] = {key: (metric.heading, metric.format) for key, metric in METRICS.items()}
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.errors import UserError
+from attention.generator.base import LayerSpec, nearest
 from attention.generator.layers import EqualLinear
-from attention.generator.stylegan2 import LayerSpec, nearest
 from attention.ops import fused_leaky_relu
 
 FEATURES = 32           # channels each feature map is reduced to, published

@@ -21,7 +21,7 @@ need() {                                          # need FILE ADDRESS: name the 
     complete=no
 }
 
-settings=()                                       # of both steps; drawn faces take theirs from attention/domains.py
+settings=()                                       # of both steps; drawn faces take theirs from attention/worlds/drawn/world.py
 training=()                                       # of the second step alone
 case "$name" in
     drawn | benchmark) ;;

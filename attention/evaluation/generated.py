@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from attention.config import EvaluateConfig
 from attention.errors import UserError
-from attention.evaluation.metrics import Asked, iou, mean, means, measure, plot_sweep, table
+from attention.evaluation.metrics import Asked, mean, means, measure, plot_sweep, table
 from attention.files.disk import write_picture, write_text
 from attention.files.published import download_command
 from attention.generator import sample_z
@@ -96,11 +96,11 @@ def measure_all(editor: RegionEditor, world: World, sources: Sequence[Source], f
         name = world.truth.part_name(prompt)
         if name not in by_name:
             by_name[name] = joined(locate(editor, world, sources, name, config.coverage))
-        named, gated = iou(by_name[name], asked.part.to(world.device)), joined(places)
+        gated = joined(places)
         for strength in strengths:
             after = edited(editor, world, sources, places, prompt, strength, config.precision)
-            figures = measure(before, after, gated, asked, world.clip, lpips if strength == config.strength else None)
-            rows[strength][prompt] = {**figures, "iou_part_name": named}
+            rows[strength][prompt] = measure(before, after, gated, asked, world.clip,
+                                             lpips if strength == config.strength else None, by_name[name])
             if strength == config.strength:
                 shown[prompt] = (after[:SHEET_FACES], torch.cat([place.mask for place in places])[:SHEET_FACES])
     chosen = evenly(list(shown), SHEET_PROMPTS)

@@ -3,12 +3,14 @@
     figures = measure(before, after, gated, Asked.of(world.truth, faces, "grey hair"), world.clip)
 
 One-sided figures are won by doing nothing (locality, collateral) or by changing everything (success): read them together.
+A new figure is a function here and one entry of METRICS.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -27,12 +29,6 @@ if TYPE_CHECKING:
 MARGIN = 2              # px around the true part that do not count as outside
 LEAST_ERROR = 1e-8      # mean square below which pictures count as equal: 80 dB, less than one 8-bit step anywhere
 AT_ONCE = 16            # pictures; bounds the memory of SSIM and LPIPS
-# Key of `measure` -> heading in tables, format.
-COLUMNS = {"success": ("success", ".2f"), "faces": ("faces", ".0f"), "collateral": ("collateral", ".3f"),
-           "psnr_outside": ("PSNR out", ".1f"), "ssim_outside": ("SSIM out", ".4f"), "mse_outside": ("MSE out", ".1e"),
-           "lpips_outside": ("LPIPS out", ".4f"), "largest_outside": ("largest out", ".3f"),
-           "change_inside": ("in", ".3f"), "change_outside": ("out", ".4f"), "iou": ("IoU", ".2f"),
-           "iou_part_name": ("IoU by name", ".2f"), "identity": ("identity", ".2f"), "clip_gain": ("CLIP gain", ".3f")}
 
 
 @dataclass(frozen=True)
@@ -54,44 +50,108 @@ class Asked:
         return [attribute.phrase for attribute in self.truth.attributes].index(self.prompt)
 
 
+@dataclass(frozen=True)
+class Measured:
+    """The edits of one prompt over N faces, and what every figure of METRICS is computed from.
+
+    "Outside" is all but the true part grown by MARGIN.
+
+    Attributes:
+        before, after: (N, 3, S, S) in [-1, 1], the faces asked about and their edits.
+        gated: (N, 1, h, h), above 0 where the method means to edit; None for a method without a mask.
+        named: the same for the name of the prompt's part in place of the prompt.
+        lpips: see perceptual.load_lpips.
+    """
+
+    asked: Asked
+    before: Tensor
+    after: Tensor
+    gated: Tensor | None
+    named: Tensor | None
+    clip: TextImageModel
+    lpips: Callable[[Tensor, Tensor], Tensor] | None
+
+    @cached_property
+    def part(self) -> Tensor:
+        """(N, S, S) bool: the true part."""
+        return self.asked.part.to(self.before.device)
+
+    @cached_property
+    def outside(self) -> Tensor:
+        """(N, S, S) bool: what should not change."""
+        return ~grow(self.part, MARGIN)
+
+    @cached_property
+    def change(self) -> Tensor:
+        """(N, S, S) mean absolute change of a pixel's channels."""
+        return (self.after - self.before).abs().mean(dim=1)
+
+    @cached_property
+    def seen(self) -> tuple[Seen, Seen]:
+        """What the reader sees in the faces, and in their edits."""
+        return self.asked.truth.read(self.before), self.asked.truth.read(self.after)
+
+    @cached_property
+    def kept(self) -> dict[str, float]:
+        """Means over faces of `locality` outside."""
+        batches = zip(*(tensor.split(AT_ONCE) for tensor in (self.after, self.before, self.outside)), strict=True)
+        parts = [locality(*batch, self.lpips) for batch in batches]
+        return {name: float(torch.cat([figures[name] for figures in parts]).nanmean()) for name in parts[0]}
+
+
+class Metric(NamedTuple):
+    """A figure: its heading and format in tables, and what computes it; None says that no face can give it."""
+
+    heading: str
+    format: str
+    value: Callable[[Measured], float | None]
+
+
+# In the order of tables. Success: share of the faces that lacked the attribute, by the truth and by the reader, in which
+# the reader sees it now; faces: their number. PSNR at most 80 dB a face; what is measured outside is of pixels in [0, 1],
+# but `change_inside` and `change_outside`, mean absolute changes, are of pixels in [-1, 1]. Identity: share of faces that
+# are the same face (`Seen.same_face`).
+METRICS: dict[str, Metric] = {
+    "success": Metric("success", ".2f", lambda edits: success(edits.asked, *edits.seen)["success"]),
+    "faces": Metric("faces", ".0f", lambda edits: success(edits.asked, *edits.seen)["faces"]),
+    "collateral": Metric("collateral", ".3f", lambda edits: collateral(edits.asked, *edits.seen)),
+    "psnr_outside": Metric("PSNR out", ".1f", lambda edits: edits.kept["psnr"]),
+    "ssim_outside": Metric("SSIM out", ".4f", lambda edits: edits.kept["ssim"]),
+    "mse_outside": Metric("MSE out", ".1e", lambda edits: edits.kept["mse"]),
+    "lpips_outside": Metric("LPIPS out", ".4f", lambda edits: edits.kept.get("lpips")),
+    "largest_outside": Metric("largest out", ".3f", lambda edits: edits.kept["largest"]),
+    "change_inside": Metric("in", ".3f", lambda edits: float(edits.change[edits.part].mean())),
+    "change_outside": Metric("out", ".4f", lambda edits: float(edits.change[edits.outside].mean())),
+    "iou": Metric("IoU", ".2f", lambda edits: None if edits.gated is None else iou(edits.gated, edits.part)),
+    "iou_part_name": Metric("IoU by name", ".2f",
+                            lambda edits: None if edits.named is None else iou(edits.named, edits.part)),
+    "identity": Metric("identity", ".2f", lambda edits: float(edits.seen[0].same_face(edits.seen[1]).mean())),
+    "clip_gain": Metric("CLIP gain", ".3f",
+                        lambda edits: clip_gain(edits.before, edits.after, edits.asked.prompt, edits.clip)),
+}
+# Heading and format of what METRICS has here, for tables of chosen columns; `table` shows all that METRICS has by then.
+COLUMNS: Mapping[str, tuple[str, str]] = {key: (metric.heading, metric.format) for key, metric in METRICS.items()}
+
+
 @torch.no_grad()
 def measure(before: Tensor, after: Tensor, gated: Tensor | None, asked: Asked, clip: TextImageModel,
-            lpips: Callable[[Tensor, Tensor], Tensor] | None = None) -> dict[str, float | None]:
-    """The figures of one prompt over N faces; one that no face can give is None.
+            lpips: Callable[[Tensor, Tensor], Tensor] | None = None,
+            named: Tensor | None = None) -> dict[str, float | None]:
+    """The figures of one prompt over N faces, by the keys of METRICS; one that no face can give is None.
 
-    Pictures count as a screen shows them, in [-1, 1]: a colour beyond that is no edit that anybody sees. "Outside" is
-    all but the true part grown by MARGIN; what is said of it is computed with the inside of `after` replaced by `before`,
-    so that no window of SSIM and no feature of LPIPS sees what the edit may change.
+    Pictures count as a screen shows them, in [-1, 1]: a colour beyond that is no edit that anybody sees. What is said of
+    the outside is computed with the inside of `after` replaced by `before`, so that no window of SSIM and no feature of
+    LPIPS sees what the edit may change.
 
     Args:
-        before, after: (N, 3, S, S), the faces asked about and their edits.
-        gated: (N, 1, h, h), above 0 where the method means to edit; None for a method without a mask.
-        lpips: see perceptual.load_lpips.
-    Returns:
-        success: share of the faces that lacked the attribute, by the truth and by the reader, in which the reader sees it
-            now; faces: their number.
-        collateral: see `collateral`. identity: share of faces that are the same face (`Seen.same_face`).
-        clip_gain: see `clip_gain`. iou: see `iou`.
-        psnr_outside (dB, at most 80 a face), ssim_outside, mse_outside, lpips_outside, largest_outside: means over faces of
-            `locality`, of pixels in [0, 1].
-        change_inside, change_outside: mean absolute change of pixels in [-1, 1], inside the true part and outside.
+        before, after, gated, named, lpips: see `Measured`.
     """
-    before, after, part = before.clamp(-1, 1), after.clamp(-1, 1), asked.part.to(before.device)
-    outside, change = ~grow(part, MARGIN), (after - before).abs().mean(dim=1)               # (N, S, S)
-    batches = zip(*(tensor.split(AT_ONCE) for tensor in (after, before, outside)), strict=True)
-    parts = [locality(*batch, lpips) for batch in batches]
-    kept = {f"{name}_outside": float(torch.cat([figures[name] for figures in parts]).nanmean()) for name in parts[0]}
-    seen_before, seen_after = asked.truth.read(before), asked.truth.read(after)
-    return {**success(asked, seen_before, seen_after), "collateral": collateral(asked, seen_before, seen_after),
-            "lpips_outside": None, **kept,
-            "change_inside": float(change[part].mean()), "change_outside": float(change[outside].mean()),
-            "iou": None if gated is None else iou(gated, part),
-            "identity": float(seen_before.same_face(seen_after).mean()),
-            "clip_gain": clip_gain(before, after, asked.prompt, clip)}
+    edits = Measured(asked, before.clamp(-1, 1), after.clamp(-1, 1), gated, named, clip, lpips)
+    return {name: metric.value(edits) for name, metric in METRICS.items()}
 
 
 def success(asked: Asked, before: Seen, after: Seen) -> dict[str, float | None]:
-    """The success of `measure`, and the faces that it counts, from what the reader saw before and after."""
+    """The success, and the number of faces that it counts, from what the reader saw before and after; see METRICS."""
     lacked = (asked.faces.states()[asked.row] == 0) & ~before.holds()[asked.row]
     return {"success": mean(after.holds()[asked.row][lacked].tolist()), "faces": int(lacked.sum())}
 
@@ -162,11 +222,12 @@ def means(rows: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | N
 
 
 def table(rows: Mapping[str, Mapping[str, float | None]], first: str) -> str:
-    """Rows of figures by name as a Markdown table headed `first`: the columns of COLUMNS that any row has a figure for."""
-    used = {key: form for key, form in COLUMNS.items() if any(row.get(key) is not None for row in rows.values())}
-    lines = [[first, *(heading for heading, _ in used.values())], ["---"] * (len(used) + 1)]
+    """Rows of figures by name as a Markdown table headed `first`: the columns of METRICS that any row has a figure for."""
+    used = {key: metric for key, metric in METRICS.items() if any(row.get(key) is not None for row in rows.values())}
+    lines = [[first, *(metric.heading for metric in used.values())], ["---"] * (len(used) + 1)]
     for name, row in rows.items():
-        lines.append([name, *("-" if row.get(key) is None else format(row[key], form) for key, (_, form) in used.items())])
+        lines.append([name, *("-" if row.get(key) is None else format(row[key], metric.format)
+                              for key, metric in used.items())])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

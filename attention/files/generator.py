@@ -1,8 +1,9 @@
 """Generators from files of every kind that people have."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file
@@ -15,6 +16,23 @@ from attention.files.torch_files import read_torch_file
 from attention.generator import Generator, StyleGAN2
 
 
+class Architecture(NamedTuple):
+    """How the weights of one architecture look, and what builds the generator of them.
+
+    Attributes:
+        recognises: whether tensors by name are this architecture's.
+        build: tensors -> a generator that keeps `generator.base.Generator`; raises UserError where they are not whole.
+    """
+
+    recognises: Callable[[Mapping[str, Tensor]], bool]
+    build: Callable[[Mapping[str, Tensor]], Generator]
+
+
+# The first that recognises a file builds it; if none does, StyleGAN2 says what is missing.
+GENERATORS: dict[str, Architecture] = {
+    "stylegan2": Architecture(lambda state: "to_rgb1.conv.weight" in state, StyleGAN2.from_state_dict)}
+
+
 def load_generator(path: Path) -> tuple[Generator, str]:
     """The frozen generator of a file, its mean latent included where the file has one, and the hash of its weights.
 
@@ -22,8 +40,10 @@ def load_generator(path: Path) -> tuple[Generator, str]:
         UserError: see `read_generator`; or the tensors are no generator.
     """
     state = read_generator(path)
+    weights = {key: value for key, value in state.items() if key != "latent_avg"}
+    found = next((kind for kind in GENERATORS.values() if kind.recognises(weights)), GENERATORS["stylegan2"])
     try:
-        generator = StyleGAN2.from_state_dict({key: value for key, value in state.items() if key != "latent_avg"})
+        generator = found.build(weights)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     if "latent_avg" in state:

@@ -1,7 +1,7 @@
 """What the method asks of a generator: a table of its layers, latents to styles to pictures, and blending between.
 
-A new architecture is a file here with a class that keeps `Generator`; its `layers` say what may be blended, read by the
-attention and edited.
+A new architecture is a file here with a class that keeps `Generator`, and an entry of GENERATORS in files/generator.py; its
+`layers` say what may be blended, read by the attention and edited.
 """
 
 from collections.abc import Mapping, Sequence

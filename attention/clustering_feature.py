@@ -17,12 +17,14 @@ if not __package__:
 
 from attention.config import ClusterConfig, parse_config
 from attention.errors import exit_with_message
+from attention.extras import need
 from attention.worlds.registry import world_defaults, world_of
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Parse, sample, fit, save; returns the path of the regions."""
     config = parse_config(ClusterConfig, argv, __doc__, world_defaults)
+    need("training", "finding regions")
 
     from attention.evaluation.regions import regions_against_parts
     from attention.files.disk import run_folder, write_picture, write_text

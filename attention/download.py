@@ -15,6 +15,7 @@ from pathlib import Path
 
 from attention.config import Config, option, parse_config
 from attention.errors import UserError, exit_with_message
+from attention.extras import need
 from attention.files.published import PUBLISHED, SETS, WEIGHTS
 
 
@@ -35,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = parse_config(DownloadConfig, argv[len(words):], __doc__).folder
     if unknown := [word for word in words if word not in PUBLISHED and word not in SETS]:
         raise UserError(f"{unknown[0]!r} is no published file; the names are {', '.join([*SETS, *PUBLISHED])}")
+    need("download", "downloading")
 
     from attention.files.downloading import download, listing
     if not words:

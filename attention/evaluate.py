@@ -25,11 +25,13 @@ if not __package__:
 
 from attention.config import EvaluateConfig, parse_config
 from attention.errors import exit_with_message
+from attention.extras import need
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Parse, measure every prompt at every strength, write; returns the path of metrics.json."""
     config = parse_config(EvaluateConfig, argv, __doc__)
+    need("metrics", "evaluation")
 
     from attention.evaluation.generated import evaluate
     return evaluate(config)

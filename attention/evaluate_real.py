@@ -23,11 +23,13 @@ if not __package__:
 
 from attention.config import RealConfig, parse_config
 from attention.errors import exit_with_message
+from attention.extras import need
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Parse, invert, edit, measure, write; returns the path of metrics.json."""
     config = parse_config(RealConfig, argv, __doc__)
+    need("metrics", "evaluation")
 
     from attention.evaluation.photos import evaluate
     return evaluate(config)

@@ -19,6 +19,7 @@ if not __package__:
 
 from attention.config import TrainConfig, parse_config
 from attention.errors import exit_with_message
+from attention.extras import need
 from attention.processes import launched
 from attention.worlds.registry import world_defaults
 
@@ -26,6 +27,7 @@ from attention.worlds.registry import world_defaults
 def main(argv: Sequence[str] | None = None) -> Path:
     """Parse, start more processes where the flags ask for them, train; returns the run folder."""
     config = parse_config(TrainConfig, argv, __doc__, world_defaults)
+    need("training", "training")
 
     from attention.devices import checked_device
     from attention.training import distributed

@@ -12,10 +12,10 @@ from attention.baselines.base import Method
 from attention.baselines.directions import GlobalDirections
 from attention.baselines.latents import LatentMappers, LatentOptimisation
 from attention.baselines.regional import Nothing, PixelAttention, RegionMethod, TruePart, WithoutAttention
-from attention.files.published import ROOT
+from attention.files.published import PRETRAINED
 from attention.worlds.world import World
 
-FOLDER = ROOT / "pretrained_models/baselines"       # of the trained methods' files, made by fit.py
+FOLDER = PRETRAINED / "baselines"       # of the trained methods' files, made by fit.py
 
 # Name -> what loads the method from a world and a folder of checkpoints.
 METHODS: dict[str, Callable[[World, Path], Method]] = {

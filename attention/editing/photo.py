@@ -15,6 +15,7 @@ import torch
 from PIL import Image, ImageOps
 
 from attention.errors import UserError
+from attention.extras import missing_extra
 from attention.files.pictures import open_picture
 from attention.files.published import PUBLISHED, WEIGHTS, download_command
 from attention.files.torch_files import read_torch_file
@@ -128,8 +129,7 @@ def load_detector(device: str = "cpu") -> Callable[[np.ndarray], list | None]:
     try:
         from face_alignment import FaceAlignment, LandmarksType  # noqa: PLC0415  (an optional package)
     except ImportError as error:
-        raise UserError("finding a face in a photo needs the package face-alignment, which is not installed; install it "
-                        f"with: pip install face-alignment{OTHERWISE}") from error
+        raise missing_extra("photos", "finding a face in a photo", OTHERWISE) from error
     if absent := [name for name in DETECTOR_FILES if not (WEIGHTS / name).is_file()]:
         raise UserError(f"finding a face in a photo needs {' and '.join(absent)}, missing in {WEIGHTS}; download with: "
                         f"python -m attention.download {' '.join(absent)}{OTHERWISE}")

@@ -90,8 +90,9 @@ def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> 
     Raises:
         UserError: the folder holds no whole editor; see `runs.load_run`.
     """
-    entry = WORLDS.get(str(name))
-    folder = Path(name) if entry is None or entry.editor is None or Path(name).exists() else entry.editor
+    entry, folder = WORLDS.get(str(name)), Path(name)
+    if entry is not None and entry.editor is not None and not (folder / "editor.safetensors").exists():
+        folder = entry.editor
     editor, world, _ = load_run(folder, device, trust)
     return Editor(editor, world, hashlib.sha256((folder / "editor.safetensors").read_bytes()).hexdigest()[:16])
 

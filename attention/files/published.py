@@ -1,26 +1,33 @@
-"""The published files, which are not shipped: where they go, and the error of a run that lacks one.
+"""The weights: those that are shipped, the published files that are not, and the error of a run that lacks one.
 
 Names, sources, licences, sizes and hashes are in published.json; `python -m attention.download` gets them.
 """
 
 import json
 import os
+from importlib.resources import files
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from attention.errors import UserError
 
 E4E_FILE, RECOGNISER_FILE, VGG_FILE = "e4e_ffhq_encode.pt", "model_ir_se50.pth", "vgg16-397923af.pth"
 INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"
-ROOT = Path(__file__).resolve().parents[2]
-SHIPPED = ROOT / "pretrained_models/drawn"          # made by this project, part of the repository
-WEIGHTS = Path(os.environ.get("WHERE2EDIT_WEIGHTS", ROOT / "pretrained_models"))    # published files; may lie elsewhere
+_PACKAGE = Path(str(files("attention")))
+ROOT = _PACKAGE.resolve().parent                    # of the checkout; of an installed copy, the folder of all packages
+INSTALLED = (_PACKAGE / "shipped").is_dir()         # only a wheel brings the shipped weights inside of the package
+# Of a checkout, pretrained_models is the home of all weights. An installed copy may lie where nothing can be written.
+PRETRAINED = user_cache_path("where2edit") if INSTALLED else ROOT / "pretrained_models"
+SHIPPED = (_PACKAGE / "shipped" if INSTALLED else PRETRAINED) / "drawn"             # made by this project
+WEIGHTS = Path(os.environ.get("WHERE2EDIT_WEIGHTS", PRETRAINED))                    # published files; may lie elsewhere
 PUBLISHED: dict[str, dict] = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 SETS = {"ffhq": ("stylegan2-ffhq-config-f.pt", "ViT-B-32.pt", VGG_FILE)}          # names of several files at once
 
 
 def download_command(path: Path) -> str:
     """The command line that gets the published file of this name into this folder."""
-    elsewhere = "" if path.parent.resolve() == WEIGHTS else f" --folder {path.parent}"
+    elsewhere = "" if path.parent.resolve() == WEIGHTS.resolve() else f" --folder {path.parent}"
     return f"python -m attention.download {path.name}{elsewhere}"
 
 

@@ -22,10 +22,10 @@ import torch
 
 from attention.clip_models.tiny import TinyCLIP
 from attention.config import ClusterConfig, Config, TrainConfig, option, parse_config
-from attention.errors import exit_with_message
+from attention.errors import UserError, exit_with_message
 from attention.files.disk import run_folder, write_atomically
 from attention.files.generator import load_generator
-from attention.files.published import ROOT, SHIPPED
+from attention.files.published import INSTALLED, ROOT, SHIPPED
 from attention.files.regions import save_regions
 from attention.files.safetensors import read_safetensors, write_safetensors
 from attention.generator import Generator
@@ -56,6 +56,9 @@ class BuildConfig(Config):
 def main(argv: Sequence[str] | None = None) -> Path:
     """Make the parts asked for, in order; returns the folder of the shipped files."""
     config = parse_config(BuildConfig, argv, __doc__)
+    if INSTALLED:
+        raise UserError(f"what is built here becomes a part of the repository, but this copy is installed in {ROOT}; run it in "
+                        "a checkout")
     config.work.mkdir(parents=True, exist_ok=True)
     path = SHIPPED / "manifest.json"
     minutes = json.loads(path.read_text()).get("minutes", {}) if path.exists() else {}

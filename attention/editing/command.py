@@ -1,0 +1,82 @@
+"""Edit a photo, a folder of photos, or the face of a seed from the command line.
+
+    where2edit edit --seed 7 --what "grey hair" --where hair --out edited.png
+    where2edit edit photo.jpg --what "grey hair" --then "red lipstick@lips" --out edited.png
+    where2edit edit photos/ --what "grey hair" --out edited/
+
+In a checkout that is not installed: python show_demo/edit_image.py instead of where2edit edit. Without --run the shipped
+editor of drawn faces edits. A photo needs its face found (the package face-alignment), or --landmarks, or --aligned if it
+is framed already. The written PNG holds its recipe: editor.replay("edited.png") in Python makes the same pixels again.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from attention.config import DEVICE, TRUST, Config, option, parse_config
+from attention.errors import UserError
+
+STRENGTHS = (0.05, 0.1, 0.15, 0.2)          # of --grid
+
+
+class EditConfig(Config):
+    """Options."""
+
+    photo: Path | None = option(None, "picture or folder of pictures; the flag's name may be left out if it comes first")
+    seed: int | None = option(None, "edit the face of this seed instead of a photo", min=0, max=2**63 - 1)
+    run: Path = option(Path("drawn"), "run folder of the editor, or the name of a shipped one")
+    what: str | None = option(None, "the change, as in \"grey hair\"")
+    reference: Path | None = option(None, "a square picture that the region should resemble, instead of --what")
+    where: str | None = option(None, "the place, as in \"hair\"; default: --what says it too, with --reference everywhere")
+    strength: float = option(0.1, "of the change", min=0, max=1)
+    coverage: float = option(0.8, "0 edits almost nowhere, 1 widely", min=0, max=1)
+    then: str | None = option(None, "a further change WHAT@WHERE or WHAT; may be given several times")
+    landmarks: Path | None = option(None, "file of 68 or 5 points x y; for a folder, a folder of files of the same names")
+    face: int | None = option(None, "which of several faces, 0 the largest", min=0)
+    aligned: bool = option(False, "the photo is square and framed already")
+    refine: int = option(0, "steps that bring the inversion nearer to the photo", min=0)
+    out: Path = option(Path("edited.png"), "PNG to write; for a folder, a folder")
+    save_mask: bool = option(False, "write OUT_mask.png too: where the last change is")
+    grid: bool = option(False, f"write OUT_grid.png too: the changes at the strengths {', '.join(map(str, STRENGTHS))}")
+    device: str = option("auto", DEVICE)
+    trust: bool = option(False, TRUST)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Edit and write; returns what --out says."""
+    config = parse_config(EditConfig, _as_flags(sys.argv[1:] if argv is None else argv), __doc__)
+    _check(config)
+
+    from attention.editing.pictures import edit_folder, edit_one
+    return edit_folder(config) if config.photo is not None and config.photo.is_dir() else edit_one(config)
+
+
+def _as_flags(argv: Sequence[str]) -> list[str]:
+    """The photo's place and repeated --then as flags that stand alone."""
+    words = ["--photo", *argv] if argv and not argv[0].startswith("-") else list(argv)
+    words = [part for word in words for part in (word.split("=", 1) if word.startswith("--then=") else [word])]
+    changes = [i for i, word in enumerate(words) if word == "--then"]
+    if len(changes) < 2 or changes[-1] + 1 == len(words):
+        return words
+    rest = [word for i, word in enumerate(words) if i not in changes and i - 1 not in changes]
+    return [*rest, "--then", "\n".join(words[i + 1] for i in changes)]
+
+
+def _check(config: EditConfig) -> None:
+    """Refuse flags that contradict each other, before anything is loaded."""
+    if (config.photo is None) == (config.seed is None):
+        raise UserError("give either a photo (or a folder of them) or --seed; for example: --seed 7 --what \"grey hair\"")
+    if (config.what is None) == (config.reference is None):
+        raise UserError("say what to change with --what \"grey hair\", or give a picture to resemble with --reference")
+    finders = [name for name in ("landmarks", "face") if getattr(config, name) is not None]
+    photo_flags = finders + [name for name in ("aligned", "refine") if getattr(config, name)]
+    if config.seed is not None and photo_flags:
+        raise UserError(f"--{photo_flags[0]} is about photos, but --seed gives a face that needs none; leave it out")
+    if config.aligned and finders:
+        raise UserError(f"--{finders[0]} says where a face is, but --aligned that the photo is framed already; leave one "
+                        "of them out")
+    if config.photo is not None and not config.photo.exists():
+        raise UserError(f"{config.photo} does not exist, expected a photo or a folder of them")
+    whole_folder = config.photo is not None and config.photo.is_dir()
+    if not whole_folder and config.out.suffix.lower() != ".png":
+        raise UserError(f"--out is {config.out}, expected a name that ends in .png, which keeps the recipe")

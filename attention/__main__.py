@@ -33,7 +33,7 @@ def run(words: Sequence[str]) -> object:
         return print(usage())
     name, *rest = words
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, 1)
+        close = difflib.get_close_matches(name, COMMANDS, 1, cutoff=0.7)
         hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(COMMANDS)}"
         raise UserError(f"{name!r} is no command of where2edit; {hint}")
     sys.argv = [f"where2edit {name}", *rest]            # what --help and the record of a run show

@@ -19,7 +19,7 @@ ROOT = _PACKAGE.resolve().parent                    # of the checkout; of an ins
 INSTALLED = (_PACKAGE / "shipped").is_dir()         # only a wheel brings the shipped weights inside of the package
 # Of a checkout, pretrained_models is the home of all weights. An installed copy may lie where nothing can be written.
 PRETRAINED = user_cache_path("where2edit") if INSTALLED else ROOT / "pretrained_models"
-SHIPPED = (_PACKAGE / "shipped" if INSTALLED else PRETRAINED) / "drawn"             # made by this project
+SHIPPED = _PACKAGE / "shipped" if INSTALLED else PRETRAINED / "drawn"               # made by this project
 WEIGHTS = Path(os.environ.get("WHERE2EDIT_WEIGHTS", PRETRAINED))                    # published files; may lie elsewhere
 PUBLISHED: dict[str, dict] = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 SETS = {"ffhq": ("stylegan2-ffhq-config-f.pt", "ViT-B-32.pt", VGG_FILE)}          # names of several files at once

@@ -50,7 +50,7 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
     """Seconds of each action, down to the picture: median, least and most of its runs."""
     found = {"start Python and load": timed([start])[0]}
     found["load"], [editor] = timed([lambda: load_editor("drawn", device="cpu")])
-    found["first edit"], _ = timed([lambda: editor.edit(SEED, FIRST).image])    # CLIP is loaded only now
+    found["first edit"], _ = timed([lambda: editor.open_seed(SEED).edit(FIRST).image])    # CLIP is loaded only now
     for name, actions in actions_of(editor, repeats).items():
         found[name], _ = timed(actions)
     return {name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
@@ -65,7 +65,8 @@ def start() -> None:
 
 def actions_of(editor: Editor, repeats: int) -> dict[str, list[Callable[[], object]]]:
     """What a user does after the first edit, `repeats` times each; no text was said before."""
-    opened, edited = editor.open(SEED), editor.edit(SEED, FIRST)
+    opened = editor.open_seed(SEED)
+    edited = opened.edit(FIRST)
     prompts = editor.world.prompts
     # Any text takes the same time, so they may be nonsense as long as each is new.
     texts = [prompts[number % len(prompts)] + " face" * (1 + number // len(prompts)) for number in range(3 * repeats)]
@@ -75,7 +76,7 @@ def actions_of(editor: Editor, repeats: int) -> dict[str, list[Callable[[], obje
         "an edit: new text, new place": [
             lambda what=what, where=where: opened.edit(what, where).image
             for what, where in zip(texts[repeats:2 * repeats], texts[2 * repeats:], strict=True)],
-        "another face": [lambda seed=seed: editor.open(seed).image for seed in range(SEED + 1, SEED + 1 + repeats)],
+        "another face": [lambda seed=seed: editor.open_seed(seed).image for seed in range(SEED + 1, SEED + 1 + repeats)],
         "strength only": [lambda value=value: edited.retouch(value, COVERAGE).image for value in values],
         "coverage only": [lambda value=value: edited.retouch(STRENGTH, value).image for value in values],
     }

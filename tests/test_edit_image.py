@@ -1,9 +1,10 @@
 """The command line that edits: seeds, framed pictures, photos with landmarks, folders, and mistakes."""
 
-import importlib.util
 import json
 import re
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,20 +12,21 @@ import torch
 from PIL import Image
 
 import attention
+from attention.editing import command, session
+from attention.editing.photo import load_detector
 from attention.editing.recipes import read_recipe
 from attention.errors import UserError
-from attention.files.published import ROOT
+from attention.files.published import SHIPPED
 from attention.inversion import invert
+from attention.method.mapper import STRENGTH
 from attention.worlds.drawn.faces import FaceParams, draw_faces
 from attention.worlds.drawn.photos import draw_photo
+from attention.worlds.world import World
 
 
 @pytest.fixture(scope="module")
 def main():
-    spec = importlib.util.spec_from_file_location("edit_image", ROOT / "show_demo/edit_image.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return lambda *words: module.main([*map(str, words), "--device", "cpu"])
+    return lambda *words: command.main([*map(str, words), "--device", "cpu"])
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +38,7 @@ def test_a_seed_with_further_changes_is_what_python_makes(main, editor, tmp_path
     out = tmp_path / "edited.png"
     main("--seed", 7, "--what", "grey hair", "--where", "hair", "--strength", 0.2, "--then", "red lipstick@lips", "--then",
          "beard", "--out", out, "--save_mask", "--grid")
-    expected = editor.edit(7, "grey hair", "hair", strength=0.2)
+    expected = editor.open_seed(7).edit("grey hair", "hair", strength=0.2)
     expected = expected.edit("red lipstick", "lips", strength=0.2).edit("beard", strength=0.2)
     assert np.array_equal(np.asarray(Image.open(out)), np.asarray(expected.image))
     assert torch.equal(editor.replay(out).tensor, expected.tensor)
@@ -86,8 +88,10 @@ def test_lpips_is_minimised_on_photographs_and_only_measured_on_drawings(editor,
     monkeypatch.setattr(invert, "lpips_available", lambda: True)
     monkeypatch.setattr(invert, "load_lpips", lambda device: lambda made, wanted: (1 - made).mean(dim=(1, 2, 3)))
     image = torch.from_numpy(draw_faces(FaceParams.sample(1, seed=8)).images).permute(0, 3, 1, 2) / 127.5 - 1
-    photographs = replace(editor.world, entry=replace(editor.world.entry, drawn=False))
-    drawn, photograph = (invert.invert(world, image, steps=4) for domain in (editor.world, photographs))
+    drawings = editor.world
+    photographs = World(replace(drawings.entry, perceptual="vgg16"), drawings.generator, drawings.generator_hash,
+                        drawings.device)
+    drawn, photograph = (world.invert(image, steps=4) for world in (drawings, photographs))
     assert drawn.lpips_before == photograph.lpips_before
     assert photograph.lpips_after < min(photograph.lpips_before, drawn.lpips_after) - 0.01
 
@@ -99,11 +103,11 @@ def test_a_large_picture_is_shrunk_before_lpips(editor, monkeypatch):
     assert shapes == [[(1, 3, 256, 256), (1, 3, 128, 128)]]
 
 
-def test_a_picture_can_say_what_to_change_to(main, tmp_path):
+def test_a_picture_can_say_what_to_change_to(main, editor, tmp_path):
     Image.fromarray(draw_faces(FaceParams.sample(1, seed=8), 256).images[0]).save(tmp_path / "other.png")
     out = main("--seed", 7, "--reference", tmp_path / "other.png", "--where", "hair", "--out", tmp_path / "a.png")
     assert "embedding" in read_recipe(out)["changes"][0]["what"]
-    assert not np.array_equal(np.asarray(Image.open(out)), np.asarray(attention.load_editor("drawn", "cpu").open(7).image))
+    assert not np.array_equal(np.asarray(Image.open(out)), np.asarray(editor.open_seed(7).image))
 
 
 def test_of_a_folder_what_can_be_edited_is_and_the_rest_is_named(main, tmp_path, capsys):
@@ -150,12 +154,30 @@ def test_pictures_that_would_have_one_name_are_refused(main, tmp_path):
         main(tmp_path, "--what", "beard", "--aligned", "--out", tmp_path / "out")
 
 
+def test_the_flags_have_the_defaults_of_python():
+    config = command.EditConfig()
+    assert (config.strength, config.coverage) == (STRENGTH, session.COVERAGE)
+    with pytest.raises(UserError, match="--seed is 9"):
+        command.EditConfig(seed=session.LARGEST_SEED + 1)
+
+
+def test_an_editor_goes_by_its_folder_or_its_name_even_beside_a_folder_of_that_name(main, tmp_path, monkeypatch):
+    (tmp_path / "drawn").mkdir()
+    monkeypatch.chdir(tmp_path)
+    for run in ("drawn", SHIPPED):
+        main("--seed", 7, "--what", "beard", "--run", run, "--out", tmp_path / f"{Path(run).is_absolute()}.png")
+    by_name, by_folder = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in (False, True))
+    assert np.array_equal(by_name, by_folder)
+    with pytest.raises(UserError, match="nowhere"):
+        main("--seed", 7, "--what", "beard", "--run", "nowhere")
+
+
 def test_an_empty_folder_is_told(main, tmp_path):
     with pytest.raises(UserError, match="holds no pictures"):
         main(tmp_path, "--what", "beard")
 
 
-def test_pictures_need_a_face_a_frame_or_landmarks(editor):
+def test_pictures_need_a_face_a_frame_or_landmarks(editor, monkeypatch):
     wide = Image.new("RGB", (64, 32))
     for options in ({"face": 0}, {"landmarks": np.zeros((5, 2))}):
         with pytest.raises(UserError, match=f"aligned says .* but {next(iter(options))} says"):
@@ -164,6 +186,7 @@ def test_pictures_need_a_face_a_frame_or_landmarks(editor):
         editor.open_photo(wide, aligned=True)
     with pytest.raises(UserError, match="no face was found"):
         editor.open_photo(wide, detect=lambda pixels: None)
-    if importlib.util.find_spec("face_alignment") is None:
-        with pytest.raises(UserError, match=r"pip install face-alignment"):
-            editor.open_photo(wide)
+    load_detector.cache_clear()
+    monkeypatch.setitem(sys.modules, "face_alignment", None)                 # as if it were not installed
+    with pytest.raises(UserError, match=r"\(face_alignment\); get it with: pip install .*\[photos\]\", or give the land"):
+        editor.open_photo(wide)

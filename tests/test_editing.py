@@ -5,6 +5,7 @@ import io
 import json
 import re
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -14,10 +15,10 @@ from PIL import Image, PngImagePlugin
 
 import attention
 from attention.editing import recipes
-from attention.editing import session as editing
 from attention.editing.recipes import RECIPE_KEY, pack, pixel_hash, read_recipe
 from attention.editing.session import COVERAGE
 from attention.errors import UserError
+from attention.images import to_image
 from attention.method.mapper import STRENGTH
 from attention.method.spatial_attention import threshold_for
 from attention.worlds.drawn.faces import FaceParams, draw_faces, landmarks
@@ -47,7 +48,7 @@ def beyond(mask, side):
 # --- one edit
 
 def test_an_edit_is_what_the_method_computes(editor):
-    edit = editor.edit(7, "grey hair", "hair", strength=0.15, coverage=0.6)
+    edit = editor.open_seed(7).edit("grey hair", "hair", strength=0.15, coverage=0.6)
     text, where = (editor.world.clip.encode_text([words]) for words in ("grey hair", "hair"))
     with torch.no_grad():
         source = editor.region_editor.source(editor.world.sample_w(1, 7))
@@ -57,50 +58,54 @@ def test_an_edit_is_what_the_method_computes(editor):
 
 
 def test_strength_zero_changes_no_bit(editor):
-    assert torch.equal(editor.edit(7, "grey hair", strength=0.0).tensor, editor.open(7).tensor)
+    assert torch.equal(editor.open_seed(7).edit("grey hair", strength=0.0).tensor, editor.open_seed(7).tensor)
 
 
 def test_a_latent_is_the_same_source_as_its_seed(editor):
     w = editor.world.sample_w(1, 7)
-    for source in (w, w[0], w[0].numpy(), w.expand(editor.world.generator.n_latent, -1)):
-        torch.testing.assert_close(editor.open(source).tensor, editor.open(7).tensor, rtol=0, atol=1e-5)
+    for latent in (w, w[0], w[0].numpy(), w.expand(editor.world.generator.n_latent, -1)):
+        torch.testing.assert_close(editor.open_latent(latent).tensor, editor.open_seed(7).tensor, rtol=0, atol=1e-5)
 
 
 def test_regions_and_masks_say_where(editor):
-    opened = editor.open(7)
+    opened = editor.open_seed(7)
     chosen = torch.mode(opened.regions.flatten()).values.item()
-    by_region = opened.edit("purple hair", chosen)
+    by_region = opened.edit("purple hair", regions=[chosen])
     inside = opened.regions == chosen
     # A blurred mask is one where all of the 5 x 5 pixels around are inside.
     core = F.avg_pool2d(F.pad(inside[None, None].float(), [2] * 4, mode="reflect"), 5, stride=1)[0, 0] == 1
     assert core.any() and torch.allclose(by_region.mask[0, 0][core], torch.tensor(1.0))
     assert not by_region.mask[0, 0][F.max_pool2d(inside[None].float(), 5, stride=1, padding=2)[0] == 0].any()
-    painted = opened.edit("purple hair", square())
+    painted = opened.edit("purple hair", mask=square())
     assert torch.equal(painted.mask[0, 0] > 0, torch.from_numpy(square() > 0))
 
 
 def test_the_styles_of_another_face_fill_the_region_exactly(editor):
-    generator, whole = editor.world.generator, np.full((64, 64), 255, np.uint8)
-    transferred, count = editor.edit(7, 11, whole, exact=True), len(editor.region_editor.edited)
-    mine, theirs = editor.open(7).styles, editor.open(11).styles
+    generator, face, other = editor.world.generator, editor.open_seed(7), editor.open_seed(11)
+    count = len(editor.region_editor.edited)
     with torch.no_grad():
-        expected = generator.synthesis(theirs[:count] + mine[count:]).image
-    torch.testing.assert_close(transferred.tensor, expected, rtol=0, atol=1e-5)
+        expected = generator.synthesis(other.styles[:count] + face.styles[count:]).image
+    for everywhere in ({}, {"mask": np.full((64, 64), 255, np.uint8)}):
+        torch.testing.assert_close(face.take_styles(other, **everywhere).tensor, expected, rtol=0, atol=1e-5)
 
 
-def test_a_face_can_say_what_by_how_clip_sees_it(editor):
-    edit, other = editor.edit(7, 11, "hair"), editor.open(11)
-    embedding = editor.world.clip.encode_image(other.tensor)
+def test_a_picture_can_say_what_by_how_clip_sees_it(editor, tmp_path):
+    other = editor.open_seed(11).image
+    edit, embedding = editor.open_seed(7).resemble(other, "hair"), editor.embedding_of(other)
     with torch.no_grad():
+        torch.testing.assert_close(embedding, editor.world.clip.encode_image(to_image(np.array(other)[None])))
         expected = editor.region_editor(edit.source, embedding, editor.world.clip.encode_text(["hair"]),
                                         threshold=threshold_for(0.8))
     torch.testing.assert_close(edit.tensor, expected.image, rtol=0, atol=1e-5)
+    other.save(tmp_path / "other.png")
+    for picture in (np.asarray(other), tmp_path / "other.png", str(tmp_path / "other.png")):
+        assert torch.equal(editor.open_seed(7).resemble(picture, "hair").tensor, edit.tensor)
 
 
 # --- chains
 
 def test_outside_a_later_region_the_picture_equals_the_last_edit_to_the_bit(editor):
-    first = editor.edit(7, "grey hair")
+    first = editor.open_seed(7).edit("grey hair")
     second = first.edit("red lipstick", "lips")
     untouched = beyond(second.mask, second.tensor.shape[-1])
     assert untouched.any() and (second.mask > 0).any()
@@ -109,9 +114,9 @@ def test_outside_a_later_region_the_picture_equals_the_last_edit_to_the_bit(edit
 
 
 def test_a_later_change_of_the_same_region_adds_to_it_unless_it_replaces(editor):
-    first, alone = (editor.edit(7, what, square()) for what in ("grey hair", "purple hair"))
+    first, alone = (editor.open_seed(7).edit(what, mask=square()) for what in ("grey hair", "purple hair"))
     layer = editor.region_editor.layer
-    added, replaced = (first.edit("purple hair", square(), replace=replaces) for replaces in (False, True))
+    added, replaced = (first.edit("purple hair", mask=square(), replace=replaces) for replaces in (False, True))
     features = [edited.edits[-1].features[layer] for edited in (first, alone, added)]
     torch.testing.assert_close(features[2], features[0] + features[1] - first.source.features[layer], rtol=1e-4, atol=1e-4)
     # The mask is all or nothing, so nothing of the first change is left under one that replaces it.
@@ -120,75 +125,86 @@ def test_a_later_change_of_the_same_region_adds_to_it_unless_it_replaces(editor)
 
 
 def test_a_chain_keeps_what_a_change_of_strength_zero_lies_over(editor):
-    edited = editor.edit(7, "red lipstick", "lips").edit("purple hair")
+    edited = editor.open_seed(7).edit("red lipstick", "lips").edit("purple hair")
     assert torch.equal(edited.edit("pale skin", strength=0.0).tensor, edited.tensor)
-    assert torch.equal(edited.edit("beard", np.full((64, 64), 255, np.uint8), strength=0.0).tensor, edited.tensor)
+    assert torch.equal(edited.edit("beard", mask=np.full((64, 64), 255, np.uint8), strength=0.0).tensor, edited.tensor)
 
 
 def test_the_order_of_changes_does_not_matter(editor):
-    edited = editor.edit(7, "grey hair", square()).edit("red lipstick", square(start=30, end=50)).edit("beard", square())
+    edited = editor.open_seed(7).edit("grey hair", mask=square()).edit("red lipstick", mask=square(start=30, end=50))
+    edited = edited.edit("beard", mask=square())
     turned = edited.with_changes(edited.changes[::-1])
     torch.testing.assert_close(turned.tensor, edited.tensor, rtol=0, atol=1e-4)
 
 
 def test_undo_gives_the_picture_before(editor):
-    first = editor.edit(7, "grey hair")
+    first = editor.open_seed(7).edit("grey hair")
     assert torch.equal(first.edit("beard").undo().tensor, first.tensor)
-    assert torch.equal(first.undo().tensor, editor.open(7).tensor)
+    assert torch.equal(first.undo().tensor, editor.open_seed(7).tensor)
     with pytest.raises(UserError, match="nothing to undo"):
-        editor.open(7).undo()
+        editor.open_seed(7).undo()
 
 
 def test_changes_can_be_put_in_another_order(editor):
-    edited = editor.edit(7, "grey hair").edit("red lipstick", "lips")
+    edited = editor.open_seed(7).edit("grey hair").edit("red lipstick", "lips")
     turned = edited.with_changes(edited.changes[::-1])
     assert torch.equal(turned.mask, edited.undo().mask) and [change.what for change in turned.changes] == [
         "red lipstick", "grey hair"]
 
 
-def test_moving_a_slider_attends_once(editor, monkeypatch):
-    real, asked = editor.region_editor.attend, []
-    monkeypatch.setattr(editor.region_editor, "attend", lambda *arguments: asked.append(1) or real(*arguments))
-    opened = editor.open(9)
-    masks = [opened.edit("grey hair", "hair", strength, coverage).mask for strength, coverage in
-             ((0.05, 0.5), (0.1, 0.5), (0.2, 1.0))]
-    assert len(asked) == 1 and torch.equal(masks[0], masks[1]) and not torch.equal(masks[1], masks[2])
+class Calls:
+    """How often modules have run: a hook on each counts."""
+
+    def __init__(self, **modules):
+        self.counts = dict.fromkeys(modules, 0)
+        self.hooks = [module.register_forward_pre_hook(partial(self.count, name)) for name, module in modules.items()]
+
+    def count(self, name, *arguments):
+        self.counts[name] += 1
+
+    def __enter__(self):
+        return self.counts
+
+    def __exit__(self, *error):
+        for hook in self.hooks:
+            hook.remove()
 
 
-def test_a_slider_changes_the_last_change_and_redoes_nothing_that_it_does_not_touch(editor, monkeypatch):
-    edited = editor.edit(9, "grey hair").edit("beard")
+def test_moving_a_slider_attends_once(editor):
+    opened = editor.open_seed(9)
+    with Calls(attention=editor.region_editor.attention) as calls:
+        masks = [opened.edit("grey hair", "hair", strength=strength, coverage=coverage).mask
+                 for strength, coverage in ((0.05, 0.5), (0.1, 0.5), (0.2, 1.0))]
+    assert calls == {"attention": 1} and torch.equal(masks[0], masks[1]) and not torch.equal(masks[1], masks[2])
+
+
+def test_a_slider_changes_the_last_change_and_redoes_nothing_that_it_does_not_touch(editor):
+    edited = editor.open_seed(9).edit("grey hair").edit("beard")
     stronger, wider = (edited.undo().edit("beard", **options) for options in ({"strength": 0.2}, {"coverage": 1.0}))
-
-    def refuse(*arguments, **options):
-        raise AssertionError("this depends on neither strength nor coverage")
-
-    for owner, name in ((editor.region_editor, "source_of"), (editor.region_editor, "attend"), (editor, "_embed"),
-                        (editor.region_editor.regions, "assign"), (editor.world.generator, "mapping")):
-        monkeypatch.setattr(owner, name, refuse)
-    assert torch.equal(edited.retouch(0.2, COVERAGE).tensor, stronger.tensor)
-    assert torch.equal(edited.retouch(STRENGTH, 1.0).tensor, wider.tensor)
-    assert edited.retouch(0.2, COVERAGE).changes == stronger.changes
+    with Calls(attention=editor.region_editor.attention, mapping=editor.world.generator.style,
+               text=editor.world.clip.model.transformer) as calls:
+        moved = edited.retouch(0.2, COVERAGE), edited.retouch(STRENGTH, 1.0)
+    assert calls == {"attention": 0, "mapping": 0, "text": 0} and all(after.source is edited.source for after in moved)
+    for after, expected in zip(moved, (stronger, wider), strict=True):
+        assert torch.equal(after.tensor, expected.tensor) and after.changes == expected.changes
 
 
-def test_the_benchmark_says_no_text_twice_and_writes_what_it_prints(tmp_path, monkeypatch, capsys, editor):
-    said = []
-    monkeypatch.setattr(benchmark, "start", lambda: None)
-    monkeypatch.setattr(benchmark, "load_editor", lambda *arguments, **options: editor)
-    monkeypatch.setattr(editor, "embed", lambda text: said.append(text) or editor._embed(text))
-    report = json.loads(benchmark.main(["--repeats", "2", "--out", str(tmp_path / "editing.json")]).read_text())
-    new = [text for text in said if text != benchmark.FIRST]
-    assert len(new) == len(set(new)) + 2                        # what says where as well: embedded for both
-    rows = [[cell.strip() for cell in row.split("|")[1:-1]] for row in capsys.readouterr().out.splitlines()[4:]]
-    assert [[name, *(f"{1000 * values[key]:.0f}" for key in ("median", "min", "max"))]
-            for name, values in report["seconds"].items()] == rows
+def test_the_benchmark_says_no_text_twice(editor):
+    actions, texts = benchmark.actions_of(editor, 2), editor.embed.cache_info
+    for name, new in (("an edit: new text", 1), ("an edit: new text, new place", 2), ("strength only", 0)):
+        for action in actions[name]:
+            before = texts().misses
+            action()
+            assert texts().misses == before + new
 
 
 # --- recipes
 
 def test_a_saved_picture_can_be_made_again_pixel_by_pixel(editor, tmp_path):
-    face = editor.world.sample_w(1, 3)
-    edited = (editor.edit(face, "grey hair").edit("red lipstick", [3, 5], strength=0.2).edit("beard", square(128, 60, 90))
-              .edit(11, "hair", exact=True).edit(12, "eyes", replace=True))
+    face, picture = editor.open_latent(editor.world.sample_w(1, 3)), editor.open_seed(12).image
+    edited = face.edit("grey hair").edit("red lipstick", regions=[3, 5], strength=0.2)
+    edited = edited.edit("beard", mask=square(128, 60, 90)).take_styles(editor.open_seed(11), "hair")
+    edited = edited.resemble(picture, "eyes", replace=True)
     path = edited.save(tmp_path / "edited.png")
     again = editor.replay(path)
     assert np.array_equal(np.asarray(Image.open(path)), np.asarray(again.image))
@@ -198,13 +214,13 @@ def test_a_saved_picture_can_be_made_again_pixel_by_pixel(editor, tmp_path):
 def test_a_recipe_keeps_any_text_as_text(editor, tmp_path):
     what = "серые волосы 💇 <b>'; rm -rf \"$HOME\""
     with pytest.warns(UserWarning, match="does not know"):
-        edited = editor.edit(7, what)
+        edited = editor.open_seed(7).edit(what)
     assert read_recipe(edited.save(tmp_path / "edited.png"))["changes"][0]["what"] == what
 
 
 def test_only_png_can_hold_a_recipe(editor, tmp_path):
     with pytest.raises(UserError, match=r"edited\.jpg does not end in \.png"):
-        editor.open(7).save(tmp_path / "edited.jpg")
+        editor.open_seed(7).save(tmp_path / "edited.jpg")
     assert not list(tmp_path.iterdir())
 
 
@@ -241,7 +257,7 @@ def test_pictures_without_a_whole_recipe_of_this_editor_are_refused(text, messag
 
 
 def test_a_recipe_that_is_too_long_is_not_read(editor, tmp_path, monkeypatch):
-    path = editor.edit(7, "beard").save(tmp_path / "a.png")
+    path = editor.open_seed(7).edit("beard").save(tmp_path / "a.png")
     monkeypatch.setattr(recipes, "LONGEST_RECIPE", len(json.dumps(read_recipe(path))) - 1)
     with pytest.raises(UserError, match=r"a\.png has a recipe of \d+ characters, but at most \d+ are read"):
         editor.replay(path)
@@ -258,7 +274,7 @@ def test_a_recipe_whose_face_is_nowhere_is_refused(place, editor, tmp_path):
 
 
 def test_a_photo_for_a_picture_that_is_of_none_is_refused(editor, tmp_path):
-    path = editor.open(7).save(tmp_path / "a.png")
+    path = editor.open_seed(7).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"a\.png is no edit of a photo"):
         editor.replay(path, Image.new("RGB", (32, 32)))
 
@@ -283,44 +299,61 @@ def test_a_text_file_named_png_is_no_recipe(editor, tmp_path):
 def test_a_grid_shows_every_prompt_at_every_strength(editor):
     side = editor.world.generator.resolution
     with pytest.raises(UserError, match="at least one change"):
-        editor.grid(7, [], [0.1])
-    sheet = np.asarray(editor.grid(7, ["grey hair", "beard"], [0.05, 0.2]))
+        editor.grid(editor.open_seed(7), [], [0.1])
+    sheet = np.asarray(editor.grid(editor.open_seed(7), ["grey hair", "beard"], [0.05, 0.2]))
     assert sheet.shape[1] == side + 4 * (side + side // 2)
-    edit = np.asarray(editor.edit(7, "beard", strength=0.05).image)
+    edit = np.asarray(editor.open_seed(7).edit("beard", strength=0.05).image)
     left = side + 2 * (side + side // 2)
     assert np.array_equal(sheet[-side:, left:left + side], edit)
 
 
-@pytest.mark.parametrize("source", [-1, 2**70, True, np.zeros(5), np.full(64, np.nan), np.array([None] * 64),
-                                    None])
-def test_sources_that_are_none_are_refused(source, editor):
-    with pytest.raises(UserError, match=r"expected a (seed|whole number)"):
-        editor.open(source)
+@pytest.mark.parametrize("seed", [-1, 2**70, True, 1.5, "7", None])
+def test_seeds_that_are_none_are_refused(seed, editor):
+    with pytest.raises(UserError, match=r"the seed is .* whole number"):
+        editor.open_seed(seed)
+
+
+@pytest.mark.parametrize("latent", [np.zeros(5), np.full(64, np.nan), np.array([None] * 64), 7, None])
+def test_latents_that_are_none_are_refused(latent, editor):
+    with pytest.raises(UserError, match=r"the latent is .* finite numbers"):
+        editor.open_latent(latent)
 
 
 @pytest.mark.parametrize("arguments, message", [
     (dict(what=""), "text is empty"), (dict(what="beard", where="  "), "text is empty"),
+    (dict(what=11), "what is a int, expected a text; resemble takes a picture"),
+    (dict(what="beard", where=[3]), r"where is a list, expected a text; say regions="),
     (dict(what="beard", strength=-0.1), "strength is -0.1"), (dict(what="beard", strength=1.5), "strength is 1.5"),
     (dict(what="beard", strength=float("nan")), "strength is nan"), (dict(what="beard", coverage=2), "coverage is 2"),
-    (dict(what="beard", where=[]), "numbers of regions from 0 to 63"),
-    (dict(what="beard", where=64), "numbers of regions from 0 to 63"),
-    (dict(what="beard", where=1.5), "numbers of regions from 0 to 63"),
+    (dict(what="beard", regions=[]), "numbers from 0 to 63"), (dict(what="beard", regions=[64]), "numbers from 0 to 63"),
+    (dict(what="beard", regions=[1.5]), "numbers from 0 to 63"),
+    (dict(what="beard", regions=[3], mask=square()), "regions and mask all say where"),
+    (dict(what="beard", where="lips", regions=[3]), "where and regions all say where"),
     (dict(what="beard", strength="much"), "strength is .much."),
-    (dict(what="beard", where=(square() > 0).astype(np.uint8)), "black"),
-    (dict(what="beard", where=square() * 1j), "complex"),
-    (dict(what="beard", where=np.zeros((64, 32))), "expected a square"),
-    (dict(what="beard", where=np.zeros((64, 64))), "black"),
-    (dict(what="beard", exact=True), "is the text 'beard'"),
+    (dict(what="beard", mask=(square() > 0).astype(np.uint8)), "black"),
+    (dict(what="beard", mask=square() * 1j), "complex"),
+    (dict(what="beard", mask=np.zeros((64, 32))), "expected a square"),
+    (dict(what="beard", mask=np.zeros((64, 64))), "black"),
 ])
 def test_arguments_that_make_no_edit_are_refused(arguments, message, editor):
     with pytest.raises(UserError, match=message):
-        editor.edit(7, **arguments)
+        editor.open_seed(7).edit(**arguments)
+
+
+def test_only_a_square_picture_can_be_resembled_and_only_a_face_gives_styles(editor, tmp_path):
+    face = editor.open_seed(7)
+    with pytest.raises(UserError, match="64 x 32, expected a square one"):
+        face.resemble(Image.new("RGB", (64, 32)))
+    with pytest.raises(UserError, match=r"nowhere\.png is not a file"):
+        face.resemble(tmp_path / "nowhere.png")
+    with pytest.raises(UserError, match="the face is a int"):
+        face.take_styles(11)
 
 
 def test_a_text_that_is_too_long_is_told_and_its_beginning_counts(editor):
     with pytest.warns(UserWarning, match="longer than CLIP reads"):
-        edit = editor.edit(7, "grey hair " + "beard " * 1665)                    # 10,000 characters
-    fitting = editor.edit(7, "grey hair " + "beard " * 20)
+        edit = editor.open_seed(7).edit("grey hair " + "beard " * 1665)                    # 10,000 characters
+    fitting = editor.open_seed(7).edit("grey hair " + "beard " * 20)
     assert torch.equal(edit.tensor, fitting.tensor) and len(edit.changes[0].what) == 10_000
 
 
@@ -333,37 +366,37 @@ def test_a_text_that_is_too_long_is_told_and_its_beginning_counts(editor):
 def test_what_clip_does_not_know_is_named_every_time_it_is_said(text, named, editor):
     for _ in range(2):
         with pytest.warns(UserWarning) as told:
-            editor.edit(7, "beard", text)
+            editor.open_seed(7).edit("beard", text)
         matching = [str(warning.message) for warning in told if re.search(rf"does not know {named}", str(warning.message))]
         assert len(matching) == 1 and len(matching[0]) < 200
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        editor.edit(7, "purple hair", "hair")                                    # knows every word
+        editor.open_seed(7).edit("purple hair", "hair")                                    # knows every word
 
 
 def test_a_grid_names_what_clip_does_not_know(editor):
     with pytest.warns(UserWarning, match="'zebra'"):
-        editor.grid(7, ["zebra"], [0.1])
+        editor.grid(editor.open_seed(7), ["zebra"], [0.1])
     with pytest.raises(UserError, match="text is empty"):
-        editor.grid(7, [" "], [0.1])
+        editor.grid(editor.open_seed(7), [" "], [0.1])
 
 
 def test_a_mask_of_another_size_goes_to_the_same_place(editor):
-    small, large = (editor.edit(7, "beard", square(side, start=side // 4, end=side // 2)) for side in (64, 512))
+    small, large = (editor.open_seed(7).edit("beard", mask=square(side, start=side // 4, end=side // 2))
+                    for side in (64, 512))
     assert torch.equal(small.mask, large.mask)
 
 
 # --- what an independent reader tried
 
-def test_a_picture_may_stand_wherever_a_seed_does(editor, tmp_path, monkeypatch):
-    """A path, Pillow's picture or its pixels are opened as photos: their face is searched."""
+def test_a_photo_is_a_path_a_picture_or_its_pixels(editor, tmp_path):
     drawing = Image.fromarray(draw_faces(FaceParams.sample(1, seed=8), 256).images[0])
     points = np.concatenate([landmarks(FaceParams.sample(1, seed=8))[name] for name in POINTS])
-    monkeypatch.setattr(editing, "load_detector", lambda device: lambda pixels: [spread_to_68(128 + 128 * points)])
     drawing.save(tmp_path / "face.png")
-    expected = editor.open_photo(drawing).edit("purple hair")
-    for source in (str(tmp_path / "face.png"), tmp_path / "face.png", drawing, np.asarray(drawing)):
-        assert torch.equal(editor.edit(source, "purple hair").tensor, expected.tensor)
+    opened = [editor.open_photo(source, detect=lambda pixels: [spread_to_68(128 + 128 * points)])
+              for source in (drawing, str(tmp_path / "face.png"), tmp_path / "face.png", np.asarray(drawing))]
+    for face in opened[1:]:
+        assert torch.equal(face.tensor, opened[0].tensor)
 
 
 def spread_to_68(points):
@@ -374,32 +407,30 @@ def spread_to_68(points):
     return found
 
 
-def test_a_framed_picture_gives_its_very_styles(editor, tmp_path):
-    other = editor.open(3).image
-    face = editor.open_photo(other, aligned=True)
-    expected = editor.edit(7, face, "hair", exact=True)
-    other.save(tmp_path / "other.png")
-    for what in (other, np.asarray(other), tmp_path / "other.png"):
-        assert torch.equal(editor.edit(7, what, "hair", exact=True).tensor, expected.tensor)
+def test_a_framed_picture_gives_the_styles_of_its_inversion(editor):
+    face = editor.open_photo(editor.open_seed(3).image, aligned=True)
+    other = editor.open_seed(7).take_styles(face, "hair")
+    inverted = editor.open_latent(editor.world.invert(to_image(np.array(editor.open_seed(3).image)[None])).w)
+    assert torch.equal(other.tensor, editor.open_seed(7).take_styles(inverted, "hair").tensor)
 
 
 def test_numbers_of_numpy_are_numbers(editor):
-    plain = editor.edit(7, "beard", strength=0.25, coverage=0.5)
-    numpy = editor.edit(7, "beard", strength=np.float32(0.25), coverage=np.float64(0.5))
+    plain = editor.open_seed(7).edit("beard", strength=0.25, coverage=0.5)
+    numpy = editor.open_seed(7).edit("beard", strength=np.float32(0.25), coverage=np.float64(0.5))
     assert torch.equal(plain.tensor, numpy.tensor) and numpy.recipe == plain.recipe
     for wrong in (True, "0.1", None):
         with pytest.raises(UserError, match=r"strength is .* must be a number"):
-            editor.edit(7, "beard", strength=wrong)
+            editor.open_seed(7).edit("beard", strength=wrong)
 
 
 def test_a_grid_takes_one_text_and_strengths_of_numpy(editor):
-    one = editor.grid(7, "beard", np.array([0.1, 0.2]))
-    assert np.array_equal(np.asarray(one), np.asarray(editor.grid(7, ["beard"], [0.1, 0.2])))
+    one = editor.grid(editor.open_seed(7), "beard", np.array([0.1, 0.2]))
+    assert np.array_equal(np.asarray(one), np.asarray(editor.grid(editor.open_seed(7), ["beard"], [0.1, 0.2])))
 
 
 @pytest.mark.parametrize("where", [[99], [[1]], [], [True], [-1]])
 def test_a_recipe_with_regions_that_there_are_not_is_refused(editor, tmp_path, where):
-    path = editor.edit(7, "beard", 3).save(tmp_path / "edited.png")
+    path = editor.open_seed(7).edit("beard", regions=[3]).save(tmp_path / "edited.png")
     recipe = read_recipe(path)
     recipe["changes"][0]["where"] = where
     info = PngImagePlugin.PngInfo()
@@ -412,4 +443,4 @@ def test_a_recipe_with_regions_that_there_are_not_is_refused(editor, tmp_path, w
 @pytest.mark.parametrize("steps", [-3, 1.5, "many"])
 def test_steps_of_refinement_that_are_none_are_refused(editor, steps):
     with pytest.raises(UserError, match="refine is"):
-        editor.open_photo(editor.open(3).image, aligned=True, refine=steps)
+        editor.open_photo(editor.open_seed(3).image, aligned=True, refine=steps)

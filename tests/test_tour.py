@@ -60,11 +60,12 @@ def pixels(result):
 
 def test_the_pictures_are_those_of_the_editor(results):
     editor = attention.load_editor("drawn", device="cpu")
-    edited = editor.edit(21, "purple hair")
-    assert np.array_equal(pixels(results["seed"]), np.asarray(editor.open(21).image))
+    face = editor.open_seed(21)
+    edited = face.edit("purple hair")
+    assert np.array_equal(pixels(results["seed"]), np.asarray(face.image))
     shown, expected = pixels(results["edit"])[:, 256:512], np.asarray(edited.image.resize((256, 256)))
     assert np.array_equal(shown, expected)
-    assert np.array_equal(pixels(results["grid"]), np.asarray(editor.grid(21, ["purple hair", "beard"],
+    assert np.array_equal(pixels(results["grid"]), np.asarray(editor.grid(face, ["purple hair", "beard"],
                                                                           [0.05, 0.1, 0.15, 0.2])))
 
 

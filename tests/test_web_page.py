@@ -1,6 +1,5 @@
 """The web page in a real browser: Chromium, headless. Screenshots are kept in runs/screenshots."""
 
-import importlib.util
 import io
 import json
 import shutil
@@ -15,6 +14,9 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 import attention
+from attention.editing import page as command
+from attention.editing.desk import GALLERY, Desk, compared
+from attention.editing.widgets import build, serve
 from attention.errors import UserError
 from attention.files.published import ROOT
 from attention.images import to_pixels
@@ -34,17 +36,9 @@ def editor():
 
 
 @pytest.fixture(scope="module")
-def try_demo():
-    spec = importlib.util.spec_from_file_location("try_demo", ROOT / "show_demo/try_demo.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def served(try_demo, editor):
-    page = try_demo.build(try_demo.Desk(editor))
-    try_demo.serve(page, prevent_thread_lock=True, quiet=True, server_port=free_port())
+def served(editor):
+    page = build(Desk(editor))
+    serve(page, prevent_thread_lock=True, quiet=True, server_port=free_port())
     yield page
     page.close()
 
@@ -147,9 +141,9 @@ def near(mask, size):
 def test_a_typed_change_appears_inside_of_its_mask_and_nowhere_else(user, editor):
     before = user.picture("edited")
     user.edits("purple hair")
-    after, expected = user.picture("edited"), editor.edit(21, "purple hair")
+    after, expected = user.picture("edited"), editor.open_seed(21).edit("purple hair")
     changed = (before != after).any(axis=2)
-    assert np.array_equal(after, pixels(expected)) and np.array_equal(before, pixels(editor.open(21)))
+    assert np.array_equal(after, pixels(expected)) and np.array_equal(before, pixels(editor.open_seed(21)))
     assert changed.mean() > 0.05 and not changed[~near(expected.mask, len(before))].any()
     user.edits("red lipstick", "lips")
     assert np.array_equal(user.picture("edited"), pixels(expected.edit("red lipstick", "lips")))
@@ -157,7 +151,7 @@ def test_a_typed_change_appears_inside_of_its_mask_and_nowhere_else(user, editor
 
 
 def test_a_clicked_region_is_where_the_next_edit_goes(user, editor):
-    source = editor.open(21)
+    source = editor.open_seed(21)
     side = len(source.regions)
     chosen = int(source.regions[int(0.3 * side), side // 2])
     before = user.picture("regions")
@@ -171,7 +165,7 @@ def test_a_clicked_region_is_where_the_next_edit_goes(user, editor):
     user.types("what", "black hair")
     user.clicks("edit")
     user.sees("black hair @ regions")
-    expected = editor.edit(21, "black hair", chosen)
+    expected = editor.open_seed(21).edit("black hair", regions=[chosen])
     assert np.array_equal(user.picture("edited"), pixels(expected))
     user.screenshot("region")
     # Words typed over the chosen regions take their place.
@@ -184,7 +178,7 @@ def test_sliders_move_the_last_change_and_undo_takes_it_back(user, editor):
     user.edits("beard")
     user.slides("strength", 0.2)
     user.sees("beard @ beard, 0.2")
-    expected = editor.edit(21, "grey hair", "hair").edit("beard", strength=0.2)
+    expected = editor.open_seed(21).edit("grey hair", "hair").edit("beard", strength=0.2)
     assert np.array_equal(user.picture("edited"), pixels(expected))
     user.slides("coverage", 0.3)
     expected = expected.retouch(0.2, 0.3)
@@ -193,11 +187,11 @@ def test_sliders_move_the_last_change_and_undo_takes_it_back(user, editor):
     assert np.array_equal(user.picture("edited"), pixels(expected))
     user.clicks("undo")
     user.page.wait_for_function("() => document.querySelectorAll('#history img').length == 2")
-    assert np.array_equal(user.picture("edited"), pixels(editor.edit(21, "grey hair", "hair")))
+    assert np.array_equal(user.picture("edited"), pixels(editor.open_seed(21).edit("grey hair", "hair")))
     assert float(user.page.locator("#strength input[type=range]").input_value()) == pytest.approx(0.1)
     user.clicks("over")
     user.page.wait_for_function("() => document.querySelectorAll('#history img').length == 1")
-    assert np.array_equal(user.picture("edited"), pixels(editor.open(21)))
+    assert np.array_equal(user.picture("edited"), pixels(editor.open_seed(21)))
 
 
 def test_a_broken_upload_is_told_in_one_sentence_and_changes_nothing(user, tmp_path):
@@ -229,8 +223,9 @@ def test_two_users_at_once_do_not_see_each_others_edits(user, browser, served, e
     user.edits("purple hair")
     other.edits("beard")
     user.edits("red lipstick", "lips")
-    assert np.array_equal(other.picture("edited"), pixels(editor.edit(21, "beard")))
-    assert np.array_equal(user.picture("edited"), pixels(editor.edit(21, "purple hair").edit("red lipstick", "lips")))
+    assert np.array_equal(other.picture("edited"), pixels(editor.open_seed(21).edit("beard")))
+    expected = editor.open_seed(21).edit("purple hair").edit("red lipstick", "lips")
+    assert np.array_equal(user.picture("edited"), pixels(expected))
     other.close()
 
 
@@ -252,7 +247,7 @@ def test_the_download_is_the_picture_and_can_be_made_again(user, editor, tmp_pat
         user.clicks("save")
     download.value.save_as(tmp_path / "edited.png")
     assert np.array_equal(np.asarray(Image.open(tmp_path / "edited.png")), user.picture("edited"))
-    assert torch.equal(editor.replay(tmp_path / "edited.png").tensor, editor.edit(21, "blue eyes", "eyes").tensor)
+    assert torch.equal(editor.replay(tmp_path / "edited.png").tensor, editor.open_seed(21).edit("blue eyes", "eyes").tensor)
 
 
 def test_a_photo_with_landmarks_is_edited_in_place(user, editor, tmp_path):
@@ -273,24 +268,24 @@ def test_a_photo_with_landmarks_is_edited_in_place(user, editor, tmp_path):
 
 
 def test_a_region_takes_the_style_of_an_uploaded_face(user, editor, tmp_path):
-    Image.fromarray(pixels(editor.open(3))).save(tmp_path / "other.png")
+    Image.fromarray(pixels(editor.open_seed(3))).save(tmp_path / "other.png")
     user.page.get_by_text("Like another picture").click()
     user.uploads("reference", tmp_path / "other.png")
     user.types("where", "hair")
     user.page.locator("#exact input").check()
     user.clicks("like")
     user.sees("like the other picture @ hair")
-    assert np.array_equal(user.picture("original"), pixels(editor.open(21)))
+    assert np.array_equal(user.picture("original"), pixels(editor.open_seed(21)))
     face = editor.open_photo(tmp_path / "other.png", aligned=True)
-    assert np.array_equal(user.picture("edited"), pixels(editor.edit(21, face, "hair", exact=True)))
+    assert np.array_equal(user.picture("edited"), pixels(editor.open_seed(21).take_styles(face, "hair")))
     user.screenshot("style")
 
 
-def test_an_example_opens_with_its_edit(user, try_demo, editor):
+def test_an_example_opens_with_its_edit(user, editor):
     user.page.locator("#examples button.thumbnail-item, #examples .thumbnail-lg").nth(1).click()
-    seed, what, where = try_demo.GALLERY[1]
+    seed, what, where = GALLERY[1]
     user.sees(what)
-    assert np.array_equal(user.picture("edited"), pixels(editor.edit(seed, what, where)))
+    assert np.array_equal(user.picture("edited"), pixels(editor.open_seed(seed).edit(what, where)))
     assert (user.value("seed"), user.value("what"), user.value("where")) == (str(seed), what, where or "")
 
 
@@ -301,17 +296,17 @@ def test_emptying_where_gives_chosen_regions_back(user, editor):
     user.types("where", "")
     user.waits_for_another("regions", marked)
     user.edits("purple hair")
-    assert np.array_equal(user.picture("edited"), pixels(editor.edit(21, "purple hair")))
+    assert np.array_equal(user.picture("edited"), pixels(editor.open_seed(21).edit("purple hair")))
 
 
-def test_a_large_photo_is_shown_at_the_size_of_a_screen(try_demo, editor, tmp_path):
+def test_a_large_photo_is_shown_at_the_size_of_a_screen(editor, tmp_path):
     photo = draw_photo(FaceParams.sample(1, seed=8), FRAME.scaled(5), (2600, 2400))
     photo.image.save(tmp_path / "photo.png")
     (tmp_path / "photo.json").write_text(json.dumps(photo.landmarks.tolist()))
-    desk = try_demo.Desk(editor)
+    desk = Desk(editor)
     page = desk.show_photo(str(tmp_path / "photo.png"), False, str(tmp_path / "photo.json"), 0, 0)
     page = desk.change(page, "purple hair", "", 0.1, 0.8)
-    before, after = try_demo.compared(page)
+    before, after = compared(page)
     assert before.size == after.size == (1024, 945) and page.edited.image.size == (2600, 2400)
     large = [np.asarray(image.reduce(2), float) for image in (photo.image, page.edited.image)]
     small = [np.asarray(image.resize((1300, 1200)), float) for image in (before, after)]
@@ -331,16 +326,10 @@ def test_a_seed_that_is_none_is_told(user):
         expect(user.page.locator(".toast-body").last).to_contain_text(told)
 
 
-def test_a_taken_port_is_named(try_demo):
+def test_a_taken_port_is_named():
     with socket.socket() as place:
         place.bind(("127.0.0.1", 0))
         place.listen()
         port = place.getsockname()[1]
         with pytest.raises(UserError, match=f"--port {port} .*Try another --port"):
-            try_demo.main(["--port", str(port), "--device", "cpu"])
-
-
-def test_without_gradio_the_command_names_it(try_demo, monkeypatch):
-    monkeypatch.setattr(try_demo, "gr", None)
-    with pytest.raises(UserError, match="pip install gradio"):
-        try_demo.main([])
+            command.main(["--port", str(port), "--device", "cpu"])

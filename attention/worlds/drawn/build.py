@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     """Make the parts asked for, in order; returns the folder of the shipped files."""
     config = parse_config(BuildConfig, argv, __doc__)
     if INSTALLED:
-        raise UserError(f"what is built here becomes a part of the repository, but this copy is installed in {ROOT}; run it in "
+        raise UserError(f"what is built becomes a part of the repository, but this copy is installed in {ROOT}; run it in "
                         "a checkout")
     config.work.mkdir(parents=True, exist_ok=True)
     path = SHIPPED / "manifest.json"

@@ -101,7 +101,7 @@ def test_an_installed_copy_keeps_weights_and_runs_where_a_user_may_write(package
 
 def test_an_installed_copy_does_not_build_what_is_shipped(monkeypatch):
     monkeypatch.setattr(build, "INSTALLED", True)
-    with pytest.raises(UserError, match="run it in a checkout$"):
+    with pytest.raises(UserError, match=r"run it in a checkout$"):
         build.main([])
 
 

@@ -48,7 +48,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     _check(config)
 
     from attention.editing.pictures import edit_folder, edit_one
-    return edit_folder(config) if config.photo is not None and config.photo.is_dir() else edit_one(config)
+    if config.photo is not None and config.photo.is_dir():
+        return edit_folder(config.photo, config)
+    return edit_one(config)
 
 
 def _as_flags(argv: Sequence[str]) -> list[str]:

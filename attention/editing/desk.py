@@ -58,6 +58,7 @@ class Desk:
         if photo is None:
             raise UserError("no photo was chosen; upload one first")
         edited = self.editor.open_photo(photo, landmarks, int(face) if face else None, framed, int(refine))
+        assert edited.photo is not None
         whole, frame = edited.photo
         by = min(1.0, VIEW / max(whole.size))
         return Page(edited, (whole.resize([max(1, round(length * by)) for length in whole.size]), frame.scaled(by)))

@@ -25,20 +25,20 @@ def edit_one(config: EditConfig) -> Path:
     return config.out
 
 
-def edit_folder(config: EditConfig) -> Path:
+def edit_folder(folder: Path, config: EditConfig) -> Path:
     """Edit every picture of a folder; those that fail are named and passed over.
 
     Raises:
         UserError: the folders are one, two pictures would have the same name, or there is none; and after all the others,
             some failed.
     """
-    paths = sorted(path for path in config.photo.iterdir() if path.suffix.lower() in PICTURES)
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
     if not paths:
-        raise UserError(f"{config.photo} holds no pictures, expected files such as .jpg or .png")
-    if config.out.resolve() == config.photo.resolve():
+        raise UserError(f"{folder} holds no pictures, expected files such as .jpg or .png")
+    if config.out.resolve() == folder.resolve():
         raise UserError(f"--out is {config.out}, the folder of the photos, which would be overwritten; name another folder")
     if len({path.stem for path in paths}) < len(paths):
-        raise UserError(f"{config.photo} holds pictures that differ only in their ending, but all edits end in .png; "
+        raise UserError(f"{folder} holds pictures that differ only in their ending, but all edits end in .png; "
                         "rename one of each")
     reference = check_changes(config)
     run_folder(config.out, "--out")
@@ -88,8 +88,9 @@ def further_changes(config: EditConfig) -> list[tuple[str, str | None]]:
 
 def opened(editor: Editor, photo: Path | None, landmarks: Path | None, config: EditConfig) -> Edited:
     """The source, as yet unedited; says how near the inverted face is to a photo."""
-    if photo is None:
+    if config.seed is not None:
         return editor.open_seed(config.seed)
+    assert photo is not None                                        # one of the two is given
     source = editor.open_photo(photo, landmarks, config.face, config.aligned, config.refine)
     tqdm.write(f"{photo}: {nearness(source.origin, config.refine)}")
     return source
@@ -97,14 +98,14 @@ def opened(editor: Editor, photo: Path | None, landmarks: Path | None, config: E
 
 def changed(source: Edited, reference: Image.Image | None, config: EditConfig) -> Edited:
     """All changes that the flags ask for, one after the other."""
-    how = {"strength": config.strength, "coverage": config.coverage}
-    if reference is None:
-        edited = source.edit(config.what, config.where, **how)
-    else:
-        edited = source.resemble(reference, config.where, **how)
-    for what, where in further_changes(config):
-        edited = edited.edit(what, where, **how)
-    return edited
+    strength, coverage, changes = config.strength, config.coverage, further_changes(config)
+    if reference is not None:
+        source = source.resemble(reference, config.where, strength=strength, coverage=coverage)
+    elif config.what is not None:
+        changes = [(config.what, config.where), *changes]
+    for what, where in changes:
+        source = source.edit(what, where, strength=strength, coverage=coverage)
+    return source
 
 
 def nearness(origin: dict, steps: int) -> str:

@@ -107,7 +107,7 @@ class Views:
             return answer(page, *np.ravel(clicked.index).tolist())
 
         event(select if selects else answer, [self.state, *inputs], [self.state, self.told, *shows],
-              concurrency_id="editor", api_name=False, **{"show_progress": "hidden", **options})
+              concurrency_id="editor", api_visibility="private", **{"show_progress": "hidden", **options})
 
 
 def build(desk: Desk) -> gr.Blocks:
@@ -152,7 +152,8 @@ def _face_panel(desk: Desk, views: Views) -> None:
         refine = gr.Slider(0, 50, 0, step=10, label="Refinement, steps", elem_id="refine")
         show = gr.Button("Show", elem_id="show")
     views.on(views.seed.submit, desk.show_seed, [views.seed], opens=True)
-    chosen = another.click(lambda: int(np.random.default_rng().integers(NEW_SEEDS)), None, views.seed, api_name=False)
+    chosen = another.click(lambda: int(np.random.default_rng().integers(NEW_SEEDS)), None, views.seed,
+                           api_visibility="private")
     views.on(chosen.then, desk.show_seed, [views.seed], opens=True)
     views.on(show.click, desk.show_photo, [photo, framed, landmarks, face, refine], opens=True, show_progress="full")
 
@@ -164,7 +165,7 @@ def _edit_panel(desk: Desk, views: Views) -> None:
     views.where.render()
     edit = gr.Button("Edit", variant="primary", elem_id="edit")
     views.told.render()
-    for slider in how[1:]:
+    for slider in (views.strength, views.coverage):
         slider.render()
         views.on(slider.input, desk.slide, how[1:], views.after_edit, trigger_mode="always_last")
     with gr.Row():
@@ -181,7 +182,7 @@ def _edit_panel(desk: Desk, views: Views) -> None:
     views.on(views.where.change, desk.type_where, [views.where], [views.regions])      # no input comes when it is emptied
     views.on(undo.click, desk.undo, shows=[*views.after_edit, views.strength, views.coverage])
     views.on(over.click, desk.start_over)
-    saved = save.click(_save, views.state, download, show_progress="hidden", api_name=False)
+    saved = save.click(_save, views.state, download, show_progress="hidden", api_visibility="private")
     saved.success(None, js="() => document.querySelector('#download').click()")
 
 

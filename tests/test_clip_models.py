@@ -285,7 +285,7 @@ def test_a_failed_save_leaves_nothing_behind(tmp_path):
 
 
 def test_a_missing_small_clip_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"clip\.safetensors is not a file.*attention\.drawn\.build"):
+    with pytest.raises(UserError, match=r"clip\.safetensors is not a file.*attention\.worlds\.drawn\.build"):
         TinyCLIP.load(tmp_path / "clip.safetensors")
 
 

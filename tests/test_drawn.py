@@ -11,7 +11,8 @@ from safetensors.torch import save_file
 
 from attention.errors import UserError
 from attention.images import to_image
-from attention.worlds.drawn.concepts import BY_PHRASE, CONCEPTS, EDIT_PROMPTS, OPTIONS, PART_NAMES, captions, truth_table
+from attention.worlds.concepts import EDIT_PROMPTS, PART_NAMES
+from attention.worlds.drawn.concepts import BY_PHRASE, CONCEPTS, OPTIONS, captions, truth_table
 from attention.worlds.drawn.faces import PARTS, SIZE, FaceParams, draw_faces, landmarks
 from attention.worlds.drawn.fit.clip import PASTED, PIECES, _paste_parts, _piece_of
 from attention.worlds.drawn.fit.generator import AREAS, BLEND_SIDE, part_error, part_shares

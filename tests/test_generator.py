@@ -1,13 +1,12 @@
 """The generator: the published values, names, shapes and layer table; blending; sizes read off the weights."""
 
 import copy
-import json
 import warnings
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SHARED, assert_close_to_max
+from conftest import assert_close_to_max, published_tensors
 from torch import nn
 
 from attention.errors import UserError
@@ -15,11 +14,11 @@ from attention.generator import (
     Blend,
     LayerSpec,
     StyleGAN2,
+    blended_layers,
     conv_layers,
     edited_layers,
     mix,
     published_channels,
-    rgb_fed_by,
     synthesis_layers,
 )
 from attention.generator.layers import (
@@ -101,7 +100,7 @@ def test_styles_features_and_images_are_the_published_ones(name, golden):
         assert_close_to_max(style, arrays[f"B/style_{index:02d}"].flatten(1), 2e-5)
         assert_close_to_max(feature, arrays[f"B/feature_{index:02d}"], 2e-5)
     noise = [arrays[f"B2/noise_{number}"] for number in range(7)]
-    assert_close_to_max(generator.synthesis(styles, noise).image, arrays["B2/image"], 2e-5)
+    assert_close_to_max(generator.synthesis(styles, noise=noise).image, arrays["B2/image"], 2e-5)
     assert_close_to_max(generator.synthesis(stored_styles(arrays, "C")).image, arrays["C/image"], 2e-5)
 
 
@@ -184,10 +183,8 @@ def test_styled_convolution_and_to_rgb_are_the_published_ones(golden):
 
 @pytest.mark.parametrize(("resolution", "multiplier"), [(1024, 2), (256, 2), (256, 1)])
 def test_state_dict_has_the_published_names_and_shapes(resolution, multiplier):
-    path = SHARED / "formats" / f"generator_{resolution}_cm{multiplier}.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not there: it lists the published names and is no part of this repository")
-    expected = {key: entry["shape"] for key, entry in json.loads(path.read_text())["tensors"].items()}
+    published = published_tensors(f"generator_{resolution}_cm{multiplier}")
+    expected = {key: entry["shape"] for key, entry in published.items()}
     with torch.device("meta"):
         generator = StyleGAN2(resolution, channels=published_channels(resolution, multiplier))
     assert {key: list(tensor.shape) for key, tensor in generator.state_dict().items()} == expected
@@ -201,7 +198,7 @@ def test_layer_table_of_1024_px_is_the_published_one():
 
 def test_published_layer_13_edits_14_styles_and_feeds_layer_14():
     layers = synthesis_layers(1024, published_channels(1024))
-    assert (rgb_fed_by(layers, 12).index, len(edited_layers(layers, 12))) == (13, 14)
+    assert (blended_layers(layers, 12), len(edited_layers(layers, 12))) == ([12, 13], 14)
 
 
 def test_a_blend_between_two_convolutions_leaves_the_later_one_unedited():
@@ -245,16 +242,16 @@ def test_an_empty_mask_gives_the_source_and_a_full_one_the_edit_to_the_bit(layer
 def test_one_source_serves_a_whole_batch(tiny):
     source, styles = tiny.synthesis(tiny.styles(torch.randn(1, 12))).features, tiny.styles(torch.randn(3, 12))
     mask = torch.rand(3, 1, 8, 8)
-    shared = tiny.synthesis(styles, blend=Blend(6, mask, source))
+    together = tiny.synthesis(styles, blend=Blend(6, mask, source))
     repeated = tiny.synthesis(styles, blend=Blend(6, mask, [feature.expand(3, -1, -1, -1) for feature in source]))
-    torch.testing.assert_close(shared.image, repeated.image)
+    torch.testing.assert_close(together.image, repeated.image)
 
 
 def test_one_style_serves_a_whole_batch(tiny):
     first, second = tiny.styles(torch.randn(3, 12)), tiny.styles(torch.randn(1, 12))
-    shared = tiny.synthesis(first[:5] + second[5:]).image
+    together = tiny.synthesis(first[:5] + second[5:]).image
     repeated = tiny.synthesis(first[:5] + [style.expand(3, -1) for style in second[5:]]).image
-    torch.testing.assert_close(shared, repeated)
+    torch.testing.assert_close(together, repeated)
 
 
 @pytest.mark.parametrize("kernel_size, up", [(3, False), (3, True), (1, False)])
@@ -308,7 +305,7 @@ def test_stopping_early_gives_the_same_features_and_no_image(tiny):
 
 def test_const_noise_repeats_and_random_noise_does_not(tiny):
     styles = tiny.styles(torch.randn(1, 12))
-    images = {noise: [tiny.synthesis(styles, noise).image for _ in range(2)] for noise in ("const", "random")}
+    images = {noise: [tiny.synthesis(styles, noise=noise).image for _ in range(2)] for noise in ("const", "random")}
     assert torch.equal(*images["const"]) and not torch.equal(*images["random"])
 
 

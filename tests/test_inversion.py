@@ -1,11 +1,10 @@
 """e4e and the face recogniser: the published blocks, names and shapes; the whole passes; files of other kinds."""
 
-import json
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SHARED, assert_close_to_max
+from conftest import assert_close_to_max, published_tensors
 from torch import nn
 
 from attention.errors import UserError
@@ -19,11 +18,8 @@ E4E_COMMAND = r"python -m attention\.download e4e_ffhq_encode\.pt$"
 
 
 def table(name):
-    """Names and shapes of the tensors in formats/<name>.json."""
-    path = SHARED / "formats" / f"{name}.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not there: it lists the tensors of a published file, beside this repository")
-    return {key: tuple(entry["shape"]) for key, entry in json.loads(path.read_text())["tensors"].items()}
+    """Names and shapes of the tensors of a published file."""
+    return {key: tuple(entry["shape"]) for key, entry in published_tensors(name).items()}
 
 
 def stored(shapes):

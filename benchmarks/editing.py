@@ -20,7 +20,8 @@ import torch
 from attention.config import Config, option, parse_config
 from attention.editing.session import COVERAGE, Editor, load_editor
 from attention.errors import exit_with_message
-from attention.files.disk import write_atomically
+from attention.evaluation.tables import markdown
+from attention.files.disk import write_text
 from attention.files.published import ROOT
 from attention.method.mapper import STRENGTH
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
               "processor": platform.machine(), "repeats": config.repeats, "target_seconds": TARGET,
               "seconds": measure(config.repeats)}
     print(table(report))
-    write_atomically(config.out, lambda path: path.write_text(json.dumps(report, indent=1) + "\n"))
+    write_text(config.out, json.dumps(report, indent=1) + "\n")
     return config.out
 
 
@@ -50,7 +51,7 @@ def measure(repeats: int) -> dict[str, dict[str, float]]:
     """Seconds of each action, down to the picture: median, least and most of its runs."""
     found = {"start Python and load": timed([start])[0]}
     found["load"], [editor] = timed([lambda: load_editor("drawn", device="cpu")])
-    found["first edit"], _ = timed([lambda: editor.edit(SEED, FIRST).image])    # CLIP is loaded only now
+    found["first edit"], _ = timed([lambda: editor.open_seed(SEED).edit(FIRST).image])    # CLIP is loaded only now
     for name, actions in actions_of(editor, repeats).items():
         found[name], _ = timed(actions)
     return {name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
@@ -65,7 +66,8 @@ def start() -> None:
 
 def actions_of(editor: Editor, repeats: int) -> dict[str, list[Callable[[], object]]]:
     """What a user does after the first edit, `repeats` times each; no text was said before."""
-    opened, edited = editor.open(SEED), editor.edit(SEED, FIRST)
+    opened = editor.open_seed(SEED)
+    edited = opened.edit(FIRST)
     prompts = editor.world.prompts
     # Any text takes the same time, so they may be nonsense as long as each is new.
     texts = [prompts[number % len(prompts)] + " face" * (1 + number // len(prompts)) for number in range(3 * repeats)]
@@ -75,7 +77,7 @@ def actions_of(editor: Editor, repeats: int) -> dict[str, list[Callable[[], obje
         "an edit: new text, new place": [
             lambda what=what, where=where: opened.edit(what, where).image
             for what, where in zip(texts[repeats:2 * repeats], texts[2 * repeats:], strict=True)],
-        "another face": [lambda seed=seed: editor.open(seed).image for seed in range(SEED + 1, SEED + 1 + repeats)],
+        "another face": [lambda seed=seed: editor.open_seed(seed).image for seed in range(SEED + 1, SEED + 1 + repeats)],
         "strength only": [lambda value=value: edited.retouch(value, COVERAGE).image for value in values],
         "coverage only": [lambda value=value: edited.retouch(STRENGTH, value).image for value in values],
     }
@@ -93,11 +95,10 @@ def timed(actions: Sequence[Callable[[], object]]) -> tuple[list[float], list[ob
 
 def table(report: dict) -> str:
     """The report as Markdown."""
-    lines = [f"{report['threads']} threads, {report['cores']} cores, torch {report['torch']}, {report['repeats']} runs", "",
-             "| action | median ms | least | most |", "|---|---|---|---|"]
-    lines += [f"| {name} | " + " | ".join(f"{1000 * values[key]:.0f}" for key in ("median", "min", "max")) + " |"
-              for name, values in report["seconds"].items()]
-    return "\n".join(lines)
+    rows = {name: {key: 1000 * value for key, value in found.items()} for name, found in report["seconds"].items()}
+    columns = {"median": ("median ms", ".0f"), "min": ("least", ".0f"), "max": ("most", ".0f")}
+    return (f"{report['threads']} threads, {report['cores']} cores, torch {report['torch']}, {report['repeats']} runs\n\n"
+            f"{markdown(rows, 'action', columns)}")
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 class OpenClip(nn.Module):
     """A CLIP of open_clip behind the TextImageModel protocol: evaluation mode, frozen, float32 unless asked otherwise.
 
-    Images enter in [-1, 1] without OpenAI's mean and standard deviation, as in the published program (trap 11).
+    Images enter in [-1, 1] without OpenAI's mean and standard deviation, as in the published program.
     """
 
     def __init__(self, model: nn.Module, tokenize=open_clip.tokenize, dtype: torch.dtype = torch.float32):

@@ -18,7 +18,7 @@ PICTURES_PER_FOLDER = 2000
 # A part's place in this list is its label. Files of parts overlap: the one further down is in front.
 PARTS = ("background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip",
          "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth")
-# The prompts whose attention the published program held against labels (method.md section 5).
+# The prompts whose attention the published program held against labels.
 PUBLISHED_PROMPTS = ("rosy cheeks", "big nose", "brown eyes", "bushy eyebrows", "large ears", "mouths are slightly open",
                      "pink lipsticks", "blonde hair")
 # Which labels a part of our concepts is. There is none for cheeks and jaw, which are skin, and what is worn on ears or

@@ -235,8 +235,8 @@ def kmeans_row(found: dict) -> dict:
     """
     looser = found["inertia_ratio_of_our_worst"] - 1
     if not looser <= LOOSER:
-        raise UserError(f"{KMEANS}: the inertia of our clusters is {looser:.1%} above the best of {found['full_runs']} full "
-                        f"runs, but at most {LOOSER:.0%} is allowed; look at both with: python -m benchmarks.kmeans")
+        raise UserError(f"{KMEANS}: the inertia of our clusters is {looser:.1%} above the best of {found['full_runs']} "
+                        f"full runs, but at most {LOOSER:.0%} is allowed; look at both with: python -m benchmarks.kmeans")
     return {"what": f"k-means of {found['points'][0]:,} points, plain: {found['full_runs']} full runs", "side": None,
             "target": "20; 0.4", "largest_difference": looser, "tolerance": LOOSER,
             **figures({"plain": [found["seconds_full"]], "ours": [found["seconds_ours"]]},

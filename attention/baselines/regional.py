@@ -64,8 +64,8 @@ class RegionMethod:
     def load(cls, world: World, folder: Path) -> "RegionMethod":
         run = world.entry.editor
         if run is None:
-            raise UserError(f"no editor is shipped for the world {world.name}, but {cls.key} edits by one; leave it out with "
-                            f"--only, or take --domain {', '.join(known_editors())}")
+            raise UserError(f"no editor is shipped for the world {world.name}, but {cls.key} edits by one; leave it out "
+                            f"with --only, or take --domain {', '.join(known_editors())}")
         editor, own, _ = load_run(run, str(world.device))
         if own.generator_hash != world.generator_hash:
             raise UserError(f"{run / 'editor.safetensors'} edits the generator {own.generator_hash}, but {world.name} has "

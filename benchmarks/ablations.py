@@ -16,7 +16,7 @@ from attention import clustering_feature, evaluate, run_attention
 from attention.config import Config, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.metrics import table
-from attention.files.disk import run_folder, write_atomically
+from attention.files.disk import run_folder, write_text
 from attention.method.mapper import STRENGTH
 
 STEPS = 600
@@ -65,9 +65,9 @@ def write_table(runs: Path) -> Path:
     """The means of every variant that is measured, as JSON and Markdown; returns the latter's path."""
     paths = {name: runs / folder(name) / "metrics.json" for name in VARIANTS}
     rows = {name: json.loads(path.read_text())["mean"] for name, path in paths.items() if path.is_file()}
-    write_atomically(RESULTS / "ablations.json", lambda path: path.write_text(json.dumps(rows, indent=1)))
     page = table(rows, "variant")
-    write_atomically(RESULTS / "ablations.md", lambda path: path.write_text(page + "\n"))
+    write_text(RESULTS / "ablations.json", json.dumps(rows, indent=1))
+    write_text(RESULTS / "ablations.md", page + "\n")
     print(page)
     return RESULTS / "ablations.md"
 

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from attention.errors import exit_with_message
-from attention.evaluate import median_seconds
+from attention.evaluation.generated import median_seconds
 from attention.files.published import SHIPPED
 from attention.generator import conv_layers
 from attention.method.editor import autocast
-from attention.run_attention import compiled
+from attention.training.loop import compiled
 from attention.training.runs import load_run
-from benchmarks.items import ITEMS, World
+from benchmarks.items import ITEMS, Models
 
 REPEATS, FACES, PROMPTS = 5, 16, 16
 PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")
@@ -28,29 +28,29 @@ PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm")
 
 def main(argv: object = None) -> dict:
     """Measure and print on the CPU; returns what was printed."""
-    world = World(1024, torch.device("cpu"))
+    models = Models(1024, torch.device("cpu"))
     report: dict[str, float] = {"threads": torch.get_num_threads()}
     for precision in ("fp32", "bf16"):
-        report[f"convolutions_{precision}"] = convolutions(world, precision)
-        report[f"generator_{precision}"] = median_seconds(generator(world, precision), REPEATS)
-    report |= {**products(world), "worst_psnr_of_bf16_edits": worst_psnr(), "compiled_times_faster": compile_gain()}
+        report[f"convolutions_{precision}"] = convolutions(models, precision)
+        report[f"generator_{precision}"] = median_seconds(generator(models, precision), REPEATS)
+    report |= {**products(models), "worst_psnr_of_bf16_edits": worst_psnr(), "compiled_times_faster": compile_gain()}
     print(json.dumps(report))
     return report
 
 
-def generator(world: World, precision: str) -> Callable[[], object]:
+def generator(models: Models, precision: str) -> Callable[[], object]:
     """One picture and all its features."""
     def run() -> None:
-        with torch.no_grad(), autocast(precision, world.device):
-            world.domain.generator.synthesis(world.styles)
+        with torch.no_grad(), autocast(precision, models.device):
+            models.world.generator.synthesis(models.styles)
     return run
 
 
 @torch.no_grad()
-def convolutions(world: World, precision: str) -> float:
+def convolutions(models: Models, precision: str) -> float:
     """Seconds of the generator's 3x3 convolutions alone, one after another, maps and weights channels-last."""
     total, dtype = 0.0, torch.bfloat16 if precision == "bf16" else torch.float32
-    for number, layer in enumerate(conv_layers(world.domain.generator.layers)):
+    for number, layer in enumerate(conv_layers(models.world.generator.layers)):
         doubles = number % 2 == 1
         side = layer.resolution // 2 if doubles else layer.resolution
         x = torch.randn(1, layer.in_channels, side, side, dtype=dtype).contiguous(memory_format=torch.channels_last)
@@ -63,9 +63,9 @@ def convolutions(world: World, precision: str) -> float:
     return total
 
 
-def products(world: World) -> dict[str, float]:
+def products(models: Models) -> dict[str, float]:
     """Milliseconds of mapper, attention and regions, of the matrix products among them, and the number of operations."""
-    run = ITEMS["attention"].build(world).ours
+    run = ITEMS["attention"].build(models).ours
     run()
     with profile(activities=[ProfilerActivity.CPU]) as found:
         run()

@@ -1,4 +1,4 @@
-"""Ours side by side with the methods that people would use instead, on drawn faces, where the truth is known.
+"""Ours side by side with the methods that people would use instead, in a world where the truth about faces is known.
 
     python -m benchmarks.compare                        all methods: benchmarks/results/comparison.{json,md,png}
     python -m benchmarks.compare --only mapper          one of them anew; the others' figures stay
@@ -15,9 +15,10 @@ never succeeds at a prompt is not compared there.
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -26,18 +27,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention.baselines import FOLDER, METHODS, Method
-from attention.config import Config, option, parse_config
+from attention.config import DEVICE, Config, option, parse_config
 from attention.errors import UserError, exit_with_message
-from attention.evaluate import median_seconds
-from attention.evaluation.metrics import COLUMNS, Truth, means, measure, plot_sweep
-from attention.files.disk import run_folder, write_atomically
-from attention.files.published import SHIPPED
+from attention.evaluation.generated import median_seconds
+from attention.evaluation.metrics import COLUMNS, Asked, means, measure, plot_sweep
+from attention.evaluation.tables import markdown
+from attention.files.disk import run_folder, write_picture, write_text
+from attention.generator import sample_z
 from attention.inversion.perceptual import load_lpips, lpips_available
 from attention.sheets import edit_sheet
-from attention.worlds.drawn.concepts import BY_PHRASE
-from attention.worlds.drawn.faces import FaceParams
-from attention.worlds.drawn.reader import AttributeReader
 from attention.worlds.registry import load_world
+from attention.worlds.truth import Faces
 from attention.worlds.world import World
 
 RESULTS = Path(__file__).parent / "results"
@@ -60,42 +60,48 @@ class CompareConfig(Config):
     faces: int = option(64, "unseen faces", min=1)
     subset_faces: int = option(8, "faces that slow methods edit", min=1)
     seed: int = option(4242, "of the faces: those of attention.evaluate", min=0)
-    checkpoints: Path = option(FOLDER, "folder of the trained methods")
+    domain: str = option("drawn", "a world that knows the truth about its faces")
+    checkpoints: Path = option(FOLDER / "drawn", "folder of the trained methods")
     results: Path = option(RESULTS, "folder to write to")
-    device: str = option("auto", "cpu, cuda, cuda:N, or auto")
+    device: str = option("auto", DEVICE)
+
+
+def own_folder(cls: type[CompareConfig], given: Mapping[str, Any]) -> dict[str, Path]:
+    """Where the trained methods of the world that is asked for lie, if no flag says it."""
+    return {"checkpoints": FOLDER / Path(given.get("domain", "drawn")).stem}
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure, write, print; returns the path of comparison.json."""
-    config = parse_config(CompareConfig, argv, __doc__)
+    config = parse_config(CompareConfig, argv, __doc__, own_folder)
     chosen = words(config.only) or list(METHODS)
     if unknown := [name for name in chosen if name not in METHODS]:
         raise UserError(f"--only names {unknown[0]!r}, expected some of {', '.join(METHODS)}")
-    world = load_world("drawn", device=config.device)
+    world = load_world(config.domain, device=config.device)
     prompts = words(config.prompts) or list(world.prompts)
     if unknown := [prompt for prompt in prompts if prompt not in world.prompts]:
         raise UserError(f"--prompts names {unknown[0]!r}, expected some of {', '.join(world.prompts)}")
-    methods = [METHODS[name](world, config.checkpoints) for name in chosen]       # a missing file is told before the work
-    reader = AttributeReader.load(SHIPPED / "reader.safetensors").to(world.device)
-    z = torch.randn(config.faces, world.generator.style_dim, generator=torch.Generator().manual_seed(config.seed))
-    params, w = FaceParams.from_z(z.numpy()), world.w_from_z(z)
+    z = sample_z(config.faces, world.generator.style_dim, config.seed)
+    faces, w = world.truth.faces(z), world.w_from_z(z)                  # a world without the truth is told before the work,
+    methods = [METHODS[name](world, config.checkpoints) for name in chosen]         # and so is a missing file
 
     run_folder(config.results, "--results")
-    report = earlier(config, {"faces": config.faces, "subset_faces": config.subset_faces, "seed": config.seed,
-                              "prompts": prompts, "threads": torch.get_num_threads(), "device": str(world.device)})
+    report = earlier(config, {"domain": world.name, "faces": config.faces, "subset_faces": config.subset_faces,
+                              "seed": config.seed, "prompts": prompts, "threads": torch.get_num_threads(),
+                              "device": str(world.device)})
     few = slice(config.subset_faces)
-    subset = prompts[::EVERY_PROMPT_OF_SLOW], w[few], params.take(few)
+    subset = prompts[::EVERY_PROMPT_OF_SLOW], w[few], faces.take(few)
     for method in methods:
-        edits = subset if method.key in SLOW else (prompts, w, params)
-        report["methods"][method.key] = run(method, world, reader, *edits, config.checkpoints)
+        edits = subset if method.key in SLOW else (prompts, w, faces)
+        report["methods"][method.key] = run(method, world, *edits, config.checkpoints)
     if "ours" in chosen:
-        report["ours_on_subset"] = run(methods[chosen.index("ours")], world, reader, *subset, config.checkpoints)
+        report["ours_on_subset"] = run(methods[chosen.index("ours")], world, *subset, config.checkpoints)
     report["methods"] = {key: report["methods"][key] for key in METHODS if key in report["methods"]}
     write(report, config.results)
     shown = [prompt for prompt in SHEET_PROMPTS if prompt in prompts] or prompts[:1]
     methods = [METHODS[name](world, config.checkpoints) for name in report["methods"]]
-    sheet = pictures(methods, shown, w[:SHEET_FACES], params.take(slice(SHEET_FACES)), world)
-    write_atomically(config.results / "comparison_edits.png", lambda path: sheet.save(path, format="PNG"))
+    sheet = pictures(methods, shown, w[:SHEET_FACES], faces.take(slice(SHEET_FACES)), world)
+    write_picture(config.results / "comparison_edits.png", sheet)
     print(page(report))
     return config.results / "comparison.json"
 
@@ -113,8 +119,9 @@ def earlier(config: CompareConfig, settings: dict) -> dict:
     """
     path = config.results / "comparison.json"
     try:
-        found = json.loads(path.read_text()) if path.is_file() else {}
-        other = [name for name in ("faces", "subset_faces", "seed", "prompts") if found and found[name] != settings[name]]
+        found = {"domain": "drawn", **json.loads(path.read_text())} if path.is_file() else {}
+        other = [name for name in ("domain", "faces", "subset_faces", "seed", "prompts")
+                 if found and found[name] != settings[name]]
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path} cannot be read as an earlier comparison ({error}); delete it, or name another folder with "
                         "--results") from error
@@ -123,35 +130,35 @@ def earlier(config: CompareConfig, settings: dict) -> dict:
     return {"methods": {}, **found, **settings}
 
 
-def run(method: Method, world: World, reader: AttributeReader, prompts: Sequence[str], w: Tensor, params: FaceParams,
-        checkpoints: Path) -> dict:
-    """A method's figures by strength and prompt, on faces w (N, style_dim) of `params`."""
+def run(method: Method, world: World, prompts: Sequence[str], w: Tensor, faces: Faces, checkpoints: Path) -> dict:
+    """A method's figures by strength and prompt, on the faces of w (N, style_dim)."""
     begun = time.monotonic()
     before, lpips = world.picture(w), load_lpips(device=world.device) if lpips_available() else None
     rows: dict[float, dict] = {strength: {} for strength in sorted(set(method.strengths))}
     for prompt in tqdm(prompts, desc=method.name):
-        truth = Truth.of(params, BY_PHRASE[prompt])
+        asked = Asked.of(world.truth, faces, prompt)
         for strength, figures in rows.items():
-            images, gated = method.edit(w, prompt, strength, params)               # all at once: sources are made once
-            figures[prompt] = measure(before, images, gated, truth, BY_PHRASE[prompt], reader, world.clip,
+            images, gated = method.edit(w, prompt, strength, faces)                # all at once: sources are made once
+            figures[prompt] = measure(before, images, gated, asked, world.clip,
                                       lpips if strength == method.strength else None)
-    one = prompts[0], method.strength, params.take(slice(1))
+    one = prompts[0], method.strength, faces.take(slice(1))
     return {"name": method.name, "given_mask": method.given_mask, "faces": len(w), "strength": method.strength,
-            "training": training(method.key, checkpoints, len(world.prompts)),
+            "training": training(method.key, world, checkpoints),
             "seconds_per_edit": median_seconds(lambda: method.edit(w[:1].clone(), *one)),
             "minutes_of_this_measurement": (time.monotonic() - begun) / 60,
             "sweep": [{"strength": strength, "mean": means(figures), "prompts": figures}
                       for strength, figures in rows.items()]}
 
 
-def training(key: str, checkpoints: Path, prompts: int) -> dict[str, float]:
+def training(key: str, world: World, checkpoints: Path) -> dict[str, float]:
     """Minutes of training, in all and for each prompt that it serves; nothing for a method without training.
 
     Ours are those of the main job, regions and evaluation included, on two cores; others are processor minutes.
     """
     if key in ("ours", "true_part"):
-        minutes = json.loads((SHIPPED / "manifest.json").read_text())["minutes"]["editor"]
-        return {"minutes": minutes, "minutes_per_prompt": minutes / prompts, "cores": 2}
+        assert world.entry.editor is not None                       # the method has loaded it
+        minutes = json.loads((world.entry.editor / "manifest.json").read_text())["minutes"]["editor"]
+        return {"minutes": minutes, "minutes_per_prompt": minutes / len(world.prompts), "cores": 2}
     path = checkpoints / f"{key}.safetensors"
     if not path.is_file():
         return {}
@@ -212,19 +219,18 @@ def preserved_at(level: float, points: Sequence[tuple[float, float]], more: bool
 def write(report: dict, folder: Path) -> None:
     """JSON, Markdown and the plot."""
     report["wins"] = {preserved: wins(report, preserved) for preserved in PRESERVED}
-    write_atomically(folder / "comparison.json", lambda path: path.write_text(json.dumps(rounded(report), indent=1)))
-    write_atomically(folder / "comparison.md", lambda path: path.write_text(page(report)))
+    write_text(folder / "comparison.json", json.dumps(rounded(report), indent=1))
+    write_text(folder / "comparison.md", page(report))
     curves = {entry["name"]: [(row["mean"]["success"], row["mean"]["psnr_outside"]) for row in entry["sweep"]]
               for entry in report["methods"].values()}
     plot_sweep(curves, folder / "comparison.png")
 
 
-def pictures(methods: Sequence[Method], prompts: Sequence[str], w: Tensor, params: FaceParams,
-             world: World) -> Image.Image:
+def pictures(methods: Sequence[Method], prompts: Sequence[str], w: Tensor, faces: Faces, world: World) -> Image.Image:
     """A block for every prompt: faces down, methods across with their masks, each at its default strength."""
     blocks = []
     for prompt in prompts:
-        images, masks = zip(*(method.edit(w, prompt, method.strength, params) for method in methods), strict=True)
+        images, masks = zip(*(method.edit(w, prompt, method.strength, faces) for method in methods), strict=True)
         masks = [torch.ones(len(w), 1, 8, 8) if mask is None else mask for mask in masks]
         blocks.append(edit_sheet(world.picture(w), [f"{prompt}: {method.key}" for method in methods], images, masks))
     sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
@@ -239,18 +245,17 @@ def page(report: dict) -> str:
     for key in SLOW:
         if key in entries and "ours_on_subset" in report:
             entries["ours_on_subset"] = {**report["ours_on_subset"], "name": OURS_ON_SUBSET}
-    rows = {key: next(row["mean"] for row in entry["sweep"] if row["strength"] == entry["strength"])
-            for key, entry in entries.items()}
-    shown = [name for name in SHOWN if any(row[name] is not None for row in rows.values())]
-    head = ["method", *(COLUMNS[name][0] for name in shown), "s an edit", "training, min a prompt", "ours preserves more"]
-    lines = [head, ["---"] * len(head)]
+    rows = {}
     for key, entry in entries.items():
-        cells = ["-" if rows[key][name] is None else format(rows[key][name], COLUMNS[name][1]) for name in shown]
         trained, won = entry["training"], by_psnr.get(key)
-        minutes = f"{trained['minutes_per_prompt']:.2f}{' (two cores)' if 'cores' in trained else ''}" if trained else "-"
-        lines.append([entry["name"] + (f" ({entry['faces']} faces, every third prompt)" if key in SLOW else ""), *cells,
-                      f"{entry['seconds_per_edit']:.3f}", minutes, f"{won['won']} of {won['of']}" if won else "-"])
-    told = "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+        rows[entry["name"] + (f" ({entry['faces']} faces, every third prompt)" if key in SLOW else "")] = {
+            **next(row["mean"] for row in entry["sweep"] if row["strength"] == entry["strength"]),
+            "seconds": entry["seconds_per_edit"],
+            "minutes": f"{trained['minutes_per_prompt']:.2f}{' (two cores)' * ('cores' in trained)}" if trained else None,
+            "won": f"{won['won']} of {won['of']}" if won else None}
+    columns = {name: COLUMNS[name] for name in SHOWN} | {
+        "seconds": ("s an edit", ".3f"), "minutes": ("training, min a prompt", ""), "won": ("ours preserves more", "")}
+    told = markdown(rows, "method", columns) + "\n"
     for key, (_, _, name) in PRESERVED.items():
         beaten = wins(report, key)["all"]
         if beaten["of"]:

@@ -20,7 +20,8 @@ import torch
 from attention.config import Config, option, parse_config
 from attention.editing.session import COVERAGE, Editor, load_editor
 from attention.errors import exit_with_message
-from attention.files.disk import write_atomically
+from attention.evaluation.tables import markdown
+from attention.files.disk import write_text
 from attention.files.published import ROOT
 from attention.method.mapper import STRENGTH
 
@@ -42,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
               "processor": platform.machine(), "repeats": config.repeats, "target_seconds": TARGET,
               "seconds": measure(config.repeats)}
     print(table(report))
-    write_atomically(config.out, lambda path: path.write_text(json.dumps(report, indent=1) + "\n"))
+    write_text(config.out, json.dumps(report, indent=1) + "\n")
     return config.out
 
 
@@ -94,11 +95,10 @@ def timed(actions: Sequence[Callable[[], object]]) -> tuple[list[float], list[ob
 
 def table(report: dict) -> str:
     """The report as Markdown."""
-    lines = [f"{report['threads']} threads, {report['cores']} cores, torch {report['torch']}, {report['repeats']} runs", "",
-             "| action | median ms | least | most |", "|---|---|---|---|"]
-    lines += [f"| {name} | " + " | ".join(f"{1000 * values[key]:.0f}" for key in ("median", "min", "max")) + " |"
-              for name, values in report["seconds"].items()]
-    return "\n".join(lines)
+    rows = {name: {key: 1000 * value for key, value in found.items()} for name, found in report["seconds"].items()}
+    columns = {"median": ("median ms", ".0f"), "min": ("least", ".0f"), "max": ("most", ".0f")}
+    return (f"{report['threads']} threads, {report['cores']} cores, torch {report['torch']}, {report['repeats']} runs\n\n"
+            f"{markdown(rows, 'action', columns)}")
 
 
 if __name__ == "__main__":

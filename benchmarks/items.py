@@ -2,46 +2,40 @@
 
 import math
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
-from unittest import mock
 
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
-from attention.clip_models.released import OpenClip
-from attention.config import GENERAL, TrainConfig, resolve
+from attention.config import TrainConfig
 from attention.generator import StyleGAN2
 from attention.images import area_resize
 from attention.inversion.perceptual import VGG_SIDE
 from attention.method.editor import RegionEditor
 from attention.method.regions import RegionClusters, pool_by_region, region_points
 from attention.ops import fused_leaky_relu, upfirdn2d
-from attention.training import distributed
-from attention.training.captions import PhraseSampler
 from attention.training.runs import build_editor
-from attention.training.step import find_gradients
-from attention.worlds.base import WorldEntry
-from attention.worlds.registry import REAL_PROMPTS
+from attention.training.step import Draw, Learner, gradients
+from attention.worlds.ffhq import FFHQ
+from attention.worlds.registry import configured
 from attention.worlds.world import World
 from benchmarks import plain
-from benchmarks.training_step import LAYER, REGIONS, random_world
+from benchmarks.training_step import LAYER, REGIONS, random_world, world_around
 
 BLEND, BLEND_SIDE = LAYER - 1, 64
 PROCESSES = 8                   # of the published run, with one prompt each
 MANY_REGIONS = 200
-THIN = 16                       # thin worlds divide the widths of the published networks by this
+THIN = 16                       # thin models divide the widths of the published networks by this
 MAP_CHANNELS = 32               # of the largest feature maps at 1024 px
 
 Results = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class World:
+class Models:
     """The models at one size, with random weights, each made on first use.
 
     Args:
@@ -60,9 +54,10 @@ class World:
     exact: bool = False
 
     @cached_property
-    def domain(self) -> World:
+    def world(self) -> World:
+        make, vgg = thin_world if self.thin else random_world, self.vgg[:plain.RELU2_2]
         torch.manual_seed(0)
-        domain = thin_domain(self.side, self.device) if self.thin else random_world(self.side, self.device)
+        world = make(self.side, vgg, self.device)
         if self.exact:
             _stir(world.generator, ("noise.weight", "activate.bias", "to_rgb1.bias", *(
                 f"to_rgbs.{i}.bias" for i in range(len(world.generator.to_rgbs)))))
@@ -104,17 +99,13 @@ def _stir(module: nn.Module, endings: tuple[str, ...]) -> None:
             parameter.add_(0.2 * torch.randn_like(parameter))
 
 
-def thin_domain(side: int, device: torch.device) -> World:
+def thin_world(side: int, vgg: nn.Module, device: torch.device) -> World:
     """`random_world` with narrow layers: a generator of this side, and a CLIP with one layer."""
     channels = {2**power: 32 if 2**power <= BLEND_SIDE else 16 for power in range(2, side.bit_length())}
-    generator = StyleGAN2(side, style_dim=16, mapping_layers=2, channels=channels).requires_grad_(False).eval().to(device)
-    generator.set_mean_w(samples=64)
     clip = CLIP(16, CLIPVisionCfg(layers=1, width=32, head_width=16, patch_size=32),
                 CLIPTextCfg(width=16, heads=2, layers=1), quick_gelu=True)
-    entry = WorldEntry(Path("thin"), "released", "thin", 0.7, REAL_PROMPTS, lambda prompt: REAL_PROMPTS)
-    world = World("thin", entry, generator, "", device)
-    vars(world)["clip"] = OpenClip(clip).to(device)
-    return world
+    generator = StyleGAN2(side, style_dim=16, mapping_layers=2, channels=channels)
+    return world_around(generator, clip, vgg, device, samples=64)
 
 
 @dataclass(frozen=True)
@@ -130,8 +121,8 @@ class Pair:
 class Item:
     """A pair to measure."""
 
-    what: str                           # for readers; {prompts} and {faces} stand for those of the world
-    build: Callable[[World], Pair]
+    what: str                           # for readers; {prompts} and {faces} stand for those of the models
+    build: Callable[[Models], Pair]
     tolerance: float                    # how far results may differ, relative to the largest value of each
     heavy: bool = False                 # whole steps: minutes at the published sizes
     target: str = ""                    # how many times faster, and with which share of the memory
@@ -157,92 +148,62 @@ def largest_difference(ours: Results, plainly: Results) -> tuple[float, str]:
 # --- whole training steps
 
 
-@dataclass
-class Draws:
-    """What a step of ours drew at random, for the plain step to compute the same."""
-
-    source_z: Tensor
-    target_z: Tensor
-    what: list[str]
-    where: list[str]
-
-
-def training_step(world: World, processes: int, prompts: int, target: str, precision: str = "fp32",
+def training_step(models: Models, processes: int, prompts: int, target: str, precision: str = "fp32",
                   regions: int = REGIONS) -> Pair:
     """A step of the first of several processes: its gradients of mapper and attention, and its losses.
 
     The embeddings of the other processes are constants. Our process takes its prompts together; the published program has
     one process for each prompt, so the plain side takes as many steps, one after another, and averages.
     """
-    config = resolve(TrainConfig(batch_size=prompts, target=target, shared_where=target == "image", precision=precision,
-                                 cluster_num=regions), GENERAL)
-    editor, domain = world.editor(config), world.world
-    published = plain.plain_world(world, editor, world.vgg)
+    config = configured(TrainConfig, domain=FFHQ.name, batch_size=prompts, precision=precision, cluster_num=regions)
+    editor, world = models.editor(config), models.world
+    published = plain.plain_world(world, editor, models.vgg)
     with torch.no_grad():       # pictures of noise: near enough to those of faces that no prompt is an easy choice
         generated, targets = (world.clip.encode_image(torch.randn(processes * prompts, 3, 32, 32, device=world.device))
                               for _ in range(2))
-    # Until ours has run, as when memory is measured: any draws cost the same.
-    texts = list(REAL_PROMPTS[:prompts])
-    draws = Draws(*torch.randn(1 + prompts, world.generator.style_dim).split([1, prompts]), texts, texts)
-    sampler, shallow = PhraseSampler(REAL_PROMPTS, seed=0), world.vgg[:plain.RELU2_2]
-    known: dict[str, Tensor] = {}
+    texts = list(FFHQ.prompts[:prompts])
+    source_z, target_z = torch.randn(1 + prompts, world.generator.style_dim).split([1, prompts])
+    learner = Learner.of(config, world, editor)
+
+    def drawn() -> Draw:
+        """What `training.step.draw` computes of its random numbers, of those that the plain side has too."""
+        with torch.no_grad():
+            where = world.clip.encode_text(texts)
+            what = (world.clip.encode_image(world.picture(world.w_from_z(target_z))) if target == "image"
+                    else world.clip.encode_text(texts))
+        return Draw(0.5, editor.source(world.w_from_z(source_z)), what, where, range(prompts))      # all ramps are at 1
 
     def ours() -> Results:
-        rest = iter([generated[prompts:], targets[prompts:]])       # in the order in which the loss gathers them
-        edit = mock.Mock(wraps=editor)
-        with (mock.patch.multiple(distributed, world_size=lambda: processes, rank=lambda: 0,
-                                  gather=lambda own: torch.cat([own, next(rest)])),
-              mock.patch.object(World, "sample_w", autospec=True, side_effect=World.sample_w) as latents,
-              _remembered_texts(known)):
-            values = find_gradients(config, world, editor, edit, config.step // 2, sampler,
-                                    lambda images: shallow(area_resize(images, VGG_SIDE)))
-        what, where = edit.call_args.args[1:3]
-        z = [torch.randn(count, world.generator.style_dim, generator=torch.Generator().manual_seed(seed))
-             for _, count, seed in (call.args for call in latents.call_args_list)]
-        draws.source_z, draws.target_z = z[-1], z[0][:prompts]
-        draws.what, draws.where = _texts_of(what, known), _texts_of(where, known)
-        return _step_results(values, published_gradients(editor))
+        draw = drawn()
+        others = replace(learner, gather=lambda rows: torch.cat([
+            rows, (targets if rows is draw.target else generated)[prompts:]]))
+        return _step_results(gradients(others, draw), published_gradients(editor))
 
     def theirs(rows: int) -> Results:
         results, constants = {}, (generated, targets)
-        if world.exact and prompts > 1:
-            constants = _first_pass(published, draws, *constants)
+        if models.exact and prompts > 1:
+            constants = _first_pass(published, source_z, texts, *constants)
         for row in range(rows):
             own = slice(row, row + 1)
-            given = dict(target_z=draws.target_z[own]) if target == "image" else dict(what=draws.what[own])
-            values = plain.plain_step(published, draws.source_z, draws.where[own], row, *constants,
+            given = dict(target_z=target_z[own]) if target == "image" else dict(what=texts[own])
+            values = plain.plain_step(published, source_z, texts[own], row, *constants,
                                       contrastive_weight=float(prompts), **given)
-            gradients = {name: weight.grad for name, weight in published.editor.items()}
-            for name, value in _step_results(values, gradients).items():
+            found = {name: weight.grad for name, weight in published.editor.items()}
+            for name, value in _step_results(values, found).items():
                 results[name] = results.get(name, 0) + value / rows
         return results
 
     return Pair(lambda: theirs(prompts), ours, lambda: theirs(1))
 
 
-def _remembered_texts(known: dict[str, Tensor]) -> AbstractContextManager:
-    """A patch of OpenClip under which every text that is read goes to `known` with its embedding."""
-    read = OpenClip.encode_text
-
-    def encode_text(self: OpenClip, texts: list[str]) -> Tensor:
-        rows = read(self, texts)
-        known.update(zip(texts, rows.detach(), strict=True))
-        return rows
-
-    return mock.patch.object(OpenClip, "encode_text", encode_text)
-
-
-def _texts_of(rows: Tensor, known: Mapping[str, Tensor]) -> list[str]:
-    return [min(known, key=lambda text: float((known[text] - row).norm())) for row in rows]
-
-
 @torch.no_grad()
-def _first_pass(published: plain.PlainWorld, draws: Draws, generated: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+def _first_pass(published: plain.PlainWorld, source_z: Tensor, texts: list[str], generated: Tensor,
+                targets: Tensor) -> tuple[Tensor, Tensor]:
     """The embeddings of all processes; the first rows are those that this step's texts lead to."""
-    source, edits, aims = plain.plain_source(published, draws.source_z), [], []
-    for what, where in zip(draws.what, draws.where, strict=True):
-        aims.append(plain.plain_text(published, [what]))
-        edit = plain.plain_edit(published, source, aims[-1], plain.plain_text(published, [where]))
+    source, edits, aims = plain.plain_source(published, source_z), [], []
+    for text in texts:
+        aims.append(plain.plain_text(published, [text]))
+        edit = plain.plain_edit(published, source, aims[-1], aims[-1])
         edits.append(plain.plain_embed(published, edit.image))
     return torch.cat([*edits, generated[len(edits):]]), torch.cat([*aims, targets[len(aims):]])
 
@@ -259,32 +220,32 @@ def _step_results(values: Mapping[str, float], gradients: Results) -> Results:
     return found | {name: torch.tensor(values[name]) for name in compared}
 
 
-def step_image(world: World) -> Pair:
+def step_image(models: Models) -> Pair:
     """The published setting: CLIP embeddings of other faces drive the edits, a prompt for each of eight processes."""
-    return training_step(world, PROCESSES, 1, "image")
+    return training_step(models, PROCESSES, 1, "image")
 
 
-def step_text(world: World) -> Pair:
+def step_text(models: Models) -> Pair:
     """All prompts in one process."""
-    return training_step(world, 1, world.prompts, "text", "fp32" if world.exact else "bf16")
+    return training_step(models, 1, models.prompts, "text", "fp32" if models.exact else "bf16")
 
 
-def regions_20_200(world: World) -> Pair:
+def regions_20_200(models: Models) -> Pair:
     """Our own step with many regions, in place of the plain side with the published number."""
-    many = training_step(world, PROCESSES, 1, "image", regions=MANY_REGIONS)
-    return many if world.exact else Pair(training_step(world, PROCESSES, 1, "image").ours, many.ours)
+    many = training_step(models, PROCESSES, 1, "image", regions=MANY_REGIONS)
+    return many if models.exact else Pair(training_step(models, PROCESSES, 1, "image").ours, many.ours)
 
 
 # --- parts of a step
 
 
-def generator(world: World, precision: torch.dtype = torch.float32) -> Pair:
+def generator(models: Models, precision: torch.dtype = torch.float32) -> Pair:
     """A picture and all features of one face, without gradients."""
-    ours, weights, styles = world.domain.generator, _plain_generator(world), world.styles
+    ours, weights, styles = models.world.generator, _plain_generator(models), models.styles
 
     @torch.no_grad()
     def fast() -> Results:
-        with torch.autocast(world.device.type, precision, enabled=precision != torch.float32):
+        with torch.autocast(models.device.type, precision, enabled=precision != torch.float32):
             image, features = ours.synthesis(styles)
         return {"image": image} | {f"feature {i}": feature for i, feature in enumerate(features)}
 
@@ -296,15 +257,15 @@ def generator(world: World, precision: torch.dtype = torch.float32) -> Pair:
     return Pair(slow, fast)
 
 
-def generator_bf16(world: World) -> Pair:
+def generator_bf16(models: Models) -> Pair:
     """The same, ours in bfloat16."""
-    return generator(world, torch.bfloat16)
+    return generator(models, torch.bfloat16)
 
 
-def cluster_features(world: World) -> Pair:
+def cluster_features(models: Models) -> Pair:
     """The blend layer's features of a batch of faces, for clustering."""
-    ours, weights = world.domain.generator, _plain_generator(world)
-    styles = [style.detach() for style in ours.styles(world.domain.sample_w(world.faces, seed=2))]
+    ours, weights = models.world.generator, _plain_generator(models)
+    styles = [style.detach() for style in ours.styles(models.world.sample_w(models.faces, seed=2))]
 
     @torch.no_grad()
     def fast() -> Results:
@@ -317,28 +278,29 @@ def cluster_features(world: World) -> Pair:
     return Pair(slow, fast)
 
 
-def _plain_generator(world: World) -> plain.Weights:
-    return {name: tensor.contiguous() for name, tensor in world.domain.generator.state_dict().items()}
+def _plain_generator(models: Models) -> plain.Weights:
+    return {name: tensor.contiguous() for name, tensor in models.world.generator.state_dict().items()}
 
 
-def attention(world: World) -> Pair:
-    """Mapper, attention, regions and their means for one face and one prompt, forward and backward."""
-    config = resolve(TrainConfig(), GENERAL)
-    editor, what, where = world.editor(config), *torch.randn(2, 1, world.domain.clip.dim, device=world.device)
-    features = editor.generator.synthesis(world.styles).features
-    source = replace(editor.source_of(world.styles), features=features)     # whole maps, which ours shrinks first
-    weights = plain.plain_world(world.domain, editor, world.vgg).editor
+def attention(models: Models) -> Pair:
+    """Mapper, attention, regions, their means and the gate for one face and one prompt, forward and backward."""
+    config = configured(TrainConfig, domain=FFHQ.name)
+    editor, what, where = models.editor(config), *torch.randn(2, 1, models.world.clip.dim, device=models.device)
+    features = editor.generator.synthesis(models.styles).features
+    source = replace(editor.source_of(models.styles), features=features)     # whole maps, which ours shrinks first
+    weights = plain.plain_world(models.world, editor, models.vgg).editor
     maps = [feature.contiguous() for feature in [*features, editor.generator.input.input]]
-    out = [torch.randn_like(value) for value in (*world.styles, *([source.labels[:, None].float()] * 2))]
+    out = [torch.randn_like(value) for value in (*models.styles, *([source.labels[:, None].float()] * 3))]
 
-    def results(styles: list[Tensor], raw: Tensor, means: Tensor, labels: Tensor) -> Results:
-        sum((value * factor).sum() for value, factor in zip([*styles, raw, means], out, strict=True)).backward()
-        return {"raw": raw, "means": means, "labels": labels}
+    def results(styles: list[Tensor], raw: Tensor, means: Tensor, mask: Tensor, labels: Tensor) -> Results:
+        sum((value * factor).sum() for value, factor in zip([*styles, raw, means, mask], out, strict=True)).backward()
+        return {"raw": raw, "means": means, "mask": mask, "labels": labels}
 
     def fast() -> Results:
         editor.zero_grad(set_to_none=True)
         labels = editor.regions.assign(source.features[BLEND])
-        found = results(editor.mapper(source.styles, what), *editor.attend(replace(source, labels=labels), where), labels)
+        place = editor.locate(replace(source, labels=labels), where, straight_through=True)
+        found = results(editor.mapper(source.styles, what), place.raw, place.attention, place.mask, labels)
         return found | published_gradients(editor)
 
     def slow() -> Results:
@@ -347,17 +309,17 @@ def attention(world: World) -> Pair:
         labels = plain.assign(maps[BLEND], editor.regions.centroids)
         raw = plain.attention(weights, maps, where, maps[BLEND].shape[-1])
         means, _ = plain.region_means(raw, labels, editor.regions.num_regions)
-        found = results(plain.mapper(weights, world.styles, what), raw, means, labels)
+        found = results(plain.mapper(weights, models.styles, what), raw, means, plain.gate(means), labels)
         return found | {name: weight.grad for name, weight in weights.items()}
 
     return Pair(slow, fast)
 
 
-def regions(world: World, number: int = REGIONS) -> Pair:
+def regions(models: Models, number: int = REGIONS) -> Pair:
     """Which region each pixel of a face belongs to, and the means over the regions, forward and backward."""
-    feature = torch.randn(1, 512 // (THIN if world.thin else 1), BLEND_SIDE, BLEND_SIDE, device=world.device)
-    clusters = RegionClusters(region_points(feature)[:number], BLEND, "random").to(world.device)
-    values, out = torch.rand(2, 1, 1, BLEND_SIDE, BLEND_SIDE, device=world.device)
+    feature = torch.randn(1, 512 // (THIN if models.thin else 1), BLEND_SIDE, BLEND_SIDE, device=models.device)
+    clusters = RegionClusters(region_points(feature)[:number], BLEND, "random").to(models.device)
+    values, out = torch.rand(2, 1, 1, BLEND_SIDE, BLEND_SIDE, device=models.device)
 
     def with_gradient(pool: Callable[[Tensor], Tensor]) -> Results:
         leaf = values.clone().requires_grad_()
@@ -370,23 +332,23 @@ def regions(world: World, number: int = REGIONS) -> Pair:
         lambda: with_gradient(lambda x: pool_by_region(x, clusters.assign(feature), number)))
 
 
-def clip_input(world: World) -> Pair:
+def clip_input(models: Models) -> Pair:
     """A picture to the 224 px that CLIP and VGG-16 see, and the gradient back."""
-    return _operation(torch.randn(1, 3, world.side, world.side, device=world.device),
+    return _operation(torch.randn(1, 3, models.side, models.side, device=models.device),
                       plain.clip_input, lambda images: area_resize(images, VGG_SIDE))
 
 
-def leaky_relu(world: World) -> Pair:
+def leaky_relu(models: Models) -> Pair:
     """Bias, leaky ReLU and gain on a map of the full side, and the gradient back."""
-    bias = torch.randn(MAP_CHANNELS, device=world.device)
-    return _operation(torch.randn(1, MAP_CHANNELS, world.side, world.side, device=world.device),
+    bias = torch.randn(MAP_CHANNELS, device=models.device)
+    return _operation(torch.randn(1, MAP_CHANNELS, models.side, models.side, device=models.device),
                       lambda x: plain.activate(x + bias.view(1, -1, 1, 1)), lambda x: fused_leaky_relu(x, bias))
 
 
-def upfirdn(world: World) -> Pair:
+def upfirdn(models: Models) -> Pair:
     """The blur after a convolution that doubles a map to the full side, and the gradient back."""
-    kernel = torch.outer(*[torch.tensor([1.0, 3.0, 3.0, 1.0], device=world.device)] * 2) / 16
-    return _operation(torch.randn(1, MAP_CHANNELS, world.side + 1, world.side + 1, device=world.device),
+    kernel = torch.outer(*[torch.tensor([1.0, 3.0, 3.0, 1.0], device=models.device)] * 2) / 16
+    return _operation(torch.randn(1, MAP_CHANNELS, models.side + 1, models.side + 1, device=models.device),
                       lambda x: plain.upfirdn2d(x, kernel, pad=(1, 1)), lambda x: upfirdn2d(x, kernel, pad=(1, 1)))
 
 

@@ -1,12 +1,12 @@
 """The published program's algorithm on one device, written down plainly: the other side of every benchmark.
 
-It follows method.md and traps.md step by step and keeps the waste of the published program: grouped convolutions with
-weights of their own for every image, every operation by itself, whole feature maps, loops over masks, five passes through
-the generator a step, and gradients for all weights whether used or not (traps 13). Nothing here calls the package: weights
-are read from it, under their published names, and everything is computed anew, in the dtype of those weights.
+It keeps the waste of the published program: grouped convolutions with weights of their own for every image, every
+operation by itself, whole feature maps, loops over masks, five passes through the generator a step, and gradients for all
+weights whether used or not. Nothing here calls the package: weights are read from it, under their published names, and
+everything is computed anew, in the dtype of those weights.
 
-Left out, to the published program's advantage: the noise of weight 0 that its attention heads draw (traps 16), and the
-broadcast of all feature maps to the other processes (traps 4).
+Left out, to the published program's advantage: the noise of weight 0 that its attention heads draw, and the broadcast of
+all feature maps to the other processes.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -108,7 +108,7 @@ def plain_step(world: PlainWorld, source_z: Tensor, where: list[str], row: int, 
             by those of this process, the others are constants.
         target_z: (B, D) of the faces whose CLIP image embeddings drive the edit (published), or
         what: B texts that drive it.
-        contrastive_weight: 1, or N to undo that the published gather and averaging divide the term by N (traps 3).
+        contrastive_weight: 1, or N to undo that the published gather and averaging divide the term by N.
     """
     for weight in world.editor.values():
         weight.grad = None

@@ -27,14 +27,17 @@ from functools import cache
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Literal
 
 import torch
 from matplotlib.figure import Figure
 
-from attention.config import Config, option, parse_config
+from attention.config import DEVICE, Config, option, parse_config
+from attention.devices import checked_device
 from attention.errors import UserError, exit_with_message
-from attention.files.disk import run_folder, write_atomically
-from attention.worlds.registry import checked_device
+from attention.evaluation.tables import markdown
+from attention.files.disk import run_folder, write_atomically, write_text
+from attention.files.published import ROOT
 from benchmarks import kmeans
 from benchmarks.items import (
     BLEND_SIDE,
@@ -42,8 +45,8 @@ from benchmarks.items import (
     PROCESSES,
     REGIONS,
     Item,
+    Models,
     Pair,
-    World,
     largest_difference,
     regions,
     step_image,
@@ -51,7 +54,6 @@ from benchmarks.items import (
 )
 from benchmarks.training_step import memory
 
-ROOT = Path(__file__).resolve().parent.parent
 KMEANS, SCALING = "kmeans", "scaling"
 NAMES = (*ITEMS, KMEANS, SCALING)
 LOOSER = 0.01           # how much looser than the best of the full k-means runs our worst clusters may be
@@ -62,8 +64,8 @@ class BenchmarkConfig(Config):
     """Options."""
 
     quick: bool = option(False, "smaller sizes, fewer repeats")
-    device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU where there is one")
-    only: str | None = option(None, "one item", choices=NAMES)
+    device: str = option("auto", DEVICE)
+    only: Literal[NAMES] | None = option(None, "one item")      # type: ignore[valid-type]
     repeats: int | None = option(None, "runs of each side; default 5 and of steps 3, with --quick 3 and 1", min=1)
     out: Path = option(Path("runs/benchmark"), "folder to write to")
 
@@ -73,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     config = parse_config(BenchmarkConfig, argv, __doc__)
     device, folder = checked_device(config.device), run_folder(config.out)
     report = {"quick": config.quick, "device": str(device), **machine(device), "items": {}}
-    small = World(64, device, prompts=2, faces=2, thin=config.quick, exact=True)
+    small = Models(64, device, prompts=2, faces=2, thin=config.quick, exact=True)
     names = [name for name in NAMES if not (config.quick and name == KMEANS)]    # which takes a minute at any size
     for name in [config.only] if config.only else names:
         if name == SCALING:
@@ -86,8 +88,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
             say(f"{name}: comparing results")
             difference = check(name, item, small)
             say(f"{name}: the same to {difference:.0e}; measuring")
-            world, repeats = sizes(name, config.quick, device)
-            report["items"][name] = measure(name, item, world, config.repeats or repeats)
+            models, repeats = sizes(name, config.quick, device)
+            report["items"][name] = measure(name, item, models, config.repeats or repeats)
             report["items"][name] |= {"largest_difference": difference, "tolerance": item.tolerance}
         write(report, folder)
     print(table(report["items"]))
@@ -98,33 +100,33 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def sizes(name: str, quick: bool, device: torch.device) -> tuple[World, int]:
-    """The world that an item is measured in, and how often."""
+def sizes(name: str, quick: bool, device: torch.device) -> tuple[Models, int]:
+    """The models that an item is measured on, and how often."""
     if not quick:
-        return world_of(1024, device), ITEMS[name].repeats
+        return models_of(1024, device), ITEMS[name].repeats
     if ITEMS[name].heavy:
-        return world_of(BLEND_SIDE, device, prompts=2), 1
-    return world_of(256, device, faces=2), 3
+        return models_of(BLEND_SIDE, device, prompts=2), 1
+    return models_of(256, device, faces=2), 3
 
 
 @cache
-def world_of(side: int, device: torch.device, **counts: int) -> World:
+def models_of(side: int, device: torch.device, **counts: int) -> Models:
     """One for all items that share it: models take seconds to make."""
-    return World(side, device, **counts)
+    return Models(side, device, **counts)
 
 
 # --- one item
 
 
-def check(name: str, item: Item, world: World) -> float:
+def check(name: str, item: Item, models: Models) -> float:
     """The largest relative difference between the results of both sides.
 
     Raises:
         UserError: it is above the item's tolerance.
     """
-    pair = item.build(world)
+    pair = item.build(models)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):        # TF32 would differ more than the sides do
-        difference, where = largest_difference(pair.ours(), pair.plain())   # ours first: it draws what both compute
+        difference, where = largest_difference(pair.ours(), pair.plain())
     if not difference <= item.tolerance:
         raise UserError(f"{name}: ours differs from the plain implementation by {difference:.1e} in {where}, but at most "
                         f"{item.tolerance:.0e} of the largest value is allowed, so their times are no comparison; find the "
@@ -132,22 +134,27 @@ def check(name: str, item: Item, world: World) -> float:
     return difference
 
 
-def measure(name: str, item: Item, world: World, repeats: int) -> dict:
+def measure(name: str, item: Item, models: Models, repeats: int) -> dict:
     """Seconds of both sides in turns, and the memory of each in a process of its own."""
-    pair = item.build(world)
+    pair = item.build(models)
     pair.ours()                                                             # warms up
     (pair.part or pair.plain)()
     seconds = {"plain": [], "ours": []}
     for _ in range(repeats):
         for side, taken in seconds.items():
-            taken.append(seconds_of(getattr(pair, side), world.device))
+            taken.append(seconds_of(getattr(pair, side), models.device))
     del pair
-    give_back(world.device)
-    gib = {side: peak_in_own_process(name, side, world) for side in seconds}
-    ratios = [slow / fast for slow, fast in zip(seconds["plain"], seconds["ours"], strict=True)]
+    give_back(models.device)
+    gib = {side: peak_in_own_process(name, side, models) for side in seconds}
     say(f"{name}: plain {statistics.median(seconds['plain']):.3g} s, ours {statistics.median(seconds['ours']):.3g} s")
-    return {"what": item.what.format(prompts=world.prompts, faces=world.faces), "side": world.side,
-            "target": item.target, "time_ratio": spread(ratios), "memory_ratio": gib["ours"] / gib["plain"],
+    return {"what": item.what.format(prompts=models.prompts, faces=models.faces), "side": models.side,
+            "target": item.target, **figures(seconds, gib)}
+
+
+def figures(seconds: dict[str, list[float]], gib: dict[str, float]) -> dict:
+    """What both sides took, and how much less ours did: seconds by the pairs of runs that were neighbours."""
+    ratios = [slow / fast for slow, fast in zip(seconds["plain"], seconds["ours"], strict=True)]
+    return {"time_ratio": spread(ratios), "memory_ratio": gib["ours"] / gib["plain"],
             **{side: {"seconds": spread(taken), "all_seconds": taken, "gib": gib[side]} for side, taken in seconds.items()}}
 
 
@@ -170,7 +177,7 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_in_own_process(name: str, side: str, world: World) -> float:
+def peak_in_own_process(name: str, side: str, models: Models) -> float:
     """GiB that one side of an item needs at most, above what the process holds with its models loaded.
 
     Raises:
@@ -181,25 +188,25 @@ def peak_in_own_process(name: str, side: str, world: World) -> float:
     context.set_forkserver_preload(["benchmarks.items", "benchmarks.kmeans", "matplotlib.figure"])
     with ProcessPoolExecutor(1, context) as pool:
         try:
-            return pool.submit(peak_gib, name, side, replace(world)).result()
+            return pool.submit(peak_gib, name, side, replace(models)).result()
         except BrokenProcessPool as error:
             raise UserError(f"{name}: the process that measured the memory of the {side} side was ended; give it more "
                             "memory, or measure smaller sizes with --quick") from error
 
 
-def peak_gib(name: str, side: str, world: World) -> float:
+def peak_gib(name: str, side: str, models: Models) -> float:
     """GiB of this process at most while one side runs, above those before."""
-    pair = ITEMS[name].build(world)
+    pair = ITEMS[name].build(models)
     run = (pair.part or pair.plain) if side == "plain" else pair.ours
-    give_back(world.device)                                                 # what only loading needed
-    if world.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(world.device)
+    give_back(models.device)                                                 # what only loading needed
+    if models.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(models.device)
     elif sys.platform == "linux":
         Path("/proc/self/clear_refs").write_text("5")                       # the peak starts again here
-    before = memory(world.device)
+    before = memory(models.device)
     run()
-    wait(world.device)
-    return (memory(world.device) - before) / 2**30
+    wait(models.device)
+    return (memory(models.device) - before) / 2**30
 
 
 def give_back(device: torch.device) -> None:
@@ -212,25 +219,28 @@ def give_back(device: torch.device) -> None:
 
 
 def measure_kmeans(quick: bool) -> dict:
-    """Clustering, see kmeans.py; both sides run on the CPU, and it is the clusters' inertia that must agree.
+    """Clustering, see kmeans.py; both sides run on the CPU, and it is the clusters' inertia that must agree."""
+    say(f"{KMEANS}: measuring")
+    faces, runs = (4, 2) if quick else (100, 10)
+    row = kmeans_row(kmeans.compare(kmeans.published_points(faces), REGIONS, runs))
+    say(f"{KMEANS}: plain {row['plain']['seconds']['median']:.3g} s, ours {row['ours']['seconds']['median']:.3g} s")
+    return row
+
+
+def kmeans_row(found: dict) -> dict:
+    """What `kmeans.compare` found, as of the other items.
 
     Raises:
         UserError: our clusters are looser.
     """
-    say(f"{KMEANS}: measuring")
-    faces, runs = (4, 2) if quick else (100, 10)
-    points = kmeans.published_points(faces)
-    found = kmeans.compare(points, REGIONS, runs)
     looser = found["inertia_ratio_of_our_worst"] - 1
     if not looser <= LOOSER:
-        raise UserError(f"{KMEANS}: the inertia of our clusters is {looser:.1%} above the best of {runs} full runs, but at "
-                        f"most {LOOSER:.0%} is allowed; look at both with: python -m benchmarks.kmeans")
-    say(f"{KMEANS}: plain {found['seconds_full']:.3g} s, ours {found['seconds_ours']:.3g} s")
-    return {"what": f"k-means of {len(points):,} points, plain: {runs} full runs", "side": None, "target": "20; 0.4",
-            "time_ratio": spread([found["speedup"]]), "memory_ratio": found["gib_ours"] / found["gib_full"],
-            **{side: {"seconds": spread([found[f"seconds_{key}"]]), "all_seconds": [found[f"seconds_{key}"]],
-                      "gib": found[f"gib_{key}"]} for side, key in (("plain", "full"), ("ours", "ours"))},
-            "largest_difference": looser, "tolerance": LOOSER}
+        raise UserError(f"{KMEANS}: the inertia of our clusters is {looser:.1%} above the best of {found['full_runs']} "
+                        f"full runs, but at most {LOOSER:.0%} is allowed; look at both with: python -m benchmarks.kmeans")
+    return {"what": f"k-means of {found['points'][0]:,} points, plain: {found['full_runs']} full runs", "side": None,
+            "target": "20; 0.4", "largest_difference": looser, "tolerance": LOOSER,
+            **figures({"plain": [found["seconds_full"]], "ours": [found["seconds_ours"]]},
+                      {"plain": found["gib_full"], "ours": found["gib_ours"]})}
 
 
 # --- scaling
@@ -245,15 +255,15 @@ def scaling(quick: bool, device: torch.device) -> dict[str, dict[str, list[float
     if quick:
         sides, step_side, note = sides[:3], 64, ", thin networks"
 
-    def world(side: int) -> World:
-        return World(side, device, thin=quick)
+    def models(side: int) -> Models:
+        return Models(side, device, thin=quick)
 
     panels: dict[str, tuple[Sequence[int], Callable[[int], Pair]]] = {
-        f"side of the picture (a step{note})": (sides, lambda side: step_image(world(side))),
+        f"side of the picture (a step{note})": (sides, lambda side: step_image(models(side))),
         f"regions (assigning and means{note})": (
-            (5, 10, 20, 50, 100, 200), lambda number: regions(world(BLEND_SIDE), number)),
+            (5, 10, 20, 50, 100, 200), lambda number: regions(models(BLEND_SIDE), number)),
         f"prompts (a step at {step_side} px{note})": (
-            (1, 2, 4, 8), lambda count: training_step(world(step_side), PROCESSES // count, count, "text")),
+            (1, 2, 4, 8), lambda count: training_step(models(step_side), PROCESSES // count, count, "text")),
     }
     found = {}
     for title, (sizes, build) in panels.items():
@@ -309,14 +319,13 @@ def _read(path: str) -> str:
 
 def table(items: dict[str, dict]) -> str:
     """Markdown, a row for each item."""
-    head = ("what", "px", "plain, s", "ours, s", "times faster (min to max)", "plain, GiB", "ours, GiB",
-            "share of memory", "target")
-    rows = [(item["what"], str(item["side"] or ""),
-             *(f"{item[side]['seconds']['median']:.3g}" for side in ("plain", "ours")),
-             "{median:.2f} ({min:.2f} to {max:.2f})".format(**item["time_ratio"]),
-             *(f"{item[side]['gib']:.3g}" for side in ("plain", "ours")), f"{item['memory_ratio']:.2f}",
-             item["target"]) for item in items.values()]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+    columns = {"side": ("px", ""), "plain_s": ("plain, s", ".3g"), "ours_s": ("ours, s", ".3g"),
+               "faster": ("times faster (min to max)", ""), "plain_gib": ("plain, GiB", ".3g"),
+               "ours_gib": ("ours, GiB", ".3g"), "memory_ratio": ("share of memory", ".2f"), "target": ("target", "")}
+    rows = {item["what"]: {**item, "faster": "{median:.2f} ({min:.2f} to {max:.2f})".format(**item["time_ratio"]),
+                           **{f"{side}_s": item[side]["seconds"]["median"] for side in ("plain", "ours")},
+                           **{f"{side}_gib": item[side]["gib"] for side in ("plain", "ours")}} for item in items.values()}
+    return markdown(rows, "what", columns)
 
 
 def write(report: dict, folder: Path) -> None:
@@ -328,8 +337,8 @@ def write(report: dict, folder: Path) -> None:
     where = (f"{said['gpu'] or said['cpu']}, {said['threads']} threads on {said['cores']} cores, "
              f"{said['ram_gib']:.0f} GiB; torch {report['versions']['torch']}; commit {report['commit']}")
     page = f"{table(report['items'])}\n\n{notes} {where}.\n"
-    write_atomically(folder / "benchmark.json", lambda path: path.write_text(json.dumps(report, indent=1)))
-    write_atomically(folder / "benchmark.md", lambda path: path.write_text(page))
+    write_text(folder / "benchmark.json", json.dumps(report, indent=1))
+    write_text(folder / "benchmark.md", page)
 
 
 def with_kept_memory() -> None:

@@ -1,5 +1,6 @@
 """Shared helpers: arrays of the published program, and the comparison that their tolerances are stated for."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,21 +16,24 @@ from attention.method.regions import RegionClusters, fit_kmeans, region_points
 from attention.worlds.base import Part, WorldEntry
 from attention.worlds.world import World
 
-SHARED = Path(__file__).resolve().parents[2] / "shared"         # beside the repository, no part of it
+GOLDEN, FORMATS = (Path(__file__).parent / name for name in ("golden", "formats"))
 
 
 @pytest.fixture(scope="session")
 def golden() -> Callable[[str], dict[str, Tensor]]:
-    """golden("generator_32") gives the arrays of ../shared/golden/generator_32.npz as tensors (texts stay arrays)."""
+    """golden("generator_32") gives the arrays of golden/generator_32.npz as tensors (texts stay arrays)."""
 
     def load(name: str) -> dict[str, Tensor]:
-        path = SHARED / "golden" / f"{name}.npz"
-        if not path.exists():
-            pytest.skip(f"{path} is not there: it holds what the published program computes, beside this repository")
-        with np.load(path) as arrays:
+        with np.load(GOLDEN / f"{name}.npz") as arrays:
             return {key: torch.tensor(array) if array.dtype.kind in "fiub" else array for key, array in arrays.items()}
 
     return load
+
+
+def published_tensors(name: str) -> dict[str, dict]:
+    """Name -> "shape", "dtype" and, of a mapper, "used_in_forward", of every tensor of formats/NAME.json."""
+    tensors: dict[str, dict] = json.loads((FORMATS / f"{name}.json").read_text())
+    return tensors
 
 
 def assert_close_to_max(actual: Tensor, expected: Tensor, tolerance: float) -> None:

@@ -38,7 +38,7 @@ class Released:
     """Our attention with a golden file's weights and inputs, run up to the mask."""
 
     def __init__(self, data):
-        self.data = data = {name: torch.as_tensor(value) for name, value in data.items()}
+        self.data = data
         channels = {side: data[f"feature_{index:02}"].shape[1] for side, index in ((4, 0), (8, 2), (16, 5), (32, 8))}
         layers = synthesis_layers(int(data["config/size"]), channels)
         self.module = SpatialAttention(layers, data["const_input"].shape[1], int(data["config/clip_dim"]),
@@ -62,37 +62,24 @@ class Released:
             assert_close_to_max(gradient, self.data[key].reshape(gradient.shape), 1e-4)
 
 
-@pytest.fixture(params=GOLDEN_FILES)
-def released(request, golden):
-    return Released(golden(request.param))
-
-
-def test_attention_is_the_released_one(released):
-    assert_close_to_max(released.attention[:, 0], released.data["each_attention_map"], 2e-5)
-
-
-def test_mask_is_the_released_one_in_training_and_in_the_demo(released):
-    mask = gate(released.pooled, straight_through=True)
-    assert_close_to_max(mask, released.data["final_attention_map"], 2e-5)
-    mask = gate(released.pooled, threshold=float(released.data["demo/attention_threshold"]))
-    assert_close_to_max(mask, released.data["demo/final_attention_map"], 2e-5)
-
-
-def test_gradients_through_the_losses_are_the_released_ones(released):
-    (attention_budget(released.attention, released.labels, released.num_regions)
-     + region_consistency(released.attention, released.labels, released.num_regions)).backward()
-    released.compare_gradients("S1")
-
-
-def test_gradients_through_the_gate_are_the_released_ones(released):
-    (gate(released.pooled, straight_through=True) * released.data["weight_final"]).sum().backward()
-    released.compare_gradients("S2")
-
-
-def test_every_released_attention_tensor_but_the_noise_has_one_place(released):
+@pytest.mark.parametrize("name", GOLDEN_FILES)
+def test_attention_masks_gradients_and_the_names_of_weights_are_the_released_ones(name, golden):
+    released = Released(golden(name))
     theirs = [key[3:] for key in released.data if key.startswith(("sd/attention_", "sd/initial_bias"))]
     assert set(released.names) == set(released.module.state_dict())
     assert sorted(released.names.values()) == sorted(key for key in theirs if not key.endswith("noise.weight"))
+    assert_close_to_max(released.attention[:, 0], released.data["each_attention_map"], 2e-5)
+    mask = gate(released.pooled, straight_through=True)
+    assert_close_to_max(mask, released.data["final_attention_map"], 2e-5)
+    in_demo = gate(released.pooled, threshold=float(released.data["demo/attention_threshold"]))
+    assert_close_to_max(in_demo, released.data["demo/final_attention_map"], 2e-5)
+
+    (mask * released.data["weight_final"]).sum().backward(retain_graph=True)
+    released.compare_gradients("S2")
+    released.module.zero_grad()
+    (attention_budget(released.attention, released.labels, released.num_regions)
+     + region_consistency(released.attention, released.labels, released.num_regions)).backward()
+    released.compare_gradients("S1")
 
 
 # --- the module
@@ -111,15 +98,15 @@ def test_text_convolution_is_the_formula():
     torch.testing.assert_close(conv(x, text), expected)
 
 
-@pytest.mark.parametrize("map_size", (4, 16, 32))
-def test_resizing_early_equals_resizing_late(map_size):
-    attention = small_attention(map_size)
-    constant, features, text = random_inputs(texts=2)
-    maps = [constant] + [feature for layer, feature in zip(LAYERS, features, strict=True) if layer.kind == "conv"]
-    late = [F.interpolate(head(x, text), size=map_size, mode="nearest")
-            for head, x in zip(attention.heads, maps, strict=True)]
-    expected = attention.last(torch.cat(late, dim=1), text) + attention.initial
-    torch.testing.assert_close(attention(constant, features, text), expected)
+def test_resizing_early_equals_resizing_late():
+    for map_size in (4, 16, 32):
+        attention = small_attention(map_size)
+        constant, features, text = random_inputs(texts=2)
+        maps = [constant] + [feature for layer, feature in zip(LAYERS, features, strict=True) if layer.kind == "conv"]
+        late = [F.interpolate(head(x, text), size=map_size, mode="nearest")
+                for head, x in zip(attention.heads, maps, strict=True)]
+        expected = attention.last(torch.cat(late, dim=1), text) + attention.initial
+        torch.testing.assert_close(attention(constant, features, text), expected)
 
 
 def test_one_source_with_many_texts_is_that_source_repeated():
@@ -171,11 +158,11 @@ def test_attention_below_the_threshold_becomes_zero_and_the_rest_stays():
         assert torch.equal(threshold_attention(attention, 0.8, straight_through), expected)
 
 
-@pytest.mark.parametrize("straight_through, gradient", [(True, [1, 1]), (False, [0, 1])])
-def test_only_straight_through_lets_gradient_pass_below_the_threshold(straight_through, gradient):
-    attention = torch.tensor([[[[0.1, 0.9]]]], requires_grad=True)
-    threshold_attention(attention, 0.8, straight_through).sum().backward()
-    assert attention.grad.flatten().tolist() == gradient
+def test_only_straight_through_lets_gradient_pass_below_the_threshold():
+    for straight_through, gradient in ((True, [1, 1]), (False, [0, 1])):
+        attention = torch.tensor([[[[0.1, 0.9]]]], requires_grad=True)
+        threshold_attention(attention, 0.8, straight_through).sum().backward()
+        assert attention.grad.flatten().tolist() == gradient
 
 
 def test_blur_is_a_gaussian_of_sigma_1_1():
@@ -196,7 +183,7 @@ def test_coverage_moves_the_threshold_from_1_to_three_quarters():
     assert [threshold_for(coverage) for coverage in (0, 0.8, 1)] == pytest.approx([1, 0.8, 0.75])
 
 
-@pytest.mark.parametrize("coverage", (-0.1, 1.1, float("nan")))
-def test_coverage_outside_its_range_is_refused(coverage):
-    with pytest.raises(UserError, match="coverage"):
-        threshold_for(coverage)
+def test_coverage_outside_its_range_is_refused():
+    for coverage in (-0.1, 1.1, float("nan")):
+        with pytest.raises(UserError, match="coverage"):
+            threshold_for(coverage)

@@ -10,6 +10,7 @@ from conftest import assert_close_to_max, tiny_editor
 from safetensors import safe_open
 
 from attention.baselines import (
+    FOLDER,
     METHODS,
     GlobalDirections,
     LatentMappers,
@@ -27,6 +28,7 @@ from attention.baselines.base import clip_distance, extended
 from attention.baselines.directions import NEUTRAL, SPREAD_FACES, SPREAD_SEED, STEP, channel_directions, channels
 from attention.baselines.latents import LatentMapper, train_mapper
 from attention.baselines.regional import EDITOR_KIND, PixelRegions, load_variant, variant_config
+from attention.config import parse_config
 from attention.errors import UserError
 from attention.files.safetensors import write_safetensors
 from attention.method.losses import attention_variation
@@ -34,6 +36,7 @@ from attention.method.regions import RegionClusters
 from attention.method.spatial_attention import blur_mask
 from attention.training.runs import build_editor
 from attention.worlds.drawn.faces import FaceParams
+from attention.worlds.drawn.truth import DrawnFaces
 from attention.worlds.registry import WORLDS, load_world
 from attention.worlds.world import World
 
@@ -64,24 +67,20 @@ def editor():
 
 
 @pytest.fixture(scope="module")
-def domain(editor):
+def world(editor):
     """The tiny generator in the place of the drawn one, without augmented views, in float32."""
-    entry = replace(WORLDS["drawn"], views=None, settings={}, prompts=PROMPTS)
-    world = World("drawn", entry, editor.generator, "of the tests", torch.device("cpu"))
-    world.__dict__["clip"] = ToyCLIP()
-    return world
+    entry = replace(WORLDS["drawn"], views="plain", settings={}, prompts=PROMPTS)
+    return World(entry, editor.generator, "of the tests", torch.device("cpu"), clip=ToyCLIP())
 
 
 @pytest.fixture(scope="module")
 def drawn():
-    if not WORLDS["drawn"].generator.exists():
-        pytest.skip("the drawn world is not built")
     return load_world("drawn", device="cpu")
 
 
 @pytest.fixture
 def faces(world):
-    return world.sample_w(2, seed=1), FaceParams.sample(2, seed=1)
+    return world.sample_w(2, seed=1), DrawnFaces(FaceParams.sample(2, seed=1))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +90,7 @@ def directions(world):
 
 @pytest.fixture
 def ready(world, editor, directions):
-    """ready(key): a method of the tiny domain; nothing of it is trained."""
+    """ready(key): a method of the tiny world; nothing of it is trained."""
 
     def make(key):
         torch.manual_seed(0)
@@ -107,29 +106,26 @@ def ready(world, editor, directions):
 # --- what all of them promise
 
 
-@pytest.mark.parametrize("key", METHODS)
-def test_a_default_is_one_of_five_rising_strengths(key, ready):
-    method = ready(key)
-    assert isinstance(method, Method) and method.key == key
-    assert method.strength in method.strengths and len(method.strengths) == 5
-    assert list(method.strengths) == sorted(method.strengths)
-    assert method.given_mask == (key == "true_part")
+def test_a_default_is_one_of_five_rising_strengths(ready):
+    for key in METHODS:
+        method = ready(key)
+        assert isinstance(method, Method) and method.key == key
+        assert method.strength in method.strengths and len(method.strengths) == 5, key
+        assert list(method.strengths) == sorted(method.strengths), key
+        assert method.given_mask == (key == "true_part"), key
 
 
-@pytest.mark.parametrize("key", METHODS)
-def test_strength_zero_gives_the_source(key, world, ready, faces):
+def test_strength_zero_gives_the_source_and_more_is_more_change(world, ready, faces):
     w, params = faces
-    image, _ = ready(key).edit(w, "red hair", 0.0, params)
-    assert not image.requires_grad
-    assert_close_to_max(image, world.picture(w), 2e-5)
-
-
-@pytest.mark.parametrize("key", [key for key in METHODS if key != "nothing"])
-def test_more_strength_is_more_change(key, world, ready, faces):
-    w, params = faces
-    method, source = ready(key), world.picture(w)
-    weak, strong = (method.edit(w, "red hair", method.strengths[end], params)[0] for end in (0, -1))
-    assert 0 < (weak - source).square().mean() < (strong - source).square().mean()
+    source = world.picture(w)
+    for key in METHODS:
+        method = ready(key)
+        none, weak, strong = (method.edit(w, "red hair", strength, params)[0]
+                              for strength in (0.0, method.strengths[0], method.strengths[-1]))
+        assert not none.requires_grad, key
+        assert_close_to_max(none, source, 2e-5)
+        if key != "nothing":
+            assert 0 < (weak - source).square().mean() < (strong - source).square().mean(), key
 
 
 def test_pictures_change_with_other_faces_of_the_same_number(world, editor, ready, faces):
@@ -301,34 +297,50 @@ def test_measured_and_loaded_directions_edit_the_same(world, directions, faces, 
         assert_close_to_max(loaded, own_image, 0.01)
 
 
-@pytest.mark.parametrize("variant", [PixelAttention, WithoutAttention])
-def test_a_saved_and_loaded_variant_edits_the_same(variant, drawn, tmp_path):
-    made = build_editor(variant_config(variant, drawn, seed=3), drawn, variant.regions(drawn)).eval()
-    tensors = {name: value.half() for name, value in made.state_dict().items() if name.startswith(variant.saved)}
-    write_safetensors(tmp_path / f"{variant.key}.safetensors", tensors,
-                      {"kind": EDITOR_KIND, "generator_hash": drawn.generator_hash})
-    w, params = drawn.sample_w(1, 0), FaceParams.sample(1, 0)
-    image, mask = METHODS[variant.key](drawn, tmp_path).edit(w, "red hair", 0.1, params)
-    expected, expected_mask = variant(drawn, made).edit(w, "red hair", 0.1, params)
-    assert_close_to_max(image, expected, 0.01)
-    assert (mask is None) == (expected_mask is None) == (variant is WithoutAttention)
+def test_a_saved_and_loaded_variant_edits_the_same(drawn, tmp_path):
+    w, params = drawn.sample_w(1, 0), DrawnFaces(FaceParams.sample(1, 0))
+    for variant in (PixelAttention, WithoutAttention):
+        made = build_editor(variant_config(variant, drawn, seed=3), drawn, variant.regions(drawn)).eval()
+        tensors = {name: value.half() for name, value in made.state_dict().items() if name.startswith(variant.saved)}
+        write_safetensors(tmp_path / f"{variant.key}.safetensors", tensors,
+                          {"kind": EDITOR_KIND, "generator_hash": drawn.generator_hash})
+        image, mask = METHODS[variant.key](drawn, tmp_path).edit(w, "red hair", 0.1, params)
+        expected, expected_mask = variant(drawn, made).edit(w, "red hair", 0.1, params)
+        assert_close_to_max(image, expected, 0.01)
+        assert (mask is None) == (expected_mask is None) == (variant is WithoutAttention)
 
 
-@pytest.mark.parametrize("key", TRAINED)
-def test_a_missing_a_cut_and_a_foreign_file_are_one_sentence_with_the_command(key, drawn, tmp_path):
-    path = tmp_path / f"{key}.safetensors"
-    with pytest.raises(UserError, match=f"{key}.safetensors is not a file.*fit --only {key}$"):
-        METHODS[key](drawn, tmp_path)
-    path.write_bytes(b"half a file")
-    with pytest.raises(UserError, match=f"{key}.safetensors is not a complete safetensors file.*fit --only {key}$"):
-        METHODS[key](drawn, tmp_path)
-    kind = {"mapper": "where2edit latent mappers", "directions": "where2edit channel directions"}.get(key, EDITOR_KIND)
-    write_safetensors(path, {"odd": torch.zeros(2)}, {"kind": kind, "generator_hash": "abc"})
-    with pytest.raises(UserError, match=f"the generator abc.*fit --only {key}$"):
-        METHODS[key](drawn, tmp_path)
-    write_safetensors(path, {"odd": torch.zeros(2)}, {"kind": kind, "generator_hash": drawn.generator_hash})
-    with pytest.raises(UserError, match=f"{key}.safetensors .*fit --only {key}$"):
-        METHODS[key](drawn, tmp_path)
+def test_a_missing_a_cut_and_a_foreign_file_are_one_sentence_with_the_command(drawn, tmp_path):
+    for key in TRAINED:
+        path = tmp_path / f"{key}.safetensors"
+        kind = {"mapper": "where2edit latent mappers", "directions": "where2edit channel directions"}.get(key, EDITOR_KIND)
+
+        def refused(told, key=key):
+            with pytest.raises(UserError, match=f"{told}.*fit --only {key}$"):
+                METHODS[key](drawn, tmp_path)
+
+        refused(f"{key}.safetensors is not a file")
+        path.write_bytes(b"half a file")
+        refused(f"{key}.safetensors is not a complete safetensors file")
+        write_safetensors(path, {"odd": torch.zeros(2)}, {"kind": kind, "generator_hash": "abc"})
+        refused("the generator abc")
+        write_safetensors(path, {"odd": torch.zeros(2)}, {"kind": kind, "generator_hash": drawn.generator_hash})
+        refused(f"{key}.safetensors ")
+
+
+def test_a_world_without_a_shipped_editor_and_one_of_another_generator_are_one_sentence(world, editor):
+    bare = World(replace(world.entry, editor=None), editor.generator, "", torch.device("cpu"))
+    for key in ("ours", "true_part"):
+        with pytest.raises(UserError, match=f"no editor is shipped for the world drawn, but {key} .*--domain drawn$"):
+            METHODS[key](bare, FOLDER)
+        with pytest.raises(UserError, match=f"but drawn has of the tests; leave {key} out"):
+            METHODS[key](world, FOLDER)
+
+
+def test_every_world_has_folders_of_its_own():
+    for domain, name in (("drawn", "drawn"), ("my/cars.toml", "cars")):
+        config = parse_config(fit.FitConfig, ["--domain", domain], None, fit.own_folders)
+        assert config.folder == FOLDER / name and config.run.name == name
 
 
 def test_a_variant_that_was_stopped_in_training_is_not_shipped(drawn, tmp_path, monkeypatch):

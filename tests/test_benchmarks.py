@@ -9,13 +9,15 @@ import torch.nn.functional as F
 from conftest import assert_close_to_max
 
 from attention.errors import UserError
-from benchmarks import kmeans, plain, run
-from benchmarks.items import ITEMS, Item, Pair, World, largest_difference
+from benchmarks import plain, run, training_step
+from benchmarks.items import ITEMS, Item, Models, Pair, largest_difference
+
+MAPPERS = ("mapper_a7c7", "mapper_a9c4", "mapper_a7c10_empty")
 
 
 @pytest.fixture(scope="module")
-def world():
-    return World(64, torch.device("cpu"), prompts=2, faces=2, thin=True, exact=True)
+def models():
+    return Models(64, torch.device("cpu"), prompts=2, faces=2, thin=True, exact=True)
 
 
 # --- the plain side against arrays of the published program
@@ -46,7 +48,7 @@ def test_plain_latents_are_the_published_ones(golden):
     assert_close_to_max(plain.latents_of(world, data["z"]), data["A/latent"], 2e-5)
 
 
-@pytest.mark.parametrize("name", ["mapper_a7c7", "mapper_a9c4", "mapper_a7c10_empty"])
+@pytest.mark.parametrize("name", MAPPERS)
 def test_plain_mapper_and_attention_give_the_published_styles_maps_and_gradients(golden, name):
     data = golden(name)
     weights = {key[3:]: value.requires_grad_() for key, value in data.items() if key.startswith("sd/")}
@@ -88,14 +90,14 @@ def test_plain_clip_input_is_the_published_one(golden):
 
 
 @pytest.mark.parametrize("name", ITEMS)
-def test_our_form_gives_the_results_and_gradients_of_the_plain_one(name, world):
-    pair = ITEMS[name].build(world)
+def test_our_form_gives_the_results_and_gradients_of_the_plain_one(name, models):
+    pair = ITEMS[name].build(models)
     difference, where = largest_difference(pair.ours(), pair.plain())
     assert difference <= ITEMS[name].tolerance, where
 
 
-def test_the_gate_opens_and_closes_where_results_are_compared(world):
-    means = ITEMS["attention"].build(world).ours()["means"]
+def test_the_gate_opens_and_closes_where_results_are_compared(models):
+    means = ITEMS["attention"].build(models).ours()["means"]
     assert (means < plain.THRESHOLD).any() and (means > plain.THRESHOLD).any()
 
 
@@ -103,52 +105,45 @@ def test_the_gate_opens_and_closes_where_results_are_compared(world):
 
 
 def item(plainly, ours):
-    return Item("test", lambda world: Pair(lambda: {"y": plainly()}, lambda: {"y": ours()}), tolerance=1e-3)
+    return Item("test", lambda models: Pair(lambda: {"y": plainly()}, lambda: {"y": ours()}), tolerance=1e-3)
 
 
-def test_sides_that_disagree_are_not_timed(world):
+def test_sides_that_disagree_are_not_timed(models):
     right, wrong = torch.ones(3), torch.tensor([1.0, 1.0, 1.01])
-    assert run.check("some", item(lambda: right, lambda: right + 1e-6), world) < 1e-5
+    assert run.check("some", item(lambda: right, lambda: right + 1e-6), models) < 1e-5
     with pytest.raises(UserError, match=r"some: ours differs .* by 1\.0e-02 in y"):
-        run.check("some", item(lambda: right, lambda: wrong), world)
-    broken = Item("test", lambda world: Pair(lambda: {"a": right, "b": right},
+        run.check("some", item(lambda: right, lambda: wrong), models)
+    broken = Item("test", lambda models: Pair(lambda: {"a": right, "b": right},
                                              lambda: {"a": right, "b": right * torch.nan}), tolerance=1e-3)
     with pytest.raises(UserError, match="by inf in b"):
-        run.check("some", broken, world)
+        run.check("some", broken, models)
 
 
-def test_the_peak_is_what_a_side_needs_for_a_moment(world, monkeypatch):
+def test_the_peak_is_what_a_side_needs_for_a_moment(models, monkeypatch):
     def needs(mib):
         return lambda: torch.ones(mib, 2**18).sum()     # rows of one MiB, gone again when this returns
 
     monkeypatch.setitem(ITEMS, "test", item(needs(96), needs(32)))
-    assert run.peak_gib("test", "plain", world) * 1024 == pytest.approx(96, abs=8)
-    assert run.peak_gib("test", "ours", world) * 1024 == pytest.approx(32, abs=8)
+    assert run.peak_gib("test", "plain", models) * 1024 == pytest.approx(96, abs=8)
+    assert run.peak_gib("test", "ours", models) * 1024 == pytest.approx(32, abs=8)
 
 
-def test_the_ratio_is_the_median_over_neighbouring_runs(world, monkeypatch):
-    seconds = iter([6.0, 2.0, 30.0, 3.0, 8.0, 2.0])     # plain, ours, plain, ours, ...
-    monkeypatch.setattr(run, "seconds_of", lambda side, device: next(seconds))
-    monkeypatch.setattr(run, "peak_in_own_process", lambda name, side, world: {"plain": 3.0, "ours": 0.5}[side])
-    found = run.measure("test", item(lambda: torch.ones(1), lambda: torch.ones(1)), world, repeats=3)
+def test_the_ratio_is_the_median_over_neighbouring_runs():
+    found = run.figures({"plain": [6.0, 30.0, 8.0], "ours": [2.0, 3.0, 2.0]}, {"plain": 3.0, "ours": 0.5})
     assert found["time_ratio"] == {"median": 4.0, "min": 3.0, "max": 10.0} and found["memory_ratio"] == pytest.approx(1 / 6)
     assert found["plain"]["seconds"]["median"] == 8.0 and found["ours"]["all_seconds"] == [2.0, 3.0, 2.0]
 
 
-def test_looser_clusters_are_not_timed(monkeypatch):
-    found = {"seconds_full": 30.0, "seconds_ours": 2.0, "speedup": 15.0, "gib_full": 1.0, "gib_ours": 0.25,
-             "inertia_ratio_of_our_worst": 1.005}
-    monkeypatch.setattr(kmeans, "published_points", lambda faces: [])
-    monkeypatch.setattr(kmeans, "compare", lambda *arguments: found)
-    row = run.measure_kmeans(quick=True)
+def test_looser_clusters_are_refused():
+    found = {"points": (8192, 576), "full_runs": 2, "seconds_full": 30.0, "seconds_ours": 2.0, "gib_full": 1.0,
+             "gib_ours": 0.25, "inertia_ratio_of_our_worst": 1.005}
+    row = run.kmeans_row(found)
     assert row["time_ratio"]["median"] == 15.0 and row["plain"]["seconds"]["median"] == 30.0 and row["memory_ratio"] == 0.25
-    found["inertia_ratio_of_our_worst"] = 1.02
     with pytest.raises(UserError, match=r"2\.0% above the best of 2 full runs"):
-        run.measure_kmeans(quick=True)
+        run.kmeans_row({**found, "inertia_ratio_of_our_worst": 1.02})
 
 
-def test_the_command_writes_the_same_ratios_for_people_and_programs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(run, "peak_in_own_process", lambda name, side, world: {"plain": 3.0, "ours": 0.5}[side])
+def test_the_command_writes_the_same_ratios_for_people_and_programs(tmp_path, capsys):
     path = run.main(["--quick", "--only", "clip_input", "--device", "cpu", "--out", str(tmp_path)])
     report = json.loads(path.read_text())
     assert list(report["items"]) == ["clip_input"] and report["machine"]["cores"] and report["versions"]["torch"]
@@ -156,7 +151,14 @@ def test_the_command_writes_the_same_ratios_for_people_and_programs(tmp_path, mo
     ratios = sorted(slow / fast for slow, fast in zip(found["plain"]["all_seconds"], found["ours"]["all_seconds"],
                                                       strict=True))
     assert found["time_ratio"]["min"] == ratios[0] and found["largest_difference"] <= found["tolerance"]
+    assert found["memory_ratio"] == found["ours"]["gib"] / found["plain"]["gib"] < 1
     row = (tmp_path / "benchmark.md").read_text().splitlines()[2]
     assert row in capsys.readouterr().out
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells[4].startswith(f"{found['time_ratio']['median']:.2f} (") and cells[7] == "0.17"
+    assert cells[4].startswith(f"{found['time_ratio']['median']:.2f} (") and cells[7] == f"{found['memory_ratio']:.2f}"
+
+
+@pytest.mark.slow
+def test_a_step_at_the_published_widths_is_measured(capsys):
+    report = training_step.main(["--side", "64", "--batch_size", "2", "--device", "cpu"])
+    assert report["seconds_a_step"] > 0 and json.loads(capsys.readouterr().out) == report

@@ -1,12 +1,13 @@
 """The comparison of methods: who preserves more at equal success, and the command itself."""
 
-import dataclasses
 import json
+from dataclasses import replace
 
 import pytest
 
-from attention.config import TrainConfig
 from attention.errors import UserError
+from attention.method.losses import TERMS
+from attention.worlds.registry import WORLDS
 from benchmarks import ablations, compare
 
 
@@ -69,18 +70,26 @@ def test_the_command_finds_ours_between_the_floor_and_the_ceiling(tmp_path):
         compare.main(["--only", "ours", *settings[:2], "--faces", "3", *settings[4:]])
 
 
-@pytest.mark.parametrize("words, told", [(["--only", "ours,magic"], "'magic'.*mapper"), (["--prompts", "wings"], "'wings'"),
-                                         (["--only", "mapper", "--checkpoints", "nowhere"], "baselines.fit --only mapper")])
-def test_mistakes_are_named(words, told):
-    with pytest.raises(UserError, match=told):
-        compare.main([*words, "--device", "cpu"])
+def test_mistakes_are_named():
+    for words, told in ((["--only", "ours,magic"], "'magic'.*mapper"), (["--prompts", "wings"], "'wings'"),
+                        (["--only", "mapper", "--checkpoints", "nowhere"], "baselines.fit --only mapper"),
+                        (["--domain", "mine"], "--domain is 'mine', expected one of")):
+        with pytest.raises(UserError, match=told):
+            compare.main([*words, "--device", "cpu"])
 
 
-@pytest.mark.parametrize("content", ['{"faces": 64', "[1]", '{"faces": 64}'])
-def test_a_garbled_earlier_comparison_is_named(content, tmp_path):
-    (tmp_path / "comparison.json").write_text(content)
-    with pytest.raises(UserError, match=r"comparison\.json cannot be read.*--results"):
-        compare.main(["--only", "nothing", "--device", "cpu", "--results", str(tmp_path)])
+def test_a_world_without_the_truth_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], truth=None))
+    with pytest.raises(UserError, match="nothing is known of the faces of drawn"):
+        compare.main(["--device", "cpu", "--results", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_garbled_earlier_comparison_is_named(tmp_path):
+    for content in ('{"faces": 64', "[1]", '{"faces": 64}'):
+        (tmp_path / "comparison.json").write_text(content)
+        with pytest.raises(UserError, match=r"comparison\.json cannot be read.*--results"):
+            compare.main(["--only", "nothing", "--device", "cpu", "--results", str(tmp_path)])
 
 
 def test_a_file_in_place_of_a_folder_is_named_by_its_flag(tmp_path):
@@ -91,14 +100,11 @@ def test_a_file_in_place_of_a_folder_is_named_by_its_flag(tmp_path):
 
 
 def test_every_ablation_leaves_out_the_term_that_it_names():
-    flags = {"no consistency term": ["region_consistency"], "no budget term": ["attention_budget"],
+    names = {"no consistency term": ["region_consistency"], "no budget term": ["attention_budget"],
              "no area term": ["attention_area"], "no budget, no area": ["attention_budget", "attention_area"]}
-    weights = {"--lambda_ess": "region_consistency", "--lambda_sec": "attention_budget", "--lambda_area": "attention_area"}
-    helps = {f"--{field.name}": field.metadata.get("help", "") for field in dataclasses.fields(TrainConfig)}
-    assert "consistency" in helps["--lambda_ess"] and "budget" in helps["--lambda_sec"] and "area" in helps["--lambda_area"]
-    for name, terms in flags.items():
+    for name, terms in names.items():
         given = ablations.VARIANTS[name][2].split()
-        assert [weights[flag] for flag in given[::2]] == terms and set(given[1::2]) == {"0"}
+        assert given == [word for term in terms for word in (f"--{TERMS[term].flag}", "0")], name
 
 
 def test_an_unknown_ablation_is_answered_with_the_known_ones():

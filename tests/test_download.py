@@ -1,7 +1,6 @@
 """Published files arrive whole and verified or not at all. A server on this machine sends them; no test leaves it."""
 
 import hashlib
-import json
 import re
 import socket
 import threading
@@ -12,7 +11,7 @@ from unittest.mock import create_autospec
 import gdown
 import pytest
 import torch
-from conftest import SHARED
+from conftest import published_tensors
 from gdown.exceptions import DownloadError
 
 from attention.download import checks, main
@@ -221,12 +220,8 @@ def test_an_unconfirmed_hash_that_matches_needs_no_other_check(tmp_path):
 
 def published_layout(name: str) -> dict:
     """What the published file of this format holds, with one stored number a tensor."""
-    path = SHARED / "formats" / f"{name}.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not there")
-    tensors = json.loads(path.read_text())["tensors"]
     state = {key: torch.zeros((), dtype=getattr(torch, fact["dtype"])).expand(fact["shape"])
-             for key, fact in tensors.items()}
+             for key, fact in published_tensors(name).items()}
     return {"state_dict": state, "latent_avg": torch.zeros(18, 512), "opts": {}} if "e4e" in name else state
 
 
@@ -347,17 +342,6 @@ def test_every_published_file_has_a_source_and_something_to_verify_it_by():
         assert entry["sources"] and all(kind in (*FETCH, "page") for kind, _ in entry["sources"]), name
         confirmed = ("sha256" in entry or "sha256_prefix" in entry) and "hash_seen_in" not in entry
         assert confirmed or entry["check"] in checks(), name
-
-
-def test_the_manifest_states_the_known_facts():
-    if not (SHARED / "weights.json").exists():
-        pytest.skip("../shared/weights.json is not there")
-    facts = json.loads((SHARED / "weights.json").read_text())
-    del facts["_about"]
-    known = {name: {key: value for key, value in fact.items() if value is not None} for name, fact in facts.items()}
-    stated = {name: {key: value for key, value in [*entry.items(), *entry["sources"]]
-                     if key not in ("sources", "check", "then")} for name, entry in PUBLISHED.items()}
-    assert stated == known
 
 
 def table_row(name: str, entry: dict) -> str:

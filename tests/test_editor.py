@@ -20,7 +20,7 @@ def world():
 @torch.no_grad()
 def test_a_zero_mask_gives_the_source_bit_for_bit(world):
     editor, source, text = world
-    edit = editor.forward_with_mask(source, text, torch.zeros(3, 1, 16, 16), strength=1.0)
+    edit = editor.apply(source, editor.mapper(source.styles, text, 1.0), torch.zeros(3, 1, 16, 16))
     assert torch.equal(edit.image, source.image)
 
 
@@ -35,8 +35,9 @@ def test_strength_zero_gives_the_source_bit_for_bit(world):
 @torch.no_grad()
 def test_a_mask_of_ones_gives_the_plain_edit_bit_for_bit(world):
     editor, source, text = world
-    edit = editor.forward_with_mask(source, text, torch.ones(3, 1, 16, 16), strength=0.5)
-    plain = editor.generator.synthesis(editor.mapper(source.styles, text, 0.5)).image
+    styles = editor.mapper(source.styles, text, 0.5)
+    edit = editor.apply(source, styles, torch.ones(3, 1, 16, 16))
+    plain = editor.generator.synthesis(styles).image
     assert torch.equal(edit.image, plain) and not torch.equal(edit.image, source.image)
 
 
@@ -45,7 +46,7 @@ def test_pixels_beyond_the_reach_of_later_layers_do_not_change_at_all(world):
     editor, source, text = world
     mask = torch.zeros(3, 1, 16, 16)
     mask[:, :, 2:5, 2:5] = 1
-    edit = editor.forward_with_mask(source, text, mask, strength=1.0)
+    edit = editor.apply(source, editor.mapper(source.styles, text, 1.0), mask)
     changed = (edit.image != source.image).any(dim=1)
     # From 16 to 32 px: one up-convolution with its blur and one 3x3 convolution reach 4 px; the skip's blur less.
     possible = grow(torch.nn.functional.interpolate(mask, scale_factor=2)[:, 0] > 0, 4)
@@ -65,7 +66,7 @@ def test_one_source_with_many_texts_equals_one_edit_each(world):
 def test_straight_through_trains_attention_even_below_the_threshold(world):
     editor, source, text = world
     edit = editor(source, text, text, strength=1.0, threshold=1.1, straight_through=True)
-    assert edit.gated.abs().max() < 1e-6
+    assert edit.place.gated.abs().max() < 1e-6
     (edit.image * torch.linspace(-1, 1, 32)).sum().backward()
     assert editor.attention.initial.grad.abs() > 0
     editor.zero_grad(set_to_none=True)
@@ -74,6 +75,6 @@ def test_straight_through_trains_attention_even_below_the_threshold(world):
 @torch.no_grad()
 def test_attention_is_constant_inside_every_region(world):
     editor, source, text = world
-    _, attention = editor.attend(source, text)
+    attention = editor.locate(source, text).attention
     for values, labels in zip(attention[:, 0].numpy(), source.labels.numpy(), strict=True):
         assert max(np.ptp(values[labels == region]) for region in np.unique(labels)) == 0

@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,16 +11,17 @@ from PIL import Image
 
 from attention import evaluate
 from attention.errors import UserError
+from attention.evaluation import generated
 from attention.evaluation.metrics import grow
+from attention.evaluation.regions import best_union
 from attention.files.published import SHIPPED
 from attention.method.spatial_attention import threshold_for
 from attention.training.runs import load_run
 from attention.worlds.drawn.concepts import BY_PHRASE
 from attention.worlds.drawn.faces import FaceParams, draw_faces
-from attention.worlds.drawn.truth import _best_union, true_part
+from attention.worlds.drawn.truth import true_part
 from attention.worlds.registry import WORLDS
 
-built = pytest.mark.skipif(not (SHIPPED / "editor.safetensors").exists(), reason="the drawn world is not built")
 PROMPTS = ("purple hair", "big nose", "glasses")
 
 
@@ -41,14 +41,12 @@ def report(run):
     return json.loads((run / "metrics.json").read_text())
 
 
-@built
 def test_the_report_has_every_prompt_at_every_strength(report):
     assert [row["strength"] for row in report["sweep"]] == [0, 0.1]
     assert all(tuple(row["prompts"]) == PROMPTS for row in report["sweep"])
     assert report["prompts"] == report["sweep"][1]["prompts"] and report["mean"] == report["sweep"][1]["mean"]
 
 
-@built
 def test_strength_zero_changes_nothing_and_the_default_succeeds_in_the_right_place(report):
     nothing, edits = (row["mean"] for row in report["sweep"])
     assert nothing["success"] == nothing["collateral"] == 0 and nothing["psnr_outside"] == 80
@@ -56,7 +54,6 @@ def test_strength_zero_changes_nothing_and_the_default_succeeds_in_the_right_pla
     assert edits["change_inside"] > 20 * edits["change_outside"] and edits["iou"] == nothing["iou"] > 0.3
 
 
-@built
 def test_the_page_shows_the_figures_of_the_report(run, report):
     lines = (run / "metrics.md").read_text().splitlines()
     row = report["prompts"]["big nose"]
@@ -66,7 +63,6 @@ def test_the_page_shows_the_figures_of_the_report(run, report):
     assert sum(line.startswith("| strength |") for line in lines) == 1
 
 
-@built
 def test_the_pictures_are_whole_and_nothing_half_written_is_left(run):
     assert {path.name for path in run.iterdir()} == {"editor.safetensors", "metrics.json", "metrics.md", "edits.png",
                                                      "sweep.png"}
@@ -80,36 +76,35 @@ def test_the_seconds_are_the_median_without_the_run_that_warms_up(monkeypatch):
     def action():
         clock[0] += next(waits)
 
-    monkeypatch.setattr(evaluate.time, "perf_counter", lambda: clock[0])
-    assert evaluate.median_seconds(action) == 5
+    monkeypatch.setattr(generated.time, "perf_counter", lambda: clock[0])
+    assert generated.median_seconds(action) == 5
 
 
-@built
 @torch.no_grad()
 def test_edits_inside_stored_masks_are_the_editors_own():
     editor, world, _ = load_run(SHIPPED)
     sources = [editor.source(w) for w in world.sample_w(3, seed=5).split(2)]
-    maps = evaluate.gated_maps(editor, world, sources, "red hair", coverage=0.8)
-    edits = evaluate.edited(editor, world, sources, maps, "red hair", 0.2, "fp32")
+    places = generated.locate(editor, world, sources, "red hair", coverage=0.8)
+    edits = generated.edited(editor, world, sources, places, "red hair", 0.2, "fp32")
     text = world.clip.encode_text(["red hair"])
-    for source, gated, images in zip(sources, maps, edits.split(2), strict=True):
+    for source, place, images in zip(sources, places, edits.split(2), strict=True):
         texts = text.expand(len(source), -1)
         own = editor(source, texts, texts, 0.2, threshold_for(0.8))
-        assert torch.equal(own.image, images) and torch.equal(own.gated, gated)
+        assert torch.equal(own.image, images) and torch.equal(own.place.gated, place.gated)
 
 
-@pytest.mark.parametrize("text", ["", "0.1,", "0.1;0.2", "0.1,x", "0.1,-0.1", "1.5", "nan"])
-def test_a_wrong_list_of_strengths_is_one_sentence_with_an_example(text):
-    with pytest.raises(UserError, match=r"--strengths is .*separated by commas, as in"):
-        evaluate.parse_strengths(text)
+def test_a_wrong_list_of_strengths_is_one_sentence_with_an_example():
+    for text in ("", "0.1,", "0.1;0.2", "0.1,x", "0.1,-0.1", "1.5", "nan"):
+        with pytest.raises(UserError, match=r"--strengths is .*separated by commas, as in"):
+            generated.parse_strengths(text)
 
 
-def test_a_run_of_another_world_is_refused(monkeypatch, tmp_path):
-    world = SimpleNamespace(name="ffhq", entry=WORLDS["ffhq"])
-    monkeypatch.setattr(evaluate, "load_run", lambda *arguments: (None, world, None))
-    with pytest.raises(UserError, match=r"edits ffhq, .*--domain drawn"):
+def test_a_run_of_a_world_without_the_truth_is_refused_before_the_work(monkeypatch, tmp_path):
+    shutil.copyfile(SHIPPED / "editor.safetensors", tmp_path / "editor.safetensors")
+    monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], truth=None))
+    with pytest.raises(UserError, match=r"nothing is known of the faces of drawn .*--domain drawn"):
         evaluate.main(["--run", str(tmp_path)])
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["editor.safetensors"]
 
 
 def test_grow_equals_a_naive_loop():
@@ -127,7 +122,7 @@ def test_the_best_union_of_regions_equals_trying_every_union():
         rows = [row for row in range(6) if chosen >> row & 1]
         inside, size = counts[rows, 1].sum(), counts[rows].sum()
         best = max(best, inside / (counts[:, 1].sum() + size - inside))
-    assert abs(_best_union(counts, 1) - best) < 1e-12
+    assert abs(best_union(counts, 1) - best) < 1e-12
 
 
 def test_the_true_part_of_a_hair_colour_is_the_drawn_hair():

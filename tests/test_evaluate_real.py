@@ -16,14 +16,13 @@ from torch_fidelity import feature_extractor_inceptionv3 as inception_module
 
 from attention import evaluate_real
 from attention.errors import UserError
+from attention.evaluation import photos as evaluation
 from attention.evaluation import real
 from attention.evaluation.celeba_mask import PARTS, PUBLISHED_PROMPTS, CelebAMask, labels_of
 from attention.evaluation.real import distances, load_inception, overlap, picture_paths, read_pictures
 from attention.files.published import SHIPPED
 from attention.inversion import IRSE50, identity_similarity
-from attention.inversion.invert import invert
 from attention.training.runs import load_run
-from attention.worlds import registry as domains
 from attention.worlds.drawn.faces import PARTS as DRAWN_PARTS
 from attention.worlds.drawn.faces import FaceParams, draw_faces
 from attention.worlds.registry import WORLDS
@@ -34,9 +33,6 @@ PROMPTS = ("grey hair", "red lipstick", "glasses", "hair and lips")
 OWN_LABELS = {"background": (0,), "skin": (1,), "nose": (2,), "glasses": (3,), "eyes": (4, 5), "brows": (6, 7),
               "ears": (8, 9), "mouth": (10,), "lips": (11, 12), "hair": (13,), "earrings": (15,), "neck": (17,),
               "cloth": (18,)}
-
-needs_world = pytest.mark.skipif(not WORLDS["drawn"].generator.exists(), reason="the drawn world is not built")
-
 
 # --- a small folder as the data set has it
 
@@ -104,7 +100,7 @@ def run(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def world():
+def shipped():
     """The shipped editor and its world."""
     return load_run(SHIPPED, "cpu")[:2]
 
@@ -292,8 +288,8 @@ def weights(monkeypatch, tmp_path):
     """Flags of stand-ins for the recogniser and LPIPS: a small random IR-SE body, and a plain mean difference."""
     torch.manual_seed(0)
     recogniser = IRSE50(((16, 3), (16, 4), (24, 14), (32, 3))).requires_grad_(False).eval()
-    monkeypatch.setattr(evaluate_real, "load_recogniser", lambda path: recogniser)
-    monkeypatch.setattr(evaluate_real, "load_lpips", lambda path, device: lambda a, b: (a - b).abs().mean(dim=(1, 2, 3)))
+    monkeypatch.setattr(evaluation, "load_recogniser", lambda path: recogniser)
+    monkeypatch.setattr(evaluation, "load_lpips", lambda path, device: lambda a, b: (a - b).abs().mean(dim=(1, 2, 3)))
     (tmp_path / "weights").touch()
     return recogniser, ["--arcface", str(tmp_path / "weights"), "--vgg", str(tmp_path / "weights")]
 
@@ -303,8 +299,7 @@ def evaluate(run, dataset, *flags):
     return json.loads(path.read_text())
 
 
-@needs_world
-def test_figures_are_what_a_plain_computation_gives(run, world, dataset, weights):
+def test_figures_are_what_a_plain_computation_gives(run, shipped, dataset, weights):
     recogniser, flags = weights
     report = evaluate(run, dataset, "--masks", dataset, "--prompts", ";".join(PROMPTS), "--strength", 0.2, "--no_fid",
                       *flags)
@@ -314,11 +309,11 @@ def test_figures_are_what_a_plain_computation_gives(run, world, dataset, weights
     assert set(report["prompts"]["hair and lips"]) == {"clip_improved", "clip_gain", "identity_inverted", "identity_photo",
                                                         "labelled"}
 
-    editor, domain = world
+    editor, world = shipped
     photos, masks = pixels_of(dataset), CelebAMask(dataset)
     rows = {"grey hair": [], "red lipstick": []}
     for number, photo in zip(("0", "2001", "3"), photos, strict=True):
-        source = editor.source(invert(world, photo[None]).w)
+        source = editor.source(world.invert(photo[None]).w)
         for prompt, ids in (("grey hair", [13]), ("red lipstick", [11, 12])):
             with torch.no_grad():
                 text = world.clip.encode_text([prompt])
@@ -329,7 +324,7 @@ def test_figures_are_what_a_plain_computation_gives(run, world, dataset, weights
             grown = np.zeros_like(part)
             for y, x in np.argwhere(part):
                 grown[max(0, y - 2):y + 3, max(0, x - 2):x + 3] = True
-            mask = (edit.gated[0, 0] > 0).numpy()
+            mask = (edit.place.gated[0, 0] > 0).numpy()
             mask = mask.repeat(128 // len(mask), axis=0).repeat(128 // len(mask), axis=1)
             here, there = (image.clamp(-1, 1)[0].numpy() / 2 for image in (edit.image, source.image))
             error = {"inverted": (here - there)[:, ~grown], "photo": (here - photo.numpy() / 2)[:, ~grown]}
@@ -351,22 +346,20 @@ def test_figures_are_what_a_plain_computation_gives(run, world, dataset, weights
     assert report["mean"]["iou"] == pytest.approx(np.mean([report["prompts"][prompt]["iou"] for prompt in PROMPTS[:3]]))
 
 
-@needs_world
-def test_doing_nothing_wins_the_published_variant_and_only_that(run, world, dataset, inception_file, early_layers,
-                                                                        tmp_path):
+def test_doing_nothing_wins_the_published_variant_and_only_that(run, shipped, dataset, inception_file, early_layers,
+                                                                tmp_path):
     shutil.copytree(dataset / "photos", tmp_path / "real")
     (tmp_path / "real/9.jpg").write_bytes(b"no picture")
     report = evaluate(run, dataset, "--masks", dataset, "--prompts", "grey hair;beard", "--strength", 0, "--inception",
                       inception_file, "--real", tmp_path / "real")
     assert list(report["skipped_real"]) == ["9.jpg"] and report["skipped"] == {}
     edits, floor, published = (report["distances"][name] for name in (
-        evaluate_real.AGAINST_REAL, evaluate_real.FLOOR, evaluate_real.PUBLISHED_VARIANT))
+        evaluation.AGAINST_REAL, evaluation.FLOOR, evaluation.PUBLISHED_VARIANT))
     assert (edits["pictures"], edits["reference"], published["reference"]) == (6, 3, 6)
-    domain = world[1]
+    _, world = shipped
     inception, photos = load_inception(inception_file, world.device), pixels_of(dataset)
     with torch.no_grad():
-        inverted = torch.cat([world.generator.synthesis(world.generator.styles(invert(world, photo[None]).w)).image
-                              for photo in photos])
+        inverted = torch.cat([world.picture(world.invert(photo[None]).w) for photo in photos])
     left, right = (inception(pictures)["64"].double().numpy() for pictures in (inverted, photos))
     assert floor["fid"] == pytest.approx(frechet(left, right), rel=1e-3)
     assert edits["fid"] == pytest.approx(frechet(np.tile(left, (2, 1)), right), rel=1e-3)
@@ -379,7 +372,6 @@ def test_doing_nothing_wins_the_published_variant_and_only_that(run, world, data
     assert Image.open(run / "real/edits.png").width > 4 * 128
 
 
-@needs_world
 def test_what_lacks_weights_is_left_out_with_the_file_and_the_command(run, dataset, tmp_path):
     report = evaluate(run, dataset, "--prompts", "beard", "--no_fid", "--arcface", tmp_path / "model_ir_se50.pth", "--vgg",
                       tmp_path / "vgg16-397923af.pth", "--pictures", 1, "--where", "chin")
@@ -390,7 +382,6 @@ def test_what_lacks_weights_is_left_out_with_the_file_and_the_command(run, datas
     assert report["pictures"] == 1 and report["where"] == "chin"
 
 
-@needs_world
 @pytest.mark.parametrize("flags, words", [
     (["--inception", "nowhere/weights-inception-2015-12-05-6726825d.pth"], ["attention.download weights-inc", "--no_fid"]),
     (["--masks", "{photos}"], ["--masks", "CelebAMask-HQ-mask-anno"]),
@@ -407,7 +398,6 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing_behind(run, dataset, flags
     assert not [path for path in (run / "real").glob("*")] and not list((tmp_path / "empty").iterdir())
 
 
-@needs_world
 def test_a_broken_photo_is_counted_and_named_and_an_editor_of_a_world_without_encoder_refused(run, dataset, tmp_path,
                                                                                               monkeypatch, capsys):
     shutil.copytree(dataset / "photos", tmp_path / "photos")
@@ -415,7 +405,7 @@ def test_a_broken_photo_is_counted_and_named_and_an_editor_of_a_world_without_en
     report = evaluate(run, tmp_path, "--prompts", "beard", "--no_fid")
     assert report["pictures"] == 3 and list(report["skipped"]) == ["7.png"]
     assert "1 skipped: 7.png" in (run / "real/table.md").read_text() and "7.png cannot be read" in capsys.readouterr().err
-    monkeypatch.setitem(domains.WORLDS, "drawn", replace(WORLDS["drawn"], encoder=None))
+    monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], encoder=None))
     with pytest.raises(UserError, match="the world drawn has no encoder"):
         evaluate(run, tmp_path, "--no_fid")
 

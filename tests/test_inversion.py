@@ -1,11 +1,9 @@
 """e4e and the face recogniser: the published blocks, names and shapes; the whole passes; files of other kinds."""
 
-import json
-
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import SHARED, assert_close_to_max
+from conftest import assert_close_to_max, published_tensors
 from torch import nn
 
 from attention.errors import UserError
@@ -19,11 +17,8 @@ E4E_COMMAND = r"python -m attention\.download e4e_ffhq_encode\.pt$"
 
 
 def table(name):
-    """Names and shapes of the tensors in formats/<name>.json."""
-    path = SHARED / "formats" / f"{name}.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not there: it lists the tensors of a published file, beside this repository")
-    return {key: tuple(entry["shape"]) for key, entry in json.loads(path.read_text())["tensors"].items()}
+    """Names and shapes of the tensors of a published file."""
+    return {key: tuple(entry["shape"]) for key, entry in published_tensors(name).items()}
 
 
 def stored(shapes):
@@ -65,34 +60,26 @@ def e4e_checkpoint():
 
 # --- the published blocks
 
-@pytest.mark.parametrize("case", ("irse0", "irse1", "irse2"))
-def test_unit_is_the_published_one(case, golden):
+def test_parts_of_the_encoder_are_the_published_ones(golden):
     arrays = golden("encoder_blocks")
-    unit = IRSEUnit(*arrays[f"{case}/config"].tolist()).eval()
-    weights = {name.removeprefix(f"{case}/sd/"): array for name, array in arrays.items() if f"{case}/sd/" in name}
-    absent = unit.load_state_dict(weights, strict=False).missing_keys
-    assert all(name.endswith("num_batches_tracked") for name in absent)
-    assert_close_to_max(unit(arrays[f"{case}/x"]), arrays[f"{case}/y"], 2e-5)
-
-
-def test_gradual_style_block_is_the_published_one(golden):
-    arrays = golden("encoder_blocks")
+    for case in ("irse0", "irse1", "irse2"):
+        unit = IRSEUnit(*arrays[f"{case}/config"].tolist()).eval()
+        weights = {name.removeprefix(f"{case}/sd/"): array for name, array in arrays.items() if f"{case}/sd/" in name}
+        absent = unit.load_state_dict(weights, strict=False).missing_keys
+        assert all(name.endswith("num_batches_tracked") for name in absent), case
+        assert_close_to_max(unit(arrays[f"{case}/x"]), arrays[f"{case}/y"], 2e-5)
     block = GradualStyleBlock(12, 16)
     block.load_state_dict({name.removeprefix("gradual/sd/"): array for name, array in arrays.items()
                            if name.startswith("gradual/sd/")})
     assert_close_to_max(block(arrays["gradual/x"]), arrays["gradual/y"], 2e-5)
-
-
-def test_upsample_add_is_the_published_one(golden):
-    arrays = golden("encoder_blocks")
     added = upsample_add(arrays["upsample_add/x"], arrays["upsample_add/y_lateral"])
     assert_close_to_max(added, arrays["upsample_add/out"], 2e-5)
 
 
-@pytest.mark.parametrize("side", (64, 256, 512))
-def test_face_crop_is_the_published_one(side, golden):
+def test_face_crop_is_the_published_one(golden):
     arrays = golden("idloss")
-    assert_close_to_max(face_crop(arrays[f"s{side}/x"]), arrays[f"s{side}/y"], 2e-5)
+    for side in (64, 256, 512):
+        assert_close_to_max(face_crop(arrays[f"s{side}/x"]), arrays[f"s{side}/y"], 2e-5)
 
 
 def test_published_identity_loss_is_one_minus_the_mean_similarity(golden):
@@ -217,10 +204,10 @@ def test_fewer_rows_with_one_average_for_all_and_weights_in_half_precision_load(
     assert torch.equal(encoder.latent_avg, average.repeat(14, 1))
 
 
-@pytest.mark.parametrize("load, name", [(load_recogniser, RECOGNISER_FILE), (load_e4e, E4E_FILE)])
-def test_a_missing_file_names_the_download(load, name, tmp_path):
-    with pytest.raises(UserError, match=f"{name} is missing .*python -m attention.download {name} --folder {tmp_path}$"):
-        load(tmp_path / name)
+def test_a_missing_file_names_the_download(tmp_path):
+    for load, name in ((load_recogniser, RECOGNISER_FILE), (load_e4e, E4E_FILE)):
+        with pytest.raises(UserError, match=f"{name} is missing .*attention.download {name} --folder {tmp_path}$"):
+            load(tmp_path / name)
 
 
 def test_recogniser_refuses_a_file_of_e4e(tmp_path, e4e_checkpoint):
@@ -239,14 +226,13 @@ def test_recogniser_lists_names_and_shapes_that_differ(tmp_path):
         load_recogniser(tmp_path / "other.pth")
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"state_dict": None}, r"holds state_dict, latent_avg, opts, global_step"),
-    ({"latent_avg": None}, r"holds state_dict, latent_avg"),
-    ({"latent_avg": torch.zeros(14, 512)}, r"latent_avg of shape \(14, 512\).*\(18, 512\)"),
-    ({"opts": {"encoder_type": "GradualStyleEncoder"}}, r"type GradualStyleEncoder"),
-    ({"state_dict": {"decoder.input.input": torch.zeros(1)}}, r"missing: encoder\.input_layer\.0\.weight"),
-])
-def test_encoder_refuses_files_of_another_kind(change, message, tmp_path, e4e_checkpoint):
-    torch.save({**e4e_checkpoint, **change}, tmp_path / "other.pt")
-    with pytest.raises(UserError, match=r"other\.pt .*" + message + ".*" + E4E_COMMAND):
-        load_e4e(tmp_path / "other.pt")
+def test_encoder_refuses_files_of_another_kind(tmp_path, e4e_checkpoint):
+    for change, message in (
+            ({"state_dict": None}, r"holds state_dict, latent_avg, opts, global_step"),
+            ({"latent_avg": None}, r"holds state_dict, latent_avg"),
+            ({"latent_avg": torch.zeros(14, 512)}, r"latent_avg of shape \(14, 512\).*\(18, 512\)"),
+            ({"opts": {"encoder_type": "GradualStyleEncoder"}}, r"type GradualStyleEncoder"),
+            ({"state_dict": {"decoder.input.input": torch.zeros(1)}}, r"missing: encoder\.input_layer\.0\.weight")):
+        torch.save({**e4e_checkpoint, **change}, tmp_path / "other.pt")
+        with pytest.raises(UserError, match=r"other\.pt .*" + message + ".*" + E4E_COMMAND):
+            load_e4e(tmp_path / "other.pt")

@@ -25,14 +25,14 @@ MAPPER_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
 
 # --- contrastive
 
-@pytest.mark.parametrize("case", ("c0", "c1"))
-def test_contrastive_loss_is_the_released_one(case, golden):
+def test_contrastive_loss_is_the_released_one(golden):
     data = golden("infonce")
-    generated = torch.as_tensor(data[f"{case}/generated"]).requires_grad_()
-    loss = clip_contrastive(generated, torch.as_tensor(data[f"{case}/target"]))
-    loss.backward()
-    assert_close_to_max(loss, torch.as_tensor(data[f"{case}/loss"]), 2e-5)
-    assert_close_to_max(generated.grad, torch.as_tensor(data[f"{case}/grad_generated"]), 1e-4)
+    for case in ("c0", "c1"):
+        generated = data[f"{case}/generated"].requires_grad_()
+        loss = clip_contrastive(generated, data[f"{case}/target"])
+        loss.backward()
+        assert_close_to_max(loss, data[f"{case}/loss"], 2e-5)
+        assert_close_to_max(generated.grad, data[f"{case}/grad_generated"], 1e-4)
 
 
 def test_contrastive_loss_of_orthogonal_targets_has_a_closed_form():
@@ -57,14 +57,15 @@ def test_one_prompt_cannot_be_contrasted():
 # --- regions
 
 @pytest.mark.parametrize("name", MAPPER_FILES)
-def test_region_losses_are_the_released_ones(name, golden):
+def test_losses_of_regions_and_styles_are_the_released_ones(name, golden):
     data = golden(name)
-    attention = torch.as_tensor(data["each_attention_map"])[:, None]
-    num_regions = int(data["config/clusters"])
-    labels = torch.as_tensor(data["choice"]) - num_regions * torch.arange(len(attention))[:, None, None]
-    budget = attention_budget(attention, labels, num_regions)
-    assert_close_to_max(budget, torch.as_tensor(data["loss_reg"])[0], 2e-5)
-    assert_close_to_max(region_consistency(attention, labels, num_regions), torch.as_tensor(data["loss_tv"]), 2e-5)
+    attention, num_regions = data["each_attention_map"][:, None], int(data["config/clusters"])
+    labels = data["choice"] - num_regions * torch.arange(len(attention))[:, None, None]
+    assert_close_to_max(attention_budget(attention, labels, num_regions), data["loss_reg"][0], 2e-5)
+    assert_close_to_max(region_consistency(attention, labels, num_regions), data["loss_tv"], 2e-5)
+    before, after = ([data[f"{prefix}style_{index:02}"].flatten(1) for index in range(int(data["config/mapper_layer"]))]
+                     for prefix in ("", "new_"))
+    assert_close_to_max(style_delta(after, before), data["loss_delta"], 2e-5)
 
 
 def test_budget_counts_regions_not_pixels():
@@ -107,36 +108,9 @@ def test_area_counts_relative_to_the_mask_image_by_image():
 
 # --- features and styles
 
-def test_perceptual_loss_is_the_released_one(golden):
-    data = {name: torch.as_tensor(value) for name, value in golden("perceptual_64").items()}
-    vgg = {key: data[f"vgg_q/{key}"].float() * data[f"vgg_scale/{key}"]
-           for key in (f"features.{i}.{kind}" for i in (0, 2, 5, 7) for kind in ("weight", "bias"))}
-
-    def relu2_2(image):
-        x = F.avg_pool2d(F.interpolate(image, scale_factor=7, mode="nearest"), 64 // 32)
-        for i in (0, 2, 5, 7):
-            x = F.max_pool2d(x, 2) if i == 5 else x
-            x = F.conv2d(x, vgg[f"features.{i}.weight"], vgg[f"features.{i}.bias"], padding=1).relu()
-        return x
-
-    image = data["image1"].requires_grad_()
-    loss = perceptual(relu2_2(image), relu2_2(data["image2"]))
-    loss.backward()
-    assert_close_to_max(loss, data["loss"], 2e-5)
-    assert_close_to_max(image.grad, data["grad_image1"], 1e-4)
-
-
 def test_one_source_serves_all_edits():
     edited, source = torch.randn(3, 4, 5, 5), torch.randn(1, 4, 5, 5)
     torch.testing.assert_close(perceptual(edited, source), F.mse_loss(edited, source.expand(3, -1, -1, -1)))
-
-
-@pytest.mark.parametrize("name", MAPPER_FILES)
-def test_style_delta_is_the_released_one(name, golden):
-    data = golden(name)
-    before, after = ([torch.as_tensor(data[f"{prefix}style_{index:02}"]).flatten(1)
-                      for index in range(int(data["config/mapper_layer"]))] for prefix in ("", "new_"))
-    assert_close_to_max(style_delta(after, before), torch.as_tensor(data["loss_delta"]), 2e-5)
 
 
 def test_style_delta_averages_layers_of_any_width_equally():
@@ -158,14 +132,10 @@ def test_learning_rate_is_the_released_schedule(golden):
     assert rates == pytest.approx([float(rate) for rate in data["lr"]], abs=1e-9)
 
 
-@pytest.mark.parametrize("key, period", [("ramp_id", PERCEPTUAL_RAMP), ("ramp_tv_reg", REGION_RAMP)])
-def test_ramps_are_the_released_ones(key, period, golden):
+def test_ramps_are_the_released_ones_and_attention_starts_to_learn_with_its_own(golden):
     data = golden("schedule")
-    assert [ramp(float(t), period) for t in data["t"]] == pytest.approx([float(r) for r in data[key]], abs=1e-9)
-
-
-def test_attention_starts_to_learn_when_its_losses_ramp_up(golden):
-    data = golden("schedule")
+    for key, period in (("ramp_id", PERCEPTUAL_RAMP), ("ramp_tv_reg", REGION_RAMP)):
+        assert [ramp(float(t), period) for t in data["t"]] == pytest.approx([float(r) for r in data[key]], abs=1e-9), key
     assert REGION_RAMP[0] == ATTENTION_FROZEN_UNTIL
     frozen = [float(t) < ATTENTION_FROZEN_UNTIL for t in data["t"]]
     assert frozen == [bool(f) for f in data["attention_frozen_as_probably_meant"]]

@@ -19,7 +19,6 @@ def random_styles(batch):
 
 def released_mapper(data):
     """Our mapper with a golden file's weights, and its inputs -> mapper, styles, text."""
-    data = {name: torch.as_tensor(value) for name, value in data.items()}
     channels = {side: data[f"feature_{index:02}"].shape[1] for side, index in ((4, 0), (8, 2), (16, 5), (32, 8))}
     layers = synthesis_layers(int(data["config/size"]), channels)
     edited = edited_layers(layers, int(data["config/attention_layer"]) - 1)
@@ -29,77 +28,42 @@ def released_mapper(data):
 
 
 @pytest.mark.parametrize("name", GOLDEN_FILES)
-def test_new_styles_are_the_released_ones(name, golden):
+def test_new_styles_their_gradients_and_the_names_of_weights_are_the_released_ones(name, golden):
     data = golden(name)
     mapper, styles, text = released_mapper(data)
-    for prefix, strength in (("", None), ("demo/", float(data["demo/strength_alpha"]))):
-        edited = mapper(styles, text, strength)
-        for index in range(int(data["config/mapper_layer"])):
-            expected = torch.as_tensor(data[f"{prefix}new_style_{index:02}"]).flatten(1)
-            assert_close_to_max(edited[index], expected, 2e-5)
-
-
-@pytest.mark.parametrize("name", GOLDEN_FILES)
-def test_gradients_are_the_released_ones(name, golden):
-    data = golden(name)
-    mapper, styles, text = released_mapper(data)
-    edited = mapper(styles, text)
-    sum((edited[index] * torch.as_tensor(data[f"weight_style_{index:02}"]).flatten(1)).sum()
-        for index in range(int(data["config/mapper_layer"]))).backward()
-    gradients = {theirs: mapper.get_parameter(ours).grad for ours, theirs in mapper.released_names().items()}
-    compared = [key for key in data if key.removeprefix("grad_S2/") in gradients]
-    assert len(compared) == 8
-    for key in compared:
-        assert_close_to_max(gradients[key.removeprefix("grad_S2/")], torch.as_tensor(data[key]), 1e-4)
-
-
-@pytest.mark.parametrize("name", GOLDEN_FILES)
-def test_every_released_mapper_tensor_has_one_place(name, golden):
-    data = golden(name)
-    mapper, _, _ = released_mapper(data)
-    names = mapper.released_names()
+    edited_count, names = int(data["config/mapper_layer"]), mapper.released_names()
     assert set(names) == set(mapper.state_dict())
     assert sorted(names.values()) == sorted(key[3:] for key in data if key.startswith("sd/mapper_"))
+    for prefix, strength in (("", None), ("demo/", float(data["demo/strength_alpha"]))):
+        edited = mapper(styles, text, strength)
+        for index in range(edited_count):
+            assert_close_to_max(edited[index], data[f"{prefix}new_style_{index:02}"].flatten(1), 2e-5)
+    edited = mapper(styles, text)
+    sum((edited[index] * data[f"weight_style_{index:02}"].flatten(1)).sum() for index in range(edited_count)).backward()
+    gradients = {f"grad_S2/{theirs}": mapper.get_parameter(ours).grad for ours, theirs in names.items()}
+    compared = [key for key in data if key in gradients]
+    assert len(compared) == 8
+    for key in compared:
+        assert_close_to_max(gradients[key], data[key], 1e-4)
 
 
 # --- the contract
 
 @pytest.mark.parametrize("name", MAPPERS)
-def test_zero_strength_changes_nothing(name):
-    styles = random_styles(2)
-    edited = MAPPERS[name](EDITED, TEXT_DIM)(styles, torch.randn(2, TEXT_DIM), strength=0.0)
-    for before, after in zip(styles, edited, strict=True):
-        assert torch.equal(before, after)
-
-
-@pytest.mark.parametrize("name", MAPPERS)
-def test_layers_past_the_blend_are_the_same_tensors(name):
-    styles = random_styles(2)
-    edited = MAPPERS[name](EDITED, TEXT_DIM)(styles, torch.randn(2, TEXT_DIM))
+def test_every_mapper_keeps_the_contract(name):
+    mapper, styles, text = MAPPERS[name](EDITED, TEXT_DIM), random_styles(3), torch.randn(3, TEXT_DIM)
+    edited = mapper(styles, text)
+    for before, after in zip(styles, mapper(styles, text, strength=0.0), strict=True):
+        assert torch.equal(before, after), "strength 0 changes something"
     same = [before is after for before, after in zip(styles, edited, strict=True)]
-    assert same == [False] * len(EDITED) + [True] * (len(LAYERS) - len(EDITED))
-
-
-@pytest.mark.parametrize("name", MAPPERS)
-def test_one_face_with_many_texts_is_that_face_repeated(name):
-    mapper, styles, text = MAPPERS[name](EDITED, TEXT_DIM), random_styles(1), torch.randn(3, TEXT_DIM)
-    repeated = mapper([style.expand(3, -1) for style in styles], text)
-    for once, thrice in zip(mapper(styles, text)[:len(EDITED)], repeated, strict=False):
-        torch.testing.assert_close(once, thrice)
-
-
-@pytest.mark.parametrize("name", MAPPERS)
-def test_many_faces_with_one_text_are_that_text_repeated(name):
-    mapper, styles, text = MAPPERS[name](EDITED, TEXT_DIM), random_styles(3), torch.randn(1, TEXT_DIM)
-    for one, three in zip(mapper(styles, text), mapper(styles, text.expand(3, -1)), strict=True):
-        torch.testing.assert_close(one, three)
-
-
-@pytest.mark.parametrize("name", MAPPERS)
-def test_every_weight_of_a_mapper_learns(name):
-    mapper = MAPPERS[name](EDITED, TEXT_DIM)
-    sum(style.square().sum() for style in mapper(random_styles(2), torch.randn(2, TEXT_DIM))).backward()
-    assert all(parameter.grad.any() for parameter in mapper.parameters())
+    assert same == [False] * len(EDITED) + [True] * (len(LAYERS) - len(EDITED)), "layers past the blend are other tensors"
+    one_face, one_text = [style[:1] for style in styles], text[:1]
+    for few, repeated in ((mapper(one_face, text), mapper([style.expand(3, -1) for style in one_face], text)),
+                          (mapper(styles, one_text), mapper(styles, one_text.expand(3, -1)))):
+        for once, thrice in zip(few[:len(EDITED)], repeated, strict=False):
+            torch.testing.assert_close(once, thrice)
+    sum(style.square().sum() for style in edited).backward()
+    assert all(parameter.grad.any() for parameter in mapper.parameters()), "a weight does not learn"
 
 
 # --- strength and bounds

@@ -9,12 +9,10 @@ import torch
 from attention.clip_models.tiny import TinyCLIP
 from attention.evaluation.metrics import (
     MARGIN,
-    SAME_FACE,
-    Truth,
+    Asked,
     clip_gain,
     collateral,
     grow,
-    identity,
     iou,
     locality,
     means,
@@ -27,15 +25,19 @@ from attention.files.published import SHIPPED
 from attention.images import to_image
 from attention.worlds.drawn.concepts import BY_PHRASE, CONCEPTS
 from attention.worlds.drawn.faces import FaceParams, draw_faces
-from attention.worlds.drawn.reader import AttributeReader, seen_in
+from attention.worlds.drawn.truth import SAME_FACE, DrawnFaces, DrawnTruth, SeenFaces
 
-built = pytest.mark.skipif(not (SHIPPED / "reader.safetensors").exists(), reason="the drawn world is not built")
 FACES = 18              # more than are measured at once
+TRUTH = DrawnTruth(torch.device("cpu"))
 
 
 @pytest.fixture(scope="module")
-def judges():
-    return AttributeReader.load(SHIPPED / "reader.safetensors"), TinyCLIP.load(SHIPPED / "clip.safetensors")
+def clip():
+    return TinyCLIP.load(SHIPPED / "clip.safetensors")
+
+
+def asked(params: FaceParams, prompt: str) -> Asked:
+    return Asked.of(TRUTH, DrawnFaces(params), prompt)
 
 
 @pytest.fixture(scope="module")
@@ -130,51 +132,44 @@ def test_success_equals_a_naive_loop_over_the_faces_that_lacked_it(params):
     after = FaceParams.sample(FACES, seed=12)
     before = replace(params, smile=np.where(np.arange(FACES) == 3, 1, params.smile))     # the reader sees a smile too many
     for concept in CONCEPTS:
-        lacked = [i for i, truth in enumerate(concept.truth(params)) if truth == 0 and not seen_in(concept, before)[i]]
-        gained = [i for i in lacked if seen_in(concept, after)[i]]
-        figures = success(concept, params, before, after)
+        lacked = [i for i, truth in enumerate(concept.truth(params)) if truth == 0 and not concept.seen_in(before)[i]]
+        gained = [i for i in lacked if concept.seen_in(after)[i]]
+        prompt = Asked(concept.phrase, DrawnFaces(params), TRUTH, torch.empty(0))         # its pixels play no part
+        figures = success(prompt, SeenFaces(before), SeenFaces(after))
         assert figures["faces"] == len(lacked)
         assert figures["success"] == (pytest.approx(len(gained) / len(lacked)) if lacked else None)
 
 
 def test_success_is_unknown_where_every_face_has_the_attribute_already(params):
     have = changed(params, glasses=1.0)
-    assert success(BY_PHRASE["glasses"], have, have, have) == {"success": None, "faces": 0}
+    assert success(asked(have, "glasses"), SeenFaces(have), SeenFaces(have)) == {"success": None, "faces": 0}
 
 
 def test_collateral_equals_a_naive_loop(params):
-    after, concept = FaceParams.sample(FACES, seed=13), BY_PHRASE["blue eyes"]
-    shares = []
+    after, shares = FaceParams.sample(FACES, seed=13), []
     for i in range(FACES):
         face, edit = params.take(slice(i, i + 1)), after.take(slice(i, i + 1))
         counted = [other for other in CONCEPTS if other.attribute != "eye_colour" and other.truth(face)[0] in (0, 1)]
-        shares.append(sum(seen_in(other, face)[0] != seen_in(other, edit)[0] for other in counted) / len(counted))
-    assert collateral(concept, params, params, after) == pytest.approx(np.mean(shares))
+        shares.append(sum(other.seen_in(face)[0] != other.seen_in(edit)[0] for other in counted) / len(counted))
+    assert collateral(asked(params, "blue eyes"), SeenFaces(params), SeenFaces(after)) == pytest.approx(np.mean(shares))
 
 
-def test_collateral_passes_over_the_field_that_was_asked_for(params):
-    assert collateral(BY_PHRASE["glasses"], params, params, replace(params, glasses=1 - params.glasses)) == 0
+def test_collateral_passes_over_what_was_asked_for_and_over_matters_of_taste(params):
+    other = replace(params, glasses=1 - params.glasses)
+    assert collateral(asked(params, "glasses"), SeenFaces(params), SeenFaces(other)) == 0
+    undecided, flipped, turned = changed(params, smile=0.45), changed(params, smile=0.35), BY_PHRASE["frowning"]
+    assert (turned.seen_in(undecided) != turned.seen_in(flipped)).all() and np.isnan(turned.truth(undecided)).all()
+    assert collateral(asked(undecided, "red hair"), SeenFaces(undecided), SeenFaces(flipped)) == 0
 
 
-def test_collateral_passes_over_matters_of_taste(params):
-    concept, field = BY_PHRASE["red hair"], "smile"
-    undecided, flipped = changed(params, **{field: 0.45}), changed(params, **{field: 0.35})
-    turned = BY_PHRASE["frowning"]
-    assert (seen_in(turned, undecided) != seen_in(turned, flipped)).all() and np.isnan(turned.truth(undecided)).all()
-    assert collateral(concept, undecided, undecided, flipped) == 0
-
-
-def test_identity_bears_a_move_within_its_bound_and_none_beyond(params):
+def test_a_face_stays_the_same_to_a_bound_whatever_a_prompt_may_change(params):
     before = changed(params, position_x=0.5, face_height=0.5)
-    for step, expected in ((0.99 * SAME_FACE, 1), (1.01 * SAME_FACE, 0)):
-        assert identity(before, changed(before, position_x=0.5 - step)) == expected
-        assert identity(before, changed(before, face_height=0.5 + step)) == expected
-
-
-def test_identity_does_not_ask_for_what_a_prompt_may_change(params):
+    for step, expected in ((0.99 * SAME_FACE, True), (1.01 * SAME_FACE, False)):
+        for moved in (changed(before, position_x=0.5 - step), changed(before, face_height=0.5 + step)):
+            assert (SeenFaces(before).same_face(SeenFaces(moved)) == expected).all()
     other, kept = FaceParams.sample(FACES, seed=14), ("position_x", "position_y", "face_width", "face_height")
     after = replace(other, **{name: getattr(params, name) for name in kept})
-    assert identity(params, after) == 1
+    assert SeenFaces(params).same_face(SeenFaces(after)).all()
 
 
 def test_clip_gain_is_the_rise_of_the_cosine():
@@ -206,47 +201,39 @@ def test_iou_of_an_empty_mask_is_zero():
 
 # --- all of it on drawings
 
-@built
-@pytest.mark.parametrize("phrase", ["purple hair", "glasses", "big nose"])
-def test_the_renderers_own_edit_is_perfect_by_every_measure(phrase, params, before, judges):
-    concept = BY_PHRASE[phrase]
-    after, truth = to_image(draw_faces(concept.apply(params)).images), Truth.of(params, concept)
-    figures = measure(before, after, truth.part[:, None].float(), truth, concept, *judges)
-    assert figures["success"] >= 0.9 and figures["collateral"] <= 0.01 and figures["identity"] >= 0.95
-    assert figures["iou"] == 1 and figures["clip_gain"] > 0.1
-    assert figures["psnr_outside"] > 60 and figures["largest_outside"] < 0.07           # differences below VISIBLE
+def test_the_renderers_own_edit_is_perfect_by_every_measure(params, before, clip):
+    for phrase in ("purple hair", "glasses", "big nose"):
+        after, prompt = to_image(draw_faces(BY_PHRASE[phrase].apply(params)).images), asked(params, phrase)
+        figures = measure(before, after, prompt.part[:, None].float(), prompt, clip)
+        assert figures["success"] >= 0.9 and figures["collateral"] <= 0.01 and figures["identity"] >= 0.95, phrase
+        assert figures["iou"] == 1 and figures["clip_gain"] > 0.1, phrase
+        assert figures["psnr_outside"] > 60 and figures["largest_outside"] < 0.07, phrase       # differences below VISIBLE
 
 
-@built
-def test_doing_nothing_succeeds_never_and_preserves_all(params, before, judges):
-    concept = BY_PHRASE["beard"]
-    figures = measure(before, before, None, Truth.of(params, concept), concept, *judges)
+def test_doing_nothing_succeeds_never_and_preserves_all(params, before, clip):
+    figures = measure(before, before, None, asked(params, "beard"), clip)
     assert {name: round(value, 5) for name, value in figures.items() if value is not None} == {
-        "success": 0, "faces": int((concept.truth(params) == 0).sum()), "collateral": 0, "psnr_outside": 80,
+        "success": 0, "faces": int((BY_PHRASE["beard"].truth(params) == 0).sum()), "collateral": 0, "psnr_outside": 80,
         "ssim_outside": 1, "mse_outside": 0, "largest_outside": 0, "change_inside": 0, "change_outside": 0, "identity": 1,
         "clip_gain": 0}
     assert figures["iou"] is None and figures["lpips_outside"] is None
 
 
-@built
-def test_another_face_instead_of_an_edit_is_told_by_every_measure(params, before, judges):
-    concept = BY_PHRASE["beard"]
-    figures = measure(before, before.roll(1, dims=0), None, Truth.of(params, concept), concept, *judges)
+def test_another_face_instead_of_an_edit_is_told_by_every_measure(params, before, clip):
+    figures = measure(before, before.roll(1, dims=0), None, asked(params, "beard"), clip)
     assert figures["collateral"] > 0.2 and figures["identity"] < 0.3
     assert figures["psnr_outside"] < 20 and figures["ssim_outside"] < 0.9 and figures["largest_outside"] > 0.5
 
 
-@built
-def test_figures_are_means_over_faces_of_each_face_alone(params, before, judges):
+def test_figures_are_means_over_faces_of_each_face_alone(params, before, clip):
     """The ceiling of 80 dB holds for every face, and batches of faces change nothing."""
-    concept = BY_PHRASE["red lipstick"]
-    truth = Truth.of(params, concept)
+    prompt = asked(params, "red lipstick")
     after = before.clone()
     after[1::2] = (after[1::2] + 0.1).clamp(-1, 1)
-    figures = measure(before, after, None, truth, concept, *judges, lpips=lambda a, b: (a - b).abs().amax(dim=(1, 2, 3)))
+    figures = measure(before, after, None, prompt, clip, lpips=lambda a, b: (a - b).abs().amax(dim=(1, 2, 3)))
     errors, largest = [], []
     for i in range(FACES):
-        outside = ~grow(truth.part[i:i + 1], MARGIN)[0]
+        outside = ~grow(prompt.part[i:i + 1], MARGIN)[0]
         difference = (after[i] - before[i])[:, outside].double() / 2
         errors.append(float(difference.square().mean()))
         largest.append(float(difference.abs().max()))
@@ -256,25 +243,21 @@ def test_figures_are_means_over_faces_of_each_face_alone(params, before, judges)
     assert figures["largest_outside"] == pytest.approx(np.mean(largest), rel=1e-4)
     assert figures["lpips_outside"] == pytest.approx(2 * np.mean(largest), rel=1e-4)
     change = (after - before).abs().mean(dim=1)
-    assert figures["change_inside"] == pytest.approx(float(change[truth.part].mean()), rel=1e-4)
+    assert figures["change_inside"] == pytest.approx(float(change[prompt.part].mean()), rel=1e-4)
 
 
-@built
-def test_the_margin_around_the_true_part_does_not_count(params, before, judges):
-    concept, before = BY_PHRASE["glasses"], before[:2]
-    truth = Truth.of(params.take(slice(0, 2)), concept)
+def test_the_margin_around_the_true_part_does_not_count(params, before, clip):
+    before, prompt = before[:2], asked(params.take(slice(0, 2)), "glasses")
     for pixels, counts in ((MARGIN, False), (MARGIN + 1, True)):
-        ring = grow(truth.part, pixels) & ~grow(truth.part, pixels - 1)
-        figures = measure(before, torch.where(ring[:, None], -before, before), None, truth, concept, *judges)
+        ring = grow(prompt.part, pixels) & ~grow(prompt.part, pixels - 1)
+        figures = measure(before, torch.where(ring[:, None], -before, before), None, prompt, clip)
         assert (figures["psnr_outside"] < 60) == counts and (figures["change_outside"] > 0) == counts
 
 
-@built
-def test_colours_that_no_screen_shows_change_no_figure(params, before, judges):
-    concept, before = BY_PHRASE["red lipstick"], before[:3]
-    truth, glaring = Truth.of(params.take(slice(0, 3)), concept), 2 * before
-    figures = measure(before, glaring, None, truth, concept, *judges)
-    assert figures == measure(before, glaring.clamp(-1, 1), None, truth, concept, *judges)
+def test_colours_that_no_screen_shows_change_no_figure(params, before, clip):
+    before, prompt = before[:3], asked(params.take(slice(0, 3)), "red lipstick")
+    figures = measure(before, 2 * before, None, prompt, clip)
+    assert figures == measure(before, (2 * before).clamp(-1, 1), None, prompt, clip)
 
 
 # --- tables and plots

@@ -3,6 +3,7 @@
 import functools
 import subprocess
 import sys
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -23,37 +24,40 @@ def width(shape):
 
 
 @pytest.mark.parametrize("op", [upfirdn2d, upfirdn2d_reference])
-@pytest.mark.parametrize("case", range(7))
-def test_upfirdn2d_is_the_published_one(op, case, golden):
+def test_upfirdn2d_is_the_published_one(op, golden):
     arrays = golden("ops_upfirdn2d")
-    x, kernel, y, grad_y, grad_x = (arrays[f"up{case}/{name}"] for name in ("x", "kernel", "y", "grad_y", "grad_x"))
-    up, down, *pad = arrays[f"up{case}/params"].tolist()
-    actual = op(x.requires_grad_(), kernel, up, down, tuple(pad))
-    assert_close_to_max(actual, y, 2e-5)
-    assert_close_to_max(*torch.autograd.grad(actual, x, grad_y), grad_x, 1e-4)
+    for case in range(7):
+        x, kernel, y, grad_y, grad_x = (arrays[f"up{case}/{name}"] for name in ("x", "kernel", "y", "grad_y", "grad_x"))
+        up, down, *pad = arrays[f"up{case}/params"].tolist()
+        actual = op(x.requires_grad_(), kernel, up, down, tuple(pad))
+        assert_close_to_max(actual, y, 2e-5)
+        assert_close_to_max(*torch.autograd.grad(actual, x, grad_y), grad_x, 1e-4)
 
 
 @pytest.mark.parametrize("op", [fused_leaky_relu, fused_leaky_relu_reference])
-@pytest.mark.parametrize("case", range(5))
-def test_fused_leaky_relu_is_the_published_one(op, case, golden):
+def test_fused_leaky_relu_is_the_published_one(op, golden):
     arrays = golden("ops_fused_leaky_relu")
-    inputs = [arrays[f"act{case}/x"].requires_grad_()]
-    if f"act{case}/bias" in arrays:
-        inputs.append(arrays[f"act{case}/bias"].requires_grad_())
-    slope, scale = arrays[f"act{case}/params"].tolist()
-    actual = op(*inputs, negative_slope=slope, scale=scale)
-    assert_close_to_max(actual, arrays[f"act{case}/y"], 2e-5)
-    gradients = torch.autograd.grad(actual, inputs, arrays[f"act{case}/grad_y"])
-    for name, gradient in zip(("grad_x", "grad_bias"), gradients, strict=False):
-        assert_close_to_max(gradient, arrays[f"act{case}/{name}"], 1e-4)
+    for case in range(5):
+        inputs = [arrays[name].requires_grad_() for name in (f"act{case}/x", f"act{case}/bias") if name in arrays]
+        slope, scale = arrays[f"act{case}/params"].tolist()
+        actual = op(*inputs, negative_slope=slope, scale=scale)
+        assert_close_to_max(actual, arrays[f"act{case}/y"], 2e-5)
+        gradients = torch.autograd.grad(actual, inputs, arrays[f"act{case}/grad_y"])
+        for name, gradient in zip(("grad_x", "grad_bias"), gradients, strict=False):
+            assert_close_to_max(gradient, arrays[f"act{case}/{name}"], 1e-4)
 
 
-@pytest.mark.parametrize(("up", "down", "pad", "kernel_shape", "size"), RESAMPLINGS)
 @pytest.mark.parametrize("op", [upfirdn2d, upfirdn2d_reference])
-def test_upfirdn2d_equals_the_sum_written_out(op, up, down, pad, kernel_shape, size):
-    x, kernel = torch.randn(1, 2, *size).double(), torch.randn(kernel_shape).double()
-    (height, width_), (kh, kw) = size, kernel_shape
-    sides = [(side * up + sum(pad) - k) // down + 1 for side, k in zip(size, kernel_shape, strict=True)]
+def test_upfirdn2d_equals_the_sum_written_out(op):
+    for up, down, pad, kernel_shape, size in RESAMPLINGS:
+        x, kernel = torch.randn(1, 2, *size).double(), torch.randn(kernel_shape).double()
+        assert_close_to_max(op(x, kernel, up, down, pad), written_out(x, kernel, up, down, pad), 1e-9)
+
+
+def written_out(x, kernel, up, down, pad):
+    """The definition, pixel by pixel and tap by tap."""
+    (height, width_), (kh, kw) = x.shape[2:], kernel.shape
+    sides = [(side * up + sum(pad) - k) // down + 1 for side, k in zip(x.shape[2:], kernel.shape, strict=True)]
     expected = torch.zeros(1, 2, *sides).double()
     for row in range(expected.shape[2]):
         for column in range(expected.shape[3]):
@@ -62,54 +66,50 @@ def test_upfirdn2d_equals_the_sum_written_out(op, up, down, pad, kernel_shape, s
                     y, x_ = row * down + i - pad[0], column * down + j - pad[0]
                     if y % up == 0 and x_ % up == 0 and 0 <= y < height * up and 0 <= x_ < width_ * up:
                         expected[:, :, row, column] += x[:, :, y // up, x_ // up] * kernel[kh - 1 - i, kw - 1 - j]
-    assert_close_to_max(op(x, kernel, up, down, pad), expected, 1e-9)
+    return expected
 
 
-@pytest.mark.parametrize(("up", "down", "pad", "kernel_shape", "size"), RESAMPLINGS)
-def test_upfirdn2d_has_correct_first_and_second_derivatives(up, down, pad, kernel_shape, size):
-    x, kernel = torch.randn(1, 2, *size).double().requires_grad_(), torch.randn(kernel_shape).double()
-    assert torch.autograd.gradcheck(lambda x: upfirdn2d(x, kernel, up, down, pad), x, fast_mode=True)
-    # The op is linear, so its own second derivative is zero; a square makes the check mean something.
-    assert torch.autograd.gradgradcheck(lambda x: upfirdn2d(x, kernel, up, down, pad).square(), x, fast_mode=True)
+def test_upfirdn2d_has_correct_first_and_second_derivatives():
+    for up, down, pad, kernel_shape, size in RESAMPLINGS:
+        x, kernel = torch.randn(1, 2, *size).double().requires_grad_(), torch.randn(kernel_shape).double()
+
+        def resampled(x, kernel=kernel, up=up, down=down, pad=pad):
+            return upfirdn2d(x, kernel, up, down, pad)
+
+        assert torch.autograd.gradcheck(resampled, x, fast_mode=True)
+        # The op is linear, so its own second derivative is zero; a square makes the check mean something.
+        assert torch.autograd.gradgradcheck(lambda x, op=resampled: op(x).square(), x, fast_mode=True)
 
 
-@pytest.mark.parametrize("shape", ACTIVATIONS)
-def test_fused_leaky_relu_has_correct_first_and_second_derivatives(shape):
+def test_fused_leaky_relu_has_correct_first_and_second_derivatives():
     torch.manual_seed(0)                                        # random values at a distance from the kink
-    x, bias = torch.randn(shape).double(), torch.randn(width(shape)).double()
-    inputs = (x.requires_grad_(), bias.requires_grad_())
-    assert torch.autograd.gradcheck(fused_leaky_relu, inputs)
-    assert torch.autograd.gradgradcheck(lambda x, bias: fused_leaky_relu(x, bias).square(), inputs)
+    for shape in ACTIVATIONS:
+        x, bias = torch.randn(shape).double(), torch.randn(width(shape)).double()
+        inputs = (x.requires_grad_(), bias.requires_grad_())
+        assert torch.autograd.gradcheck(fused_leaky_relu, inputs)
+        assert torch.autograd.gradgradcheck(lambda x, bias: fused_leaky_relu(x, bias).square(), inputs)
 
 
-@pytest.mark.parametrize("shape", ACTIVATIONS)
-@pytest.mark.parametrize("biased", [True, False])
-@pytest.mark.parametrize(("slope", "scale"), [(0.2, 2**0.5), (0.01, 1), (0.5, 3)])
-def test_fused_leaky_relu_equals_its_reference(shape, biased, slope, scale):
-    x, bias = torch.randn(shape), torch.randn(width(shape)) if biased else None
-    expected = fused_leaky_relu_reference(x, bias, slope, scale)
-    torch.testing.assert_close(fused_leaky_relu(x, bias, slope, scale), expected)
+def test_fused_leaky_relu_equals_its_reference():
+    for shape, biased, factors in product(ACTIVATIONS, (True, False), ((0.2, 2**0.5), (0.01, 1), (0.5, 3))):
+        x, bias = torch.randn(shape), torch.randn(width(shape)) if biased else None
+        expected = fused_leaky_relu_reference(x, bias, *factors)
+        torch.testing.assert_close(fused_leaky_relu(x, bias, *factors), expected)
 
 
-@pytest.mark.parametrize("scale", [0, -1.0])
-def test_fused_leaky_relu_refuses_a_gain_that_does_not_commute(scale):
-    with pytest.raises(ValueError, match="must be positive"):
-        fused_leaky_relu(torch.ones(1, 2), None, 0.2, scale)
+def test_ops_keep_the_dtype_of_their_input():
+    for dtype, autocast in product((torch.bfloat16, torch.float32, torch.float64), (True, False)):
+        x, kernel, bias = torch.randn(2, 3, 8, 8, dtype=dtype), torch.ones(4, 4), torch.zeros(3)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            results = fused_leaky_relu(x, bias), upfirdn2d(x, kernel, pad=(1, 1)), upfirdn2d(x, kernel, up=2, pad=(2, 1))
+        assert [result.dtype for result in results] == [dtype] * 3, (dtype, autocast)
 
 
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-@pytest.mark.parametrize("autocast", [True, False])
-def test_ops_keep_the_dtype_of_their_input(dtype, autocast):
-    x, kernel, bias = torch.randn(2, 3, 8, 8, dtype=dtype), torch.ones(4, 4), torch.zeros(3)
-    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
-        results = fused_leaky_relu(x, bias), upfirdn2d(x, kernel, pad=(1, 1)), upfirdn2d(x, kernel, up=2, pad=(2, 1))
-    assert [result.dtype for result in results] == [dtype] * 3
-
-
-@pytest.mark.parametrize("factors, words", [({"scale": 0}, "scale is 0"), ({"negative_slope": -0.1}, "slope is -0.1")])
-def test_factors_that_the_sign_of_the_result_does_not_survive_are_refused(factors, words):
-    with pytest.raises(ValueError, match=words):
-        fused_leaky_relu(torch.ones(1, 2), **factors)
+def test_factors_that_the_sign_of_the_result_does_not_survive_are_refused():
+    for factors, words in (({"scale": 0}, "scale is 0.*must be positive"), ({"scale": -1.0}, "must be positive"),
+                           ({"negative_slope": -0.1}, "slope is -0.1")):
+        with pytest.raises(ValueError, match=words):
+            fused_leaky_relu(torch.ones(1, 2), **factors)
 
 
 def test_resampling_keeps_no_map_for_its_gradient():

@@ -1,7 +1,6 @@
 """The perceptual loss and LPIPS from end to end, through files in torchvision's layout; and wrong files."""
 
 import importlib.util
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,9 +10,9 @@ from conftest import assert_close_to_max
 from attention.errors import UserError
 from attention.inversion import perceptual
 from attention.method import losses
+from attention.worlds.parts import PERCEPTUAL
 
-# All of a domain that is asked for.
-PHOTOS = SimpleNamespace(entry=SimpleNamespace(drawn=False), device=torch.device("cpu"))
+CPU = torch.device("cpu")
 COMMAND = r"python -m attention\.download vgg16-397923af\.pth$"
 
 
@@ -35,7 +34,7 @@ def golden_state(arrays):
 def test_loss_gradient_and_features_are_the_published_ones(vgg_file, golden):
     arrays = golden("perceptual_64")
     torch.save(golden_state(arrays), vgg_file)
-    features = perceptual.perceptual_features(PHOTOS)
+    features = PERCEPTUAL["vgg16"](CPU)
     image = arrays["image1"].requires_grad_()
     edited = features(image)
     loss = losses.perceptual(edited, features(arrays["image2"]))
@@ -54,19 +53,19 @@ def test_the_network_is_frozen_for_evaluation(vgg_file, golden):
 
 def test_a_missing_vgg_names_the_download(vgg_file):
     with pytest.raises(UserError, match=r"vgg16-397923af\.pth is missing .*attention.download vgg16-397923af\.pth"):
-        perceptual.perceptual_features(PHOTOS)
+        PERCEPTUAL["vgg16"](CPU)
 
 
 def test_a_file_of_another_kind_is_named_with_what_it_lacks(vgg_file):
     torch.save({"features.0.weight": torch.zeros(64, 1, 3, 3), "fc.weight": torch.zeros(1)}, vgg_file)
     with pytest.raises(UserError, match=r"7 missing: features\.0\.bias.*features\.0\.weight \(64, 1, 3, 3\) instead of "
                        r"\(64, 3, 3, 3\).*" + COMMAND):
-        perceptual.perceptual_features(PHOTOS)
+        PERCEPTUAL["vgg16"](CPU)
 
 
-def test_drawn_faces_are_compared_pixel_by_pixel_without_a_file(vgg_file):
+def test_pixels_are_compared_without_a_file(vgg_file):
     images = torch.rand(1, 3, 8, 8)
-    assert torch.equal(perceptual.perceptual_features(SimpleNamespace(entry=SimpleNamespace(drawn=True)))(images), images)
+    assert torch.equal(PERCEPTUAL["pixels"](CPU)(images), images)
 
 
 # --- LPIPS
@@ -109,7 +108,6 @@ def naive_lpips(stages, first, second):
 
 
 def test_lpips_is_the_formula_and_its_gradient(random_vgg):
-    pytest.importorskip("torchmetrics")
     path, stages = random_vgg
     images = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1)) * 2 - 1
     first, second = images[:2].clone().requires_grad_(), images[2:]
@@ -121,17 +119,15 @@ def test_lpips_is_the_formula_and_its_gradient(random_vgg):
 
 
 def test_equal_pictures_have_no_distance_and_either_may_come_first(random_vgg):
-    pytest.importorskip("torchmetrics")
     distance, images = perceptual.load_lpips(random_vgg[0]), torch.rand(2, 3, 16, 16) * 2 - 1
     assert torch.equal(distance(images, images), torch.zeros(2))
     torch.testing.assert_close(distance(images, -images), distance(-images, images))
 
 
 def test_lpips_without_its_weights_or_package_says_how_to_get_them(vgg_file, monkeypatch):
-    if importlib.util.find_spec("torchmetrics"):
-        with pytest.raises(UserError, match=r"vgg16-397923af\.pth is missing .*attention.download vgg16-397923af\.pth"):
-            perceptual.load_lpips(vgg_file)
-        assert not perceptual.lpips_available()
+    with pytest.raises(UserError, match=r"vgg16-397923af\.pth is missing .*attention.download vgg16-397923af\.pth"):
+        perceptual.load_lpips(vgg_file)
+    assert not perceptual.lpips_available()
     monkeypatch.setattr(perceptual, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"pip install torchmetrics$"):
         perceptual.load_lpips(vgg_file)

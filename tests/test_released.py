@@ -10,7 +10,7 @@ from io import BytesIO
 
 import pytest
 import torch
-from conftest import SHARED, assert_close_to_max, tiny_editor
+from conftest import assert_close_to_max, published_tensors, tiny_editor
 from torch import nn
 
 from attention.checkpoints import main
@@ -149,10 +149,7 @@ def test_a_converted_file_loads_as_an_editor_with_the_same_edits(generator, edit
 @pytest.fixture(params=FORMATS)
 def published_format(request):
     """Name -> shape and use of every tensor of a published file."""
-    path = SHARED / "formats" / f"{request.param}.json"
-    if not path.exists():
-        pytest.skip(f"{path} is not there: it lists the published names, beside this repository")
-    return json.loads(path.read_text())["tensors"]
+    return published_tensors(request.param)
 
 
 def of_format(tensors):

@@ -178,12 +178,12 @@ def test_the_plot_has_one_panel_a_loss_with_its_name_and_its_values():
         assert panel.lines[0].get_xydata().tolist() == [list(point) for point in expected]
 
 
-@pytest.mark.parametrize("values, scale", [((1.0, 101.0), "log"), ((1.0, 99.0), "linear"), ((0.0, 1000.0), "linear"),
-                                           ((-1.0, 1000.0), "linear"), ((math.nan, 1e-6, 1e-2), "log"), ((3.0,), "linear"),
-                                           ((math.nan,), "linear"), ((1.0, math.inf), "linear")])
-def test_the_scale_is_logarithmic_only_for_positive_values_over_two_decades(values, scale):
-    (panel,) = metrics_figure([{"step": step, "total": value} for step, value in enumerate(values)]).axes
-    assert panel.get_yscale() == scale
+def test_the_scale_is_logarithmic_only_for_positive_values_over_two_decades():
+    for values, scale in (((1.0, 101.0), "log"), ((1.0, 99.0), "linear"), ((0.0, 1000.0), "linear"),
+                          ((-1.0, 1000.0), "linear"), ((math.nan, 1e-6, 1e-2), "log"), ((3.0,), "linear"),
+                          ((math.nan,), "linear"), ((1.0, math.inf), "linear")):
+        (panel,) = metrics_figure([{"step": step, "total": value} for step, value in enumerate(values)]).axes
+        assert panel.get_yscale() == scale, values
 
 
 def test_a_single_logged_step_can_be_seen():
@@ -199,7 +199,6 @@ def test_plot_png_is_drawn_from_metrics_jsonl_alone_without_pyplot(tmp_path, mon
         assert path == tmp_path / "plot.png" and picture.format == "PNG"
         assert picture.size == (1080, 440)                                     # three panels across, two rows
         assert len(np.unique(np.asarray(picture.convert("L")))) > 10           # something is drawn
-
 
 
 def test_nothing_to_plot_is_said_with_the_command_that_trains(tmp_path):

@@ -56,89 +56,86 @@ def assert_rounded_once(actual, exact):
 
 # --- the published values
 
-@pytest.mark.parametrize("case", range(7))
-def test_upfirdn2d_is_the_published_one(kernels, case, golden):
-    arrays = {name: array.to(DEVICE) for name, array in golden("ops_upfirdn2d").items() if name.startswith(f"up{case}/")}
-    x, kernel, y, grad_y, grad_x = (arrays[f"up{case}/{name}"] for name in ("x", "kernel", "y", "grad_y", "grad_x"))
-    up, down, *pad = arrays[f"up{case}/params"].tolist()
-    actual = kernels.upfirdn2d(x.requires_grad_(), kernel, up, down, tuple(pad))
-    assert_same(actual, y, 2e-5)
-    assert_same(*torch.autograd.grad(actual, x, grad_y), grad_x, 1e-4)
+def test_upfirdn2d_is_the_published_one(kernels, golden):
+    arrays = {name: array.to(DEVICE) for name, array in golden("ops_upfirdn2d").items()}
+    for case in range(7):
+        x, kernel, y, grad_y, grad_x = (arrays[f"up{case}/{name}"] for name in ("x", "kernel", "y", "grad_y", "grad_x"))
+        up, down, *pad = arrays[f"up{case}/params"].tolist()
+        actual = kernels.upfirdn2d(x.requires_grad_(), kernel, up, down, tuple(pad))
+        assert_same(actual, y, 2e-5)
+        assert_same(*torch.autograd.grad(actual, x, grad_y), grad_x, 1e-4)
 
 
-@pytest.mark.parametrize("case", range(5))
-def test_fused_leaky_relu_is_the_published_one(kernels, case, golden):
-    arrays = {name.split("/")[1]: array.to(DEVICE) for name, array in golden("ops_fused_leaky_relu").items()
-              if name.startswith(f"act{case}/")}
-    inputs = [arrays[name].requires_grad_() for name in ("x", "bias") if name in arrays]
-    slope, scale = arrays["params"].tolist()
-    actual = kernels.fused_leaky_relu(*inputs, negative_slope=slope, scale=scale)
-    assert_same(actual, arrays["y"], 2e-5)
-    gradients = torch.autograd.grad(actual, inputs, arrays["grad_y"])
-    for name, gradient in zip(("grad_x", "grad_bias"), gradients, strict=False):
-        assert_same(gradient, arrays[name], 1e-4)
+def test_fused_leaky_relu_is_the_published_one(kernels, golden):
+    arrays = {name: array.to(DEVICE) for name, array in golden("ops_fused_leaky_relu").items()}
+    for case in range(5):
+        inputs = [arrays[name].requires_grad_() for name in (f"act{case}/x", f"act{case}/bias") if name in arrays]
+        slope, scale = arrays[f"act{case}/params"].tolist()
+        actual = kernels.fused_leaky_relu(*inputs, negative_slope=slope, scale=scale)
+        assert_same(actual, arrays[f"act{case}/y"], 2e-5)
+        gradients = torch.autograd.grad(actual, inputs, arrays[f"act{case}/grad_y"])
+        for name, gradient in zip(("grad_x", "grad_bias"), gradients, strict=False):
+            assert_same(gradient, arrays[f"act{case}/{name}"], 1e-4)
 
 
 # --- values and gradients against the definitions
 
 @pytest.mark.parametrize("memory_format", FORMATS)
-@pytest.mark.parametrize(("up", "down", "pad", "kernel_shape", "size"), [
-    *RESAMPLINGS,
-    (2, 1, (9, 0), (1, 3), (2, 3)),         # rows before the map that see padding only
-    (3, 1, (0, 0), (2, 2), (2, 3)),         # phases on which no tap falls
-])
-def test_upfirdn2d_equals_its_reference_and_keeps_the_format(kernels, up, down, pad, kernel_shape, size, memory_format):
-    x, kernel = randn(1, 3, *size, memory_format=memory_format), randn(*kernel_shape).detach()
-    expected = upfirdn2d_reference(x, kernel, up, down, pad)
-    actual = kernels.upfirdn2d(x, kernel, up, down, pad)
-    assert_same(actual, expected)
-    gradient = torch.randn_like(expected).contiguous()          # autograd may hand over a gradient of the other format
-    grad_x, = torch.autograd.grad(actual, x, gradient)
-    assert_same(grad_x, *torch.autograd.grad(expected, x, gradient))
-    assert actual.is_contiguous(memory_format=memory_format) and grad_x.stride() == x.stride()
+def test_upfirdn2d_equals_its_reference_and_keeps_the_format(kernels, memory_format):
+    edges = ((2, 1, (9, 0), (1, 3), (2, 3)),        # rows before the map that see padding only
+             (3, 1, (0, 0), (2, 2), (2, 3)))        # phases on which no tap falls
+    for up, down, pad, kernel_shape, size in (*RESAMPLINGS, *edges):
+        x, kernel = randn(1, 3, *size, memory_format=memory_format), randn(*kernel_shape).detach()
+        expected = upfirdn2d_reference(x, kernel, up, down, pad)
+        actual = kernels.upfirdn2d(x, kernel, up, down, pad)
+        assert_same(actual, expected)
+        gradient = torch.randn_like(expected).contiguous()      # autograd may hand over a gradient of the other format
+        grad_x, = torch.autograd.grad(actual, x, gradient)
+        assert_same(grad_x, *torch.autograd.grad(expected, x, gradient))
+        assert actual.is_contiguous(memory_format=memory_format) and grad_x.stride() == x.stride()
 
 
-@pytest.mark.parametrize(("shape", "memory_format"), [((2, 1, 17, 65), FORMATS[0]), ((1, 65, 5, 5), FORMATS[1])])
-def test_upfirdn2d_on_many_blocks_none_of_them_full(kernels, shape, memory_format):
-    x, kernel = randn(*shape, memory_format=memory_format), randn(2, 1).detach()
-    assert_same(kernels.upfirdn2d(x, kernel, pad=(0, 1)), upfirdn2d_reference(x, kernel, pad=(0, 1)))
+def test_upfirdn2d_on_many_blocks_none_of_them_full(kernels):
+    for shape, memory_format in (((2, 1, 17, 65), FORMATS[0]), ((1, 65, 5, 5), FORMATS[1])):
+        x, kernel = randn(*shape, memory_format=memory_format), randn(2, 1).detach()
+        assert_same(kernels.upfirdn2d(x, kernel, pad=(0, 1)), upfirdn2d_reference(x, kernel, pad=(0, 1)))
 
 
-@pytest.mark.parametrize("shape", [*ACTIVATIONS, (3, 1, 2, 2), (2, 3, 5, 211), (1, 1031), (400, 3), (2, 3, 1)])
 @pytest.mark.parametrize("biased", [True, False])
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_fused_leaky_relu_equals_its_reference_and_keeps_the_format(kernels, shape, biased, channels_last):
-    x = randn(*shape)
-    if channels_last and len(shape) > 3:
-        x = x.detach().movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
-    inputs = [x, randn(width(shape))] if biased else [x]
-    actual, expected = kernels.fused_leaky_relu(*inputs), fused_leaky_relu_reference(*inputs)
-    assert_same(actual, expected)
-    gradient = torch.randn_like(expected).contiguous()
-    gradients = torch.autograd.grad(actual, inputs, gradient)
-    for one, other in zip(gradients, torch.autograd.grad(expected, inputs, gradient), strict=True):
-        assert_same(one, other)
-    assert actual.stride() == gradients[0].stride() == x.stride()
+def test_fused_leaky_relu_equals_its_reference_and_keeps_the_format(kernels, biased, channels_last):
+    for shape in (*ACTIVATIONS, (3, 1, 2, 2), (2, 3, 5, 211), (1, 1031), (400, 3), (2, 3, 1)):
+        x = randn(*shape)
+        if channels_last and len(shape) > 3:
+            x = x.detach().movedim(1, -1).contiguous().movedim(-1, 1).requires_grad_()
+        inputs = [x, randn(width(shape))] if biased else [x]
+        actual, expected = kernels.fused_leaky_relu(*inputs), fused_leaky_relu_reference(*inputs)
+        assert_same(actual, expected)
+        gradient = torch.randn_like(expected).contiguous()
+        gradients = torch.autograd.grad(actual, inputs, gradient)
+        for one, other in zip(gradients, torch.autograd.grad(expected, inputs, gradient), strict=True):
+            assert_same(one, other)
+        assert actual.stride() == gradients[0].stride() == x.stride(), shape
 
 
-@pytest.mark.parametrize(("slope", "scale"), [(0.01, 1), (0, 3), (1, 1 / 3)])
-def test_fused_leaky_relu_takes_any_slope_and_gain_exactly(kernels, slope, scale):
-    x = randn(3, 5)
-    actual, expected = (op(x, None, slope, scale) for op in (kernels.fused_leaky_relu, fused_leaky_relu_reference))
-    torch.testing.assert_close(actual, expected, rtol=1e-15, atol=0)
-    torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x) for y in (actual, expected)), rtol=1e-15, atol=0)
+def test_fused_leaky_relu_takes_any_slope_and_gain_exactly(kernels):
+    for factors in ((0.01, 1), (0, 3), (1, 1 / 3)):
+        x = randn(3, 5)
+        actual, expected = (op(x, None, *factors) for op in (kernels.fused_leaky_relu, fused_leaky_relu_reference))
+        torch.testing.assert_close(actual, expected, rtol=1e-15, atol=0)
+        torch.testing.assert_close(*(torch.autograd.grad(y.sum(), x) for y in (actual, expected)), rtol=1e-15, atol=0)
 
 
 VIEWS = {"cropped": lambda x: x[:, 1:, 1:-1, ::2], "expanded": lambda x: x[:, :, :1].expand_as(x),
          "transposed": lambda x: x.transpose(2, 3), "flattened": lambda x: x.permute(2, 0, 3, 1)}
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_both_take_views_of_any_strides(kernels, view):
-    x, kernel = VIEWS[view](randn(2, 4, 5, 6)), randn(2, 2).detach()
-    bias = randn(x.shape[1])
-    assert_same(kernels.fused_leaky_relu(x, bias), fused_leaky_relu_reference(x, bias))
-    assert_same(kernels.upfirdn2d(x, kernel, pad=(1, 0)), upfirdn2d_reference(x, kernel, pad=(1, 0)))
+def test_both_take_views_of_any_strides(kernels):
+    for view in VIEWS.values():
+        x, kernel = view(randn(2, 4, 5, 6)), randn(2, 2).detach()
+        bias = randn(x.shape[1])
+        assert_same(kernels.fused_leaky_relu(x, bias), fused_leaky_relu_reference(x, bias))
+        assert_same(kernels.upfirdn2d(x, kernel, pad=(1, 0)), upfirdn2d_reference(x, kernel, pad=(1, 0)))
 
 
 def test_an_empty_batch_gives_an_empty_batch(kernels):

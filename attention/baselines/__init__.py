@@ -15,7 +15,7 @@ from attention.baselines.regional import Nothing, PixelAttention, RegionMethod, 
 from attention.files.published import PRETRAINED
 from attention.worlds.world import World
 
-FOLDER = PRETRAINED / "baselines"       # of the trained methods' files, made by fit.py
+FOLDER = PRETRAINED / "baselines"       # a folder for each world, of the trained methods' files (fit.py)
 
 # Name -> what loads the method from a world and a folder of checkpoints.
 METHODS: dict[str, Callable[[World, Path], Method]] = {

@@ -3,15 +3,15 @@
     python -m attention.baselines.fit                       all of them, one after the other
     python -m attention.baselines.fit --only directions     one: mapper, directions, pixels or no_attention
 
-Writes pretrained_models/baselines/NAME.safetensors, whose header says the command, the seed, the steps and the
+Writes pretrained_models/baselines/WORLD/NAME.safetensors, whose header says the command, the seed, the steps and the
 minutes of processor time, which other programs beside it do not lengthen.
 """
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from attention.baselines.directions import KIND as DIRECTIONS_KIND
 from attention.baselines.directions import channel_directions
 from attention.baselines.latents import MAPPERS_KIND, mapper_tensors, train_mapper
 from attention.baselines.regional import EDITOR_KIND, train_variant, variant_config
-from attention.config import Config, option, parse_config
+from attention.config import DEVICE, Config, option, parse_config
 from attention.errors import exit_with_message
 from attention.files.disk import run_folder
 from attention.files.safetensors import write_safetensors
@@ -38,17 +38,24 @@ class FitConfig(Config):
     """Options."""
 
     only: Literal["mapper", "directions", "pixels", "no_attention"] | None = option(None, "train one method")
-    folder: Path = option(FOLDER, "folder of the files")
-    run: Path = option(Path("runs/baselines"), "folder of the runs of pixels and no_attention")
+    domain: str = option("drawn", "the world to train in")
+    folder: Path = option(FOLDER / "drawn", "folder of the files")
+    run: Path = option(Path("runs/baselines/drawn"), "folder of the runs of pixels and no_attention")
     step: int | None = option(None, "steps (faces for directions) instead of the method's own", min=1)
     seed: int = option(0, "of weights and faces", min=0)
-    device: str = option("auto", "cpu, cuda, cuda:N, or auto: a GPU where there is one")
+    device: str = option("auto", DEVICE)
+
+
+def own_folders(cls: type[FitConfig], given: Mapping[str, Any]) -> dict[str, Path]:
+    """The default folders of the world that is asked for."""
+    name = Path(given.get("domain", "drawn")).stem
+    return {"folder": FOLDER / name, "run": Path("runs/baselines") / name}
 
 
 def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Train what is asked for; returns the files."""
-    config = parse_config(FitConfig, argv, __doc__)
-    world = load_world("drawn", device=config.device)
+    config = parse_config(FitConfig, argv, __doc__, own_folders)
+    world = load_world(config.domain, device=config.device)
     run_folder(config.run)
     run_folder(config.folder, "--folder")               # told before hours of training, not after
     return [fit(name, config, world) for name in FITS if config.only in (None, name)]

@@ -12,7 +12,6 @@ from attention.baselines.base import COMMAND, known
 from attention.config import TrainConfig
 from attention.errors import UserError
 from attention.files.disk import run_folder
-from attention.files.published import SHIPPED
 from attention.files.safetensors import consistent, read_safetensors
 from attention.generator import LayerSpec
 from attention.method.editor import Edit, RegionEditor, Source
@@ -20,7 +19,7 @@ from attention.method.regions import RegionClusters, region_points
 from attention.method.spatial_attention import blur_mask
 from attention.training.loop import train
 from attention.training.runs import build_editor, load_run
-from attention.worlds.registry import configured
+from attention.worlds.registry import WORLDS, configured
 from attention.worlds.truth import Faces
 from attention.worlds.world import World
 
@@ -50,7 +49,7 @@ class Nothing:
 
 @dataclass
 class RegionMethod:
-    """Ours: *what* and *where* are the prompt, at the default coverage. By default the shipped editor."""
+    """Ours: *what* and *where* are the prompt, at the default coverage. By default the editor shipped for the world."""
 
     world: World
     editor: RegionEditor
@@ -63,10 +62,14 @@ class RegionMethod:
 
     @classmethod
     def load(cls, world: World, folder: Path) -> "RegionMethod":
-        editor, own, _ = load_run(SHIPPED, str(world.device))
+        run = world.entry.editor
+        if run is None:
+            raise UserError(f"no editor is shipped for the world {world.name}, but {cls.key} edits by one; leave it out "
+                            f"with --only, or take --domain {', '.join(known_editors())}")
+        editor, own, _ = load_run(run, str(world.device))
         if own.generator_hash != world.generator_hash:
-            raise UserError(f"{SHIPPED / 'editor.safetensors'} edits the generator {own.generator_hash}, but {world.name} "
-                            f"has {world.generator_hash}; compare on --domain drawn")
+            raise UserError(f"{run / 'editor.safetensors'} edits the generator {own.generator_hash}, but {world.name} has "
+                            f"{world.generator_hash}; leave {cls.key} out, or take the world's own generator")
         return cls(world, editor)
 
     @torch.no_grad()
@@ -182,6 +185,11 @@ class WithoutAttention(RegionMethod):
         everywhere = torch.ones(1, 1, side, side, device=text.device)
         styles = self.editor.mapper(source.styles, text, strength)
         return self.editor.apply(source, styles, everywhere, keep_features=False).image, None
+
+
+def known_editors() -> list[str]:
+    """The worlds that an editor is shipped for."""
+    return [name for name, entry in WORLDS.items() if entry.editor is not None]
 
 
 def blend_layer(world: World) -> LayerSpec:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attention.errors import UserError
 from attention.images import area_resize
 
-# The published archive's SHA-256; it is also part of its address (see files/published.json).
+# The published archive's SHA-256; it is also part of its address at OpenAI's download server.
 OPENAI_SHA256 = {"ViT-B-32.pt": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"}
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")    # entries of the archive that are not weights
 FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")

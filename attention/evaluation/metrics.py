@@ -19,6 +19,7 @@ from torch import Tensor
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from attention.clip_models.base import TextImageModel
+from attention.evaluation.tables import markdown
 from attention.files.disk import write_atomically
 from attention.images import decibels
 from attention.worlds.truth import Faces, Seen, Truth
@@ -223,12 +224,7 @@ def means(rows: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | N
 
 def table(rows: Mapping[str, Mapping[str, float | None]], first: str) -> str:
     """Rows of figures by name as a Markdown table headed `first`: the columns of METRICS that any row has a figure for."""
-    used = {key: metric for key, metric in METRICS.items() if any(row.get(key) is not None for row in rows.values())}
-    lines = [[first, *(metric.heading for metric in used.values())], ["---"] * (len(used) + 1)]
-    for name, row in rows.items():
-        lines.append([name, *("-" if row.get(key) is None else format(row[key], metric.format)
-                              for key, metric in used.items())])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown(rows, first, {key: (metric.heading, metric.format) for key, metric in METRICS.items()})
 
 
 def plot_sweep(curves: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:

@@ -27,6 +27,7 @@ from attention.evaluation.real import (
     picture_paths,
     read_pictures,
 )
+from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder, write_picture, write_text
 from attention.files.published import missing
 from attention.images import area_resize
@@ -43,10 +44,13 @@ SHEET_PROMPTS, SHEET_SIDE = 15, 256     # with the inversions two blocks of eigh
 ENOUGH_FOR_FID = 2048       # fewer pictures than features: their covariance has no full rank
 AGAINST_REAL, FLOOR = "edits against the real pictures", "inversions (nothing edited) against the real pictures"
 PUBLISHED_VARIANT = "published variant: edits against their own originals (can be won by doing nothing)"
-COLUMNS = (("CLIP", "clip_improved"), ("gain", "clip_gain"), ("identity", "identity_inverted"),
-           ("of photo", "identity_photo"), ("IoU", "iou"), ("Jaccard", "macro_jaccard"),
-           *((f"{name} {against}", f"{name.lower()}_{of}") for against, of in (("inv", "inverted"), ("photo", "photo"))
-             for name in ("MSE", "PSNR", "SSIM", "LPIPS")))
+# Key of a prompt's figures -> heading. Their sizes differ too much for a format each, see `_written`.
+HEADINGS = {"clip_improved": "CLIP", "clip_gain": "gain", "identity_inverted": "identity", "identity_photo": "of photo",
+            "iou": "IoU", "macro_jaccard": "Jaccard",
+            **{f"{name.lower()}_{of}": f"{name} {against}" for of, against in (("inverted", "inv"), ("photo", "photo"))
+               for name in ("MSE", "PSNR", "SSIM", "LPIPS")}}
+DISTANCES = {"fid": ("FID", ".2f"), "kid": ("KID", ""), "kid_subset_size": ("KID subset", ""),
+             "inception_score": ("IS", ""), "pictures": ("pictures", ""), "reference": ("reference", "")}
 
 
 def evaluate(config: RealConfig) -> Path:
@@ -210,20 +214,17 @@ def table(report: dict[str, Any]) -> str:
              *(f"left out: {reason}" for reason in report["left_out"])]
     if report["distances"]:
         lines += _distances_table(report["distances"])
-    known = [(title, name) for title, name in COLUMNS if name in report["mean"]]
-    lines += ["", f"| prompt | {' | '.join(title for title, _ in known)} | labelled |", "|---" * (len(known) + 2) + "|"]
-    for prompt, row in [*report["prompts"].items(), ("**mean**", report["mean"])]:
-        figures = " | ".join(_written(row.get(name)) for _, name in known)
-        lines.append(f"| {prompt} | {figures} | {row.get('labelled', '')} |")
-    return "\n".join(lines) + "\n"
+    rows = {prompt: {name: _written(value) for name, value in row.items()} | {"labelled": row.get("labelled")}
+            for prompt, row in {**report["prompts"], "**mean**": report["mean"]}.items()}
+    columns = {name: (heading, "") for name, heading in {**HEADINGS, "labelled": "labelled"}.items()}
+    return "\n".join([*lines, "", markdown(rows, "prompt", columns)]) + "\n"
 
 
 def _distances_table(distances: dict[str, dict[str, float]]) -> list[str]:
-    lines = ["", "| distributions | FID | KID | KID subset | IS | pictures | reference |", "|---" * 7 + "|"]
-    for name, row in distances.items():
-        lines.append(f"| {name} | {row['fid']:.2f} | {row['kid']:.5f} ± {row['kid_std']:.5f} | {row['kid_subset_size']} | "
-                     f"{row['inception_score']:.3f} ± {row['inception_score_std']:.3f} | {row['pictures']} | "
-                     f"{row['reference']} |")
+    rows = {name: {**row, "kid": f"{row['kid']:.5f} ± {row['kid_std']:.5f}",
+                   "inception_score": f"{row['inception_score']:.3f} ± {row['inception_score_std']:.3f}"}
+            for name, row in distances.items()}
+    lines = ["", markdown(rows, "distributions", DISTANCES)]
     if min(min(row["pictures"], row["reference"]) for row in distances.values()) < ENOUGH_FOR_FID:
         lines += ["", f"FID is biased upwards below {ENOUGH_FOR_FID} pictures a side: compare it at equal numbers only, or "
                       "take KID"]

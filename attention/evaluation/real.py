@@ -190,7 +190,8 @@ class Originals:
             face = self.face(edit.image)
             figures |= {f"identity_{name}": (face * own).sum(dim=1) for name, own in self.faces.items()}
         if part is not None:
-            labelled, keep = overlap(edit.gated, part), ~grow(part, max(1, part.shape[-1] // MARGIN_SHARE))
+            assert edit.place is not None                       # its mask came of a text
+            labelled, keep = overlap(edit.place.gated, part), ~grow(part, max(1, part.shape[-1] // MARGIN_SHARE))
             for name, pictures in self.pictures().items():
                 kept = locality(edit.image, pictures, keep, self.judges.lpips)
                 labelled |= {f"{measure}_{name}": values for measure, values in kept.items()}

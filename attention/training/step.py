@@ -48,6 +48,7 @@ class Learner:
     Attributes:
         edit: the editor, or the editor wrapped for several processes.
         cast: the precision of the edits' synthesis.
+        gather: rows (B, D) of this process -> those of all processes.
     """
 
     config: TrainConfig
@@ -55,6 +56,7 @@ class Learner:
     editor: RegionEditor
     edit: nn.Module
     cast: Callable[[], torch.autocast]
+    gather: Callable[[Tensor], Tensor] = distributed.gather
 
     @classmethod
     def of(cls, config: TrainConfig, world: World, editor: RegionEditor) -> "Learner":
@@ -192,8 +194,8 @@ def embed(learner: Learner, draw: Draw, edit: Edit, rows: slice = slice(None)) -
 
 def gathered(learner: Learner, draw: Draw, generated: Tensor, before: Tensor | None) -> Embeddings:
     """What joint losses look at: the embeddings of all processes."""
-    return Embeddings(distributed.gather(generated), distributed.gather(draw.target),
-                      None if before is None else distributed.gather(before), learner.config.temperature)
+    return Embeddings(learner.gather(generated), learner.gather(draw.target),
+                      None if before is None else learner.gather(before), learner.config.temperature)
 
 
 def looked_at(learner: Learner, draw: Draw, edit: Edit) -> Edits:

@@ -217,6 +217,10 @@ else:                   # a weight for every loss term, see method/losses.py
 class TrainConfig(LossWeights):
     """Options of run_attention.py."""
 
+    def weight(self, term: str) -> float:
+        """Of a loss term, a key of TERMS."""
+        return float(getattr(self, TERMS[term].flag))
+
     clip_model: str | None = option(None, "another CLIP: a name that open_clip knows, or a file of OpenAI's")
     trust: bool = option(False, TRUST)
     cluster_path: Path = option(Path("runs/drawn/regions.safetensors"), "regions (or the authors' .pkl): those of --run")

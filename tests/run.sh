@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The test suite and the style check; makes its own virtual environment if none is active.
+# The test suite, the style check and the types; makes its own virtual environment if none is active.
 #     bash tests/run.sh                      everything
 #     bash tests/run.sh tests/test_ops.py    arguments go to pytest (paths from the repository root)
 set -euo pipefail
@@ -7,6 +7,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../.ci/environment.sh"
 
 style=0
 ruff check || style=$?
+mypy || style=$?
 # Two processes with one thread each are faster than one with two; each takes whole files, whose tests share their models.
 # pytest comes last, so that its closing line is the last line; a failure ends here.
 export OMP_NUM_THREADS=1

@@ -26,11 +26,20 @@ class Method(Protocol):
         given_mask: it is told the true part, which nobody who edits a photo can be.
     """
 
-    key: str
-    name: str
-    strengths: tuple[float, ...]
-    strength: float
-    given_mask: bool
+    @property
+    def key(self) -> str: ...
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def strengths(self) -> tuple[float, ...]: ...
+
+    @property
+    def strength(self) -> float: ...
+
+    @property
+    def given_mask(self) -> bool: ...
 
     def edit(self, w: Tensor, prompt: str, strength: float, faces: Faces) -> tuple[Tensor, Tensor | None]:
         """w (B, style_dim) of `faces` -> edited pictures (B, 3, R, R), about [-1, 1], without a graph, and

@@ -44,7 +44,7 @@ def channel_directions(world: World, faces: int, seed: int = 0) -> Tensor:
 
 def _direction(world: World, styles: list[Tensor], layer: int, channel: int, change: float, seed: int) -> Tensor:
     """(D,) unit direction of one channel over all faces."""
-    total = 0.0
+    total = world.generator.constant.new_zeros(world.clip.dim)
     for first in range(0, len(styles[0]), PAIRS_AT_ONCE):
         rows = [style[first:first + PAIRS_AT_ONCE] for style in styles]
         ends = []

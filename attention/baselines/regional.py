@@ -147,7 +147,8 @@ class PixelAttention(RegionMethod):
     @staticmethod
     def settings(world: World) -> dict[str, float]:
         usual, pixels = configured(TrainConfig, domain=world.name), blend_layer(world).resolution ** 2
-        return dict(cluster_num=pixels, lambda_sec=usual.lambda_sec * usual.cluster_num / pixels, lambda_ess=0.0,
+        weight = usual.weight("attention_budget") * usual.cluster_num / pixels
+        return dict(cluster_num=pixels, lambda_sec=weight, lambda_ess=0.0,
                     lambda_tv=VARIATION_WEIGHT)
 
     @staticmethod

@@ -51,8 +51,8 @@ def read_photo(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
                             "smaller first")
         if min(width, height) < SMALLEST_SIDE:
             raise UserError(f"{name} is {width} x {height} pixels, expected at least {SMALLEST_SIDE} on each side")
-        if getattr(picture, "n_frames", 1) > 1 and picture.format in ANIMATED:
-            warnings.warn(f"{name} has {picture.n_frames} frames, and the first is taken", stacklevel=2)
+        if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format in ANIMATED:
+            warnings.warn(f"{name} has {frames} frames, and the first is taken", stacklevel=2)
         picture.load()
         return _to_rgb(ImageOps.exif_transpose(picture))
     except UserError:

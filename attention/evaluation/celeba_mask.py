@@ -76,10 +76,10 @@ class CelebAMask:
             UserError: there are none, a file is broken, or the files are not square and of one size.
         """
         self.check([picture])
-        found = None
+        found = np.zeros((0, 0), np.uint8)
         for label, path in self.files(picture).items():
             part = _read(path)
-            found = np.zeros([len(part)] * 2, np.uint8) if found is None else found
+            found = found if len(found) else np.zeros([len(part)] * 2, np.uint8)
             if part.shape != found.shape:
                 raise UserError(f"{path} has {part.shape[1]} x {part.shape[0]} pixels, but labels of this picture must "
                                 f"have {len(found)} x {len(found)}, square like the picture; get its files again")

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -45,7 +46,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     before = torch.cat([source.image for source in sources])
 
     rows, sheet = measure_all(editor, world, sources, faces, strengths, config)
-    sweep = [{"strength": strength, "mean": means(rows[strength]), "prompts": rows[strength]} for strength in strengths]
+    sweep: list[dict[str, Any]] = [{"strength": strength, "mean": means(rows[strength]),
+                                    "prompts": rows[strength]} for strength in strengths]
     seen = balanced_accuracy(world.truth.attributes, faces.states(), world.truth.read(before).holds())
     report = {"run": str(config.run), "faces": config.faces, "strength": config.strength, "coverage": config.coverage,
               "training_steps": trained.step, "reader_balanced_accuracy_on_drawings": world.truth.accuracies,
@@ -90,7 +92,8 @@ def measure_all(editor: RegionEditor, world: World, sources: Sequence[Source], f
     if lpips is None:
         print(f"LPIPS is left out, {VGG_WEIGHTS} is missing; get it with: {download_command(VGG_WEIGHTS)}", file=sys.stderr)
     before = torch.cat([source.image for source in sources])
-    rows, shown, by_name = {strength: {} for strength in strengths}, {}, {}
+    rows: dict[float, dict[str, dict]] = {strength: {} for strength in strengths}
+    shown, by_name = {}, {}
     for prompt in tqdm(world.prompts, desc="prompts"):
         asked, places = Asked.of(world.truth, faces, prompt), locate(editor, world, sources, prompt, config.coverage)
         name = world.truth.part_name(prompt)
@@ -156,8 +159,8 @@ def median_seconds(action: Callable[[], object], runs: int = TIMED_EDITS) -> flo
 
 def page(report: dict) -> str:
     """A report as Markdown: the table of prompts, that of the sweep, the reader's own accuracy, the time of an edit."""
-    accuracies = [mean(list(report[f"reader_balanced_accuracy_on_{kind}"].values())) for kind in ("drawings", "unedited")]
-    accuracies = ["unknown" if value is None else f"{value:.3f}" for value in accuracies]       # of one face there is none
+    known = [mean(list(report[f"reader_balanced_accuracy_on_{kind}"].values())) for kind in ("drawings", "unedited")]
+    accuracies = ["unknown" if value is None else f"{value:.3f}" for value in known]            # of one face there is none
     seconds = report["seconds_per_edit"]
     return "\n\n".join([
         f"{report['faces']} unseen faces, strength {report['strength']}, coverage {report['coverage']}:",

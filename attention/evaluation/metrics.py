@@ -95,8 +95,8 @@ class Measured:
     @cached_property
     def kept(self) -> dict[str, float]:
         """Means over faces of `locality` outside."""
-        batches = zip(*(tensor.split(AT_ONCE) for tensor in (self.after, self.before, self.outside)), strict=True)
-        parts = [locality(*batch, self.lpips) for batch in batches]
+        batches = zip(self.after.split(AT_ONCE), self.before.split(AT_ONCE), self.outside.split(AT_ONCE), strict=True)
+        parts = [locality(after, before, outside, self.lpips) for after, before, outside in batches]
         return {name: float(torch.cat([figures[name] for figures in parts]).nanmean()) for name in parts[0]}
 
 
@@ -200,10 +200,10 @@ def locality(edited: Tensor, reference: Tensor, keep: Tensor,
     """
     reference = reference.clamp(-1, 1)
     pasted, area = torch.where(keep[:, None], edited.clamp(-1, 1), reference), keep.sum(dim=(1, 2))
-    pixels = [(picture + 1) / 2 for picture in (pasted, reference)]
-    difference = pixels[0] - pixels[1]
+    made, wanted = (pasted + 1) / 2, (reference + 1) / 2
+    difference = made - wanted
     mse = difference.square().mean(dim=1).sum(dim=(1, 2)) / area                            # 0 / 0 is NaN
-    _, similar = structural_similarity_index_measure(*pixels, data_range=1.0, reduction="none", return_full_image=True)
+    _, similar = structural_similarity_index_measure(made, wanted, data_range=1.0, reduction="none", return_full_image=True)
     figures = {"mse": mse, "psnr": decibels(mse.clamp(min=LEAST_ERROR)),
                "ssim": (similar.mean(dim=1) * keep).sum(dim=(1, 2)) / area, "largest": difference.abs().amax(dim=(1, 2, 3))}
     if lpips is not None:

@@ -193,7 +193,7 @@ class Evaluation:
         prompts = {prompt: {name: _mean(values) for name, values in row.items()} | {"labelled": _count(row.get("iou", []))}
                    for prompt, row in self.rows.items()}
         names = dict.fromkeys(name for row in prompts.values() for name in row if name != "labelled")
-        mean = {name: _mean([row[name] for row in prompts.values() if row.get(name) is not None]) for name in names}
+        mean = {name: _mean([row.get(name) for row in prompts.values()]) for name in names}
         return {"inversion": {name: _mean(values) for name, values in self.inversion.items()}, "mean": mean,
                 "prompts": prompts}
 
@@ -273,15 +273,15 @@ def _extend(columns: dict[str, list[float]], figures: dict[str, Tensor]) -> None
         columns[name] += values.tolist()
 
 
-def _known(values: Sequence[float]) -> list[float]:
-    return [value for value in values if not np.isnan(value)]
+def _known(values: Sequence[float | None]) -> list[float]:
+    return [value for value in values if value is not None and not np.isnan(value)]
 
 
 def _count(values: Sequence[float]) -> int:
     return len(_known(values))
 
 
-def _mean(values: Sequence[float]) -> float | None:
+def _mean(values: Sequence[float | None]) -> float | None:
     known = _known(values)
     return float(np.mean(known)) if known else None
 

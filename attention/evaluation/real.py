@@ -157,14 +157,16 @@ class Originals:
     def __init__(self, photos: Tensor, source: Source, judges: Judges):
         self.photos, self.source, self.judges = photos.to(source.image.device), source, judges
         self.embedding = F.normalize(judges.clip.encode_image(source.image), dim=1)
-        self.faces = {name: self.face(pictures) for name, pictures in self.pictures().items()}
+        self.faces = {name: self.face(pictures) for name, pictures in self.pictures().items()} if judges.recogniser else {}
 
     def pictures(self) -> dict[str, Tensor]:
         return {"inverted": self.source.image, "photo": self.photos}
 
-    def face(self, pictures: Tensor) -> Tensor | None:
+    def face(self, pictures: Tensor) -> Tensor:
         """(B, D) of length 1: who the recogniser sees."""
-        return None if self.judges.recogniser is None else self.judges.recogniser(face_crop(pictures))
+        assert self.judges.recogniser is not None
+        seen: Tensor = self.judges.recogniser(face_crop(pictures))
+        return seen
 
     @torch.no_grad()
     def inversion(self) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ class Learner:
 
     def weighted(self, joint: bool) -> dict[str, tuple[float, Term]]:
         """Name -> (weight, term) of the joint terms, or of the others, whose weight is not 0."""
-        weights = {name: float(getattr(self.config, term.flag)) for name, term in TERMS.items() if term.joint == joint}
+        weights = {name: self.config.weight(name) for name, term in TERMS.items() if term.joint == joint}
         return {name: (weight, TERMS[name]) for name, weight in weights.items() if weight > 0}
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from attention.files.torch_files import atomic_torch_save
 from attention.fits import fit
-from attention.generator import StyleGAN2, sample_z
+from attention.generator import Generator, StyleGAN2, sample_z
 from attention.images import decibels, psnr, to_image
 from attention.worlds.drawn.faces import PARTS, Drawing, FaceParams, draw_faces
 
@@ -144,8 +144,8 @@ def _train(generator: StyleGAN2, recipe: GeneratorFit, run: Run, number: int, z:
                               state_path)
 
     fit(optimiser, loss, run.steps, run.name, schedule, start, after)
-    made: StyleGAN2 = average.module
-    return made
+    assert isinstance(average.module, StyleGAN2)
+    return average.module
 
 
 def _loss(generator: StyleGAN2, styles: list[Tensor], target: Tensor, side: int, parts: float, shares: Tensor | None,
@@ -231,7 +231,7 @@ def _shrink(images: Tensor, side: int) -> Tensor:
 
 
 @torch.no_grad()
-def psnr_on_unseen(generator: StyleGAN2, count: int = 512, seed: int = 99) -> float:
+def psnr_on_unseen(generator: Generator, count: int = 512, seed: int = 99) -> float:
     """Mean PSNR in dB of G(z) against the drawing that z asks for, on latents not trained on."""
     z = sample_z(count, STYLE_DIM, seed)
     drawn = to_image(draw_faces(FaceParams.from_z(z.numpy())).images)

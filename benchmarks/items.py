@@ -289,7 +289,7 @@ def attention(models: Models) -> Pair:
     features = editor.generator.synthesis(models.styles).features
     source = replace(editor.source_of(models.styles), features=features)     # whole maps, which ours shrinks first
     weights = plain.plain_world(models.world, editor, models.vgg).editor
-    maps = [feature.contiguous() for feature in [*features, editor.generator.input.input]]
+    maps = [feature.contiguous() for feature in [*features, editor.generator.constant]]
     out = [torch.randn_like(value) for value in (*models.styles, *([source.labels[:, None].float()] * 3))]
 
     def results(styles: list[Tensor], raw: Tensor, means: Tensor, mask: Tensor, labels: Tensor) -> Results:

@@ -48,10 +48,10 @@ def evaluate(config: EvaluateConfig) -> Path:
     rows, sheet = measure_all(editor, world, sources, faces, strengths, config)
     sweep: list[dict[str, Any]] = [{"strength": strength, "mean": means(rows[strength]),
                                     "prompts": rows[strength]} for strength in strengths]
-    seen = balanced_accuracy(world.truth.attributes, faces.states(), world.truth.read(before).holds())
+    unedited = balanced_accuracy(world.truth.attributes, faces.states(), world.truth.read(before).holds())
     report = {"run": str(config.run), "faces": config.faces, "strength": config.strength, "coverage": config.coverage,
-              "training_steps": trained.step, "reader_balanced_accuracy_on_drawings": world.truth.accuracies,
-              "reader_balanced_accuracy_on_unedited": seen,
+              "training_steps": trained.step,
+              "reader_balanced_accuracy": {"exact": world.truth.accuracies, "unedited": unedited},
               "seconds_per_edit": seconds_per_edit(editor, world, w[:1], config),
               "mean": means(rows[config.strength]), "prompts": rows[config.strength], "sweep": sweep}
     told = page(report)
@@ -159,16 +159,16 @@ def median_seconds(action: Callable[[], object], runs: int = TIMED_EDITS) -> flo
 
 def page(report: dict) -> str:
     """A report as Markdown: the table of prompts, that of the sweep, the reader's own accuracy, the time of an edit."""
-    known = [mean(list(report[f"reader_balanced_accuracy_on_{kind}"].values())) for kind in ("drawings", "unedited")]
-    accuracies = ["unknown" if value is None else f"{value:.3f}" for value in known]            # of one face there is none
+    means_of = [mean(list(report["reader_balanced_accuracy"][kind].values())) for kind in ("exact", "unedited")]
+    accuracies = ["unknown" if value is None else f"{value:.3f}" for value in means_of]         # of one face there is none
     seconds = report["seconds_per_edit"]
     return "\n\n".join([
         f"{report['faces']} unseen faces, strength {report['strength']}, coverage {report['coverage']}:",
         table({**report["prompts"], "**mean**": report["mean"]}, "prompt"),
         "Means over the prompts by strength:",
         table({str(row["strength"]): row["mean"] for row in report["sweep"]}, "strength"),
-        f"The reader's own balanced accuracy: {accuracies[0]} on held-out drawings, {accuracies[1]} on these faces "
-        "unedited.",
+        f"The reader's own balanced accuracy: {accuracies[0]} on pictures whose truth is exact, {accuracies[1]} on these "
+        "faces unedited.",
         f"Seconds per edit: {seconds['source_known']:.3f} with the source known, {seconds['from_w']:.3f} from w "
         f"({seconds['device']}, {seconds['threads']} threads).",
     ]) + "\n"

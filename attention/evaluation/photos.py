@@ -221,6 +221,7 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _distances_table(distances: dict[str, dict[str, float]]) -> list[str]:
+    """The lines of FID, KID and IS, and a warning where they say little."""
     rows = {name: {**row, "kid": f"{row['kid']:.5f} ± {row['kid_std']:.5f}",
                    "inception_score": f"{row['inception_score']:.3f} ± {row['inception_score_std']:.3f}"}
             for name, row in distances.items()}

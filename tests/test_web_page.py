@@ -101,6 +101,7 @@ class User:
 
     def clicks_region(self, x, y):
         """Click the picture of regions at x and y from 0 to 1."""
+        self.page.wait_for_function("() => document.querySelector('#regions img')?.naturalWidth")      # it has arrived
         box = self.page.locator("#regions img").bounding_box()
         self.page.mouse.click(box["x"] + x * box["width"], box["y"] + y * box["height"])
 

@@ -26,6 +26,7 @@ from pydantic_settings import BaseSettings, CliSettingsSource, SettingsConfigDic
 
 from attention.errors import UserError
 from attention.files.published import INCEPTION_FILE, RECOGNISER_FILE, VGG_FILE, WEIGHTS
+from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.losses import TERMS
 
 KINDS = {"int": "a whole number", "float": "a number", "finite": "a finite number", "bool": "a switch", "path": "a path",
@@ -66,7 +67,7 @@ Options = TypeVar("Options", bound=Config)
 
 
 def option(default: Any, help: str, *, min: float | None = None, max: float | None = None, published: str | None = None,
-           idle: str | None = None) -> Any:
+           idle: str | None = None, world: bool = True) -> Any:
     """A field of a Config.
 
     Args:
@@ -74,11 +75,12 @@ def option(default: Any, help: str, *, min: float | None = None, max: float | No
         min, max: bounds of a number, included.
         published: another spelling of the flag, as the published program has it.
         idle: why a published flag changes nothing here, which is printed when it is given.
+        world: whether a world may have a default of its own for it.
     """
     limits = [f"at least {min}"] * (min is not None) + [f"at most {max}"] * (max is not None)
     return Field(default, description=f"{help} ({' and '.join(limits)})" if limits else help, ge=min, le=max,
                  validation_alias=AliasChoices(published) if published else None,
-                 json_schema_extra={"limits": " and ".join(limits), "idle": idle or ""})
+                 json_schema_extra={"limits": " and ".join(limits), "idle": idle or "", "world": world})
 
 
 def parse_config(cls: type[Options], argv: Sequence[str] | None, description: str | None = None,
@@ -143,6 +145,12 @@ def _with_defaults(cls: type[Config], defaults: Mapping[str, Any]) -> type[Confi
     return create_model(cls.__name__, __base__=cls, __doc__=cls.__doc__, **fields)
 
 
+def settings_of(cls: type[Config]) -> dict[str, FieldInfo]:
+    """The fields for which a world may have defaults of its own."""
+    return {name: field for name, field in cls.model_fields.items()
+            if isinstance(field.json_schema_extra, dict) and field.json_schema_extra["world"]}
+
+
 def _rule(field: FieldInfo, name: str) -> str:
     extra = field.json_schema_extra
     return str(extra.get(name, "")) if isinstance(extra, dict) else ""
@@ -185,26 +193,27 @@ class WorldConfig(Config):
     """
 
     recipe: Literal["paper", "released"] = option("paper", "paper (all terms, attention learns from 15 %) or released (as "
-                                                           "published)")
-    domain: str = option("drawn", "drawn, ffhq, or a TOML file that describes a world; with --ckpt alone ffhq")
-    run: Path = option(Path("runs/drawn"), "folder to write to: runs/DOMAIN")
-    ckpt: Path | None = option(None, "another generator's weights than the world's")
-    stylegan_size: int | None = option(None, "must be the generator's, which is read from its weights", min=8)
-    channel_multiplier: int | None = option(None, "must be the generator's, which is read from its weights", min=1)
+                                                           "published)", world=False)
+    domain: str = option("drawn", "drawn, ffhq, or a TOML file that describes a world; with --ckpt alone ffhq", world=False)
+    run: Path = option(Path("runs/drawn"), "folder to write to: runs/DOMAIN", world=False)
+    ckpt: Path | None = option(None, "another generator's weights than the world's", world=False)
+    stylegan_size: int | None = option(None, "must be the generator's, which is read from its weights", min=8, world=False)
+    channel_multiplier: int | None = option(None, "must be the generator's, which is read from its weights", min=1,
+                                            world=False)
     attention_layer: int = option(13, "conv layer to blend at, counted from 1", min=1)
     cluster_num: int = option(20, "number of regions K", min=1)
-    device: str = option("auto", DEVICE)
+    device: str = option("auto", DEVICE, world=False)
 
 
 class ClusterConfig(WorldConfig):
     """Options of clustering_feature.py."""
 
-    step: int = option(20, "batches of faces", min=1)
-    batch_size: int = option(5, "faces a batch", min=1)
+    step: int = option(20, "batches of faces", min=1, world=False)
+    batch_size: int = option(5, "faces a batch", min=1, world=False)
     enlarge: int = option(1, "enlarge feature maps before fitting (the published program: 2)", min=1)
     position_weight: float = option(1.0, "weight of the position planes", min=0)
-    seed: int = option(42, "of faces and k-means", min=0)
-    description: str | None = option(None, "published", idle="the regions file is named by --run")
+    seed: int = option(42, "of faces and k-means", min=0, world=False)
+    description: str | None = option(None, "published", idle="the regions file is named by --run", world=False)
 
 
 if TYPE_CHECKING:
@@ -221,17 +230,19 @@ class TrainConfig(LossWeights):
         """Of a loss term, a key of TERMS."""
         return float(getattr(self, TERMS[term].flag))
 
-    clip_model: str | None = option(None, "another CLIP: a name that open_clip knows, or a file of OpenAI's")
-    trust: bool = option(False, TRUST)
-    cluster_path: Path = option(Path("runs/drawn/regions.safetensors"), "regions (or the authors' .pkl): those of --run")
-    cluster_layer: int = option(13, "conv layer of the regions, counted from 1: that of --attention_layer", min=1)
+    clip_model: str | None = option(None, "another CLIP: a name that open_clip knows, or a file of OpenAI's", world=False)
+    trust: bool = option(False, TRUST, world=False)
+    cluster_path: Path = option(Path("runs/drawn/regions.safetensors"), "regions (or the authors' .pkl): those of --run",
+                                world=False)
+    cluster_layer: int = option(13, "conv layer of the regions, counted from 1: that of --attention_layer", min=1,
+                                world=False)
     step: int = option(10_000, "training steps", min=1)
     batch_size: int = option(8, "prompts a step and process; at least 2 in all processes together", min=1)
     micro_batch: int = option(8, "prompts at once, --batch_size of them; fewer need less memory and a second forward pass",
-                              min=1)
+                              min=1, world=False)
     lr: float = option(0.01, "Adam's learning rate at its height", min=0)
-    captions: Path | None = option(None, "corpus to draw prompts from instead of the world's own prompts")
-    description: str | None = option(None, "prompt that sample sheets show beside the world's own")
+    captions: Path | None = option(None, "corpus to draw prompts from instead of the world's own prompts", world=False)
+    description: str | None = option(None, "prompt that sample sheets show beside the world's own", world=False)
     target: Literal["text", "image", "mixed"] = option("text", "what drives mapper and CLIP loss")
     mapper: str = option("style", "text mapper, a key of method.mapper.MAPPERS")
     attention_start: float = option(0.15, "share of the run after which attention learns; above 1: never", min=0)
@@ -241,15 +252,18 @@ class TrainConfig(LossWeights):
     relative: bool = option(False, "score edits by the rise over their source's own similarity")
     max_change: float = option(0.0, "bound on a style's change at strength 1, in spreads; 0: none", min=0)
     precision: Precision = option("fp32", "of synthesis; fp16 on a GPU only")
-    compile: bool = option(False, "compile synthesis with torch.compile, which takes about a minute at the start")
+    compile: bool = option(False, "compile synthesis with torch.compile, which takes about a minute at the start",
+                           world=False)
     save_intermediate_image_every: int = option(500, "steps between sample sheets and checkpoints", min=1)
-    resume: str | None = option(None, "auto: go on from the run's newest whole checkpoint, if any; or a checkpoint's path")
-    seed: int = option(0, "of weights, faces and prompts", min=0)
-    gpu_id: str | None = option(None, "GPUs to use, as in 0,1; with --multiprocessing-distributed a process for each")
+    resume: str | None = option(None, "auto: go on from the run's newest whole checkpoint, if any; or a checkpoint's path",
+                                world=False)
+    seed: int = option(0, "of weights, faces and prompts", min=0, world=False)
+    gpu_id: str | None = option(None, "GPUs to use, as in 0,1; with --multiprocessing-distributed a process for each",
+                                world=False)
     multiprocessing_distributed: bool = option(False, "one process for every GPU of --gpu_id (or use torchrun)",
-                                               published="multiprocessing-distributed")
-    use_cluster: bool = option(False, "published", idle="the attention is always pooled over regions")
-    work_in_stylespace: bool = option(False, "published", idle="edits always happen in style space")
+                                               published="multiprocessing-distributed", world=False)
+    use_cluster: bool = option(False, "published", idle="the attention is always pooled over regions", world=False)
+    work_in_stylespace: bool = option(False, "published", idle="edits always happen in style space", world=False)
 
 
 class EvaluateConfig(Config):
@@ -257,9 +271,9 @@ class EvaluateConfig(Config):
 
     run: Path = option(Path("runs/drawn"), "run folder with editor.safetensors")
     faces: int = option(64, "unseen faces", min=1)
-    strength: float = option(0.1, "of the edits in the table", min=0, max=1)
+    strength: float = option(STRENGTH, "of the edits in the table", min=0, max=1)
     strengths: str = option("0.025,0.05,0.1,0.15,0.2", "of the sweep, separated by commas; --strength is always among them")
-    coverage: float = option(0.8, "of the edits, 0 to 1", min=0, max=1)
+    coverage: float = option(COVERAGE, "of the edits, 0 to 1", min=0, max=1)
     precision: Precision = option("fp32", "of the edits' synthesis; fp16 on a GPU only")
     seed: int = option(4242, "of the faces", min=0)
     trust: bool = option(False, TRUST)
@@ -277,8 +291,8 @@ class RealConfig(Config):
     prompts: str | None = option(None, "texts between semicolons, or published: the eight of the published IoU; default: "
                                        "those of the run's world")
     where: str | None = option(None, "the place of all edits; default: every prompt names its own")
-    strength: float = option(0.1, "of the edits", min=0, max=1)
-    coverage: float = option(0.8, "of the edits, 0 to 1; 0.8 is the published threshold", min=0, max=1)
+    strength: float = option(STRENGTH, "of the edits", min=0, max=1)
+    coverage: float = option(COVERAGE, "of the edits, 0 to 1; the default is the published threshold", min=0, max=1)
     refine: int = option(0, "steps that bring every inversion nearer to its photo", min=0)
     fid: bool = option(True, "FID, KID and IS, which need --inception")
     inception: Path = option(WEIGHTS / INCEPTION_FILE, "weights of torch-fidelity's Inception")

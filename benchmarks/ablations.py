@@ -17,7 +17,7 @@ from attention.config import Config, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.metrics import table
 from attention.files.disk import run_folder, write_text
-from attention.method.mapper import STRENGTH
+from attention.method.defaults import STRENGTH
 
 STEPS = 600
 RESULTS = Path(__file__).parent / "results"

@@ -18,12 +18,12 @@ from pathlib import Path
 import torch
 
 from attention.config import Config, option, parse_config
-from attention.editing.session import COVERAGE, Editor, load_editor
+from attention.editing.session import Editor, load_editor
 from attention.errors import exit_with_message
 from attention.evaluation.tables import markdown
 from attention.files.disk import write_text
 from attention.files.published import ROOT
-from attention.method.mapper import STRENGTH
+from attention.method.defaults import COVERAGE, STRENGTH
 
 TARGET = 0.060              # seconds of an edit after the first, on two cores
 SEED, FIRST = 7, "beard"

@@ -18,7 +18,7 @@ from attention.editing.recipes import read_recipe
 from attention.errors import UserError
 from attention.files.published import SHIPPED
 from attention.inversion import invert
-from attention.method.mapper import STRENGTH
+from attention.method.defaults import STRENGTH
 from attention.worlds.drawn.faces import FaceParams, draw_faces
 from attention.worlds.drawn.photos import draw_photo
 from attention.worlds.world import World

@@ -16,10 +16,9 @@ from PIL import Image, PngImagePlugin
 import attention
 from attention.editing import recipes
 from attention.editing.recipes import RECIPE_KEY, pack, pixel_hash, read_recipe
-from attention.editing.session import COVERAGE
 from attention.errors import UserError
 from attention.images import to_image
-from attention.method.mapper import STRENGTH
+from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.spatial_attention import threshold_for
 from attention.worlds.drawn.faces import FaceParams, draw_faces, landmarks
 from attention.worlds.drawn.photos import POINTS

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from attention.config import DEVICE, TRUST, Config, option, parse_config
 from attention.errors import UserError
+from attention.method.defaults import COVERAGE, STRENGTH
 
 STRENGTHS = (0.05, 0.1, 0.15, 0.2)          # of --grid
 
@@ -28,8 +29,8 @@ class EditConfig(Config):
     what: str | None = option(None, "the change, as in \"grey hair\"")
     reference: Path | None = option(None, "a square picture that the region should resemble, instead of --what")
     where: str | None = option(None, "the place, as in \"hair\"; default: --what says it too, with --reference everywhere")
-    strength: float = option(0.1, "of the change", min=0, max=1)
-    coverage: float = option(0.8, "0 edits almost nowhere, 1 widely", min=0, max=1)
+    strength: float = option(STRENGTH, "of the change", min=0, max=1)
+    coverage: float = option(COVERAGE, "0 edits almost nowhere, 1 widely", min=0, max=1)
     then: str | None = option(None, "a further change WHAT@WHERE or WHAT; may be given several times")
     landmarks: Path | None = option(None, "file of 68 or 5 points x y; for a folder, a folder of files of the same names")
     face: int | None = option(None, "which of several faces, 0 the largest", min=0)

@@ -30,15 +30,14 @@ from attention.errors import UserError
 from attention.files.disk import write_atomically
 from attention.images import to_image, to_pixels
 from attention.inversion.frame import Frame
+from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.editor import Edit, Place, RegionEditor, Source
-from attention.method.mapper import STRENGTH
 from attention.method.spatial_attention import blur_mask, threshold_for
 from attention.sheets import edit_sheet
 from attention.training.runs import load_run
 from attention.worlds.registry import WORLDS
 from attention.worlds.world import World
 
-COVERAGE = 0.8              # share of the gate's range that is open by default
 LARGEST_SEED = 2**63 - 1    # that torch takes
 NAMED_WORDS = 5             # unknown ones that a warning names
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8

@@ -21,9 +21,8 @@ from attention.editing.desk import (
     regions_picture,
     summary,
 )
-from attention.editing.session import COVERAGE
 from attention.errors import UserError
-from attention.method.mapper import STRENGTH
+from attention.method.defaults import COVERAGE, STRENGTH
 
 STRONGEST = 0.3             # of the slider; more leaves what faces look like
 UPLOAD = "20mb"

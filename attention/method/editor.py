@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from attention.errors import UserError
 from attention.generator import Blend, Generator, blended_layers, edited_layers, nearest
-from attention.method.mapper import MAPPERS, MAX_CHANGE, STRENGTH
+from attention.method.defaults import STRENGTH
+from attention.method.mapper import MAPPERS, MAX_CHANGE
 from attention.method.regions import RegionClusters, pool_by_region
 from attention.method.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention
 

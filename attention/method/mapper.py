@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 from attention.generator.base import LayerSpec
 from attention.generator.layers import EqualLinear
+from attention.method.defaults import STRENGTH
 
 HIDDEN = 512        # width of the text branch, published
-STRENGTH = 0.1      # in training, published; a user moves it between 0 and about 0.3
 MAX_CHANGE = 30.0   # ours: standard deviations over faces that a style may move at strength 1, where spreads are known
 
 

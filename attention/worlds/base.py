@@ -32,6 +32,7 @@ class WorldEntry:
         perceptual: a key of PERCEPTUAL: what the perceptual loss compares.
         truth: a key of TRUTHS; None where nothing but its pictures is known.
         editor: run folder of the editor that is shipped for this world, if one is.
+        captions: corpus that training draws from instead of the prompts.
         settings: take the place of the defaults of ClusterConfig and TrainConfig.
     """
 
@@ -48,4 +49,5 @@ class WorldEntry:
     perceptual: str = "vgg16"
     truth: str | None = None
     editor: Path | None = None
+    captions: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)

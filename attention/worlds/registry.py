@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attention.config import Options, TrainConfig, WorldConfig
+from attention.config import Options, TrainConfig, WorldConfig, settings_of
 from attention.errors import UserError
 from attention.processes import world_size
 from attention.worlds.base import Part, WorldEntry
@@ -54,8 +54,9 @@ def world_defaults(cls: type[Options], given: Mapping[str, Any]) -> dict[str, An
         given: what the flags say.
     """
     name = given.get("domain") or ("ffhq" if given.get("ckpt") else "drawn")
-    values: dict[str, Any] = {"domain": name, "run": Path("runs") / Path(name).stem, **world_entry(name).settings,
-                              **recipes().get(given.get("recipe", "paper"), {})}
+    entry, recipe = world_entry(name), recipes().get(given.get("recipe", "paper"), {})
+    values: dict[str, Any] = {key: value for key, value in {**entry.settings, **recipe}.items() if key in settings_of(cls)}
+    values |= {"domain": name, "run": Path("runs") / Path(name).stem, "captions": entry.captions}
     own = {key: field.default for key, field in cls.model_fields.items()}
     final = {**own, **values, **given}
     values |= {"cluster_path": Path(final["run"]) / "regions.safetensors", "cluster_layer": final["attention_layer"],

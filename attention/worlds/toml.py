@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from attention.clip_models import CLIP_MODELS
-from attention.config import ClusterConfig, TrainConfig, expected
+from attention.config import ClusterConfig, TrainConfig, expected, settings_of
 from attention.errors import UserError
 from attention.worlds.base import Part, WorldEntry
 from attention.worlds.parts import ENCODERS, FRAMES, PERCEPTUAL, TRUTHS, VIEWS, WORDS
@@ -18,12 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-# What a world cannot decide: where and how a run runs, and which world it is.
-NO_SETTINGS = {"recipe", "domain", "run", "ckpt", "stylegan_size", "channel_multiplier", "device", "seed", "clip_model",
-               "trust", "cluster_path", "cluster_layer", "micro_batch", "captions", "description", "compile", "resume",
-               "gpu_id", "multiprocessing_distributed", "use_cluster", "work_in_stylespace"}
-SETTINGS = {name: field for cls in (ClusterConfig, TrainConfig) for name, field in cls.model_fields.items()
-            if name not in NO_SETTINGS}
+SETTINGS = {**settings_of(ClusterConfig), **settings_of(TrainConfig)}
 
 
 class TomlPart(BaseModel):
@@ -75,14 +70,12 @@ def read_toml(path: Path) -> WorldEntry:
         if kind not in known:
             raise _wrong(path, f"has {kind!r} for {key}, expected one of {', '.join(known)}")
     settings = {name: _setting(path, name, value) for name, value in said.settings.items()}
-    if said.captions is not None:
-        settings["captions"] = path.parent / said.captions
     return WorldEntry(
         name=path.stem, generator=path.parent / said.generator, prompts=tuple(said.prompts),
         clip=Part(clip.kind, _local(path, clip.source)), truncation=said.truncation,
         encoder=Part(said.encoder.kind, _local(path, said.encoder.source)) if said.encoder else None, words=said.words,
         places=tuple(said.where), frame=said.frame, views=said.views, perceptual=said.perceptual, truth=said.truth,
-        settings=settings)
+        captions=path.parent / said.captions if said.captions else None, settings=settings)
 
 
 def _local(path: Path, source: str) -> Path | str:

@@ -94,7 +94,7 @@ class World:
         """
         if self.entry.truth is None:
             raise UserError(f"nothing is known of the faces of {self.name} but how they look; this needs the truth about "
-                            f"them; take --domain {', '.join(TRUTHS)}")
+                            f"them; it is known of {', '.join(TRUTHS)}")
         return TRUTHS[self.entry.truth](self)
 
     @property

@@ -10,13 +10,13 @@ from safetensors.torch import save_file
 
 from attention.errors import UserError
 from attention.files.published import SHIPPED
-from attention.images import to_image
+from attention.images import Damage, augment, augmented, to_image
 from attention.worlds.concepts import EDIT_PROMPTS, PART_NAMES
 from attention.worlds.drawn.concepts import BY_PHRASE, CONCEPTS, OPTIONS, captions, truth_table
 from attention.worlds.drawn.faces import PARTS, SIZE, FaceParams, draw_faces, landmarks
 from attention.worlds.drawn.fit.clip import PASTED, PIECES, _paste_parts, _piece_of
 from attention.worlds.drawn.fit.generator import AREAS, BLEND_SIDE, part_error, part_shares
-from attention.worlds.drawn.fit.reader import ReaderFit, augment, fit_reader
+from attention.worlds.drawn.fit.reader import ReaderFit, fit_reader
 from attention.worlds.drawn.reader import AttributeReader
 from attention.worlds.drawn.truth import DrawnFaces, SeenFaces
 from attention.worlds.truth import balanced_accuracy
@@ -240,13 +240,19 @@ def test_reader_refuses_missing_cut_and_foreign_files(tiny_reader, tmp_path):
             AttributeReader.load(path)
 
 
-def test_augmented_pictures_keep_range_and_shift():
+def test_augmented_pictures_are_shifted_by_what_is_told():
     images = to_image(draw_faces(FaceParams.sample(4, seed=8)).images)
-    made, shift = augment(images, torch.Generator().manual_seed(0))
-    assert made.shape == images.shape and made.abs().max() <= 1 and shift.abs().max() <= 3
-    for picture, source, (dx, dy) in zip(made, images, shift.int().tolist(), strict=True):
+    made, shift = augment(images, torch.Generator().manual_seed(0), Damage(3 * 2 / 128, True, 0, 0, 0, 0.4, 0, 0, 0))
+    assert shift.abs().max() == 3
+    for picture, source, (dx, dy) in zip(made, images, shift.round().int().tolist(), strict=True):
         inner = torch.roll(source, (dy, dx), dims=(1, 2))[:, 8:-8, 8:-8]
-        assert (picture[:, 8:-8, 8:-8] - inner).abs().mean() < 0.15
+        torch.testing.assert_close(picture[:, 8:-8, 8:-8], inner, atol=1e-4, rtol=0)
+
+
+def test_the_view_of_a_picture_does_not_depend_on_the_others():
+    images = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    whole, part = augmented(images, [5, 6, 7]), augmented(images[1:2], [6])
+    assert torch.equal(whole[1:2], part) and not torch.equal(whole[0], whole[1])
 
 
 def test_fit_runs_and_is_reproducible():

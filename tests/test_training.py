@@ -237,7 +237,7 @@ def run_in(processes, folder):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("processes", (2, 4, pytest.param(8, marks=pytest.mark.slow)))
+@pytest.mark.parametrize("processes", (2, *(pytest.param(count, marks=pytest.mark.slow) for count in (4, 8))))
 def test_the_gradient_does_not_depend_on_the_number_of_processes(processes, tmp_path):
     joint_gradient(tmp_path)
     run_in(processes, tmp_path)

@@ -1,18 +1,18 @@
-"""The drawn faces' small CLIP: open_clip's CLIP with a small text tower, a plain convolutional picture tower, and a
-word tokenizer.
+"""The small CLIP: CLIP's text transformer, a plain convolutional picture tower, and a word tokenizer.
 
-open_clip's own picture towers shrink a picture 4x or more at once; on drawn faces they never learned to read parts of a
-few pixels (area under the curve 0.5 for eyes and noses), strided convolutions with dense layers do.
+Released picture towers shrink a picture 4x or more at once; on drawn faces they never learned to read parts of a few pixels
+(area under the curve 0.5 for eyes and noses), strided convolutions with dense layers do.
 """
 
 import re
 import unicodedata
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from torch import Tensor, nn
 
 from attention.files.networks import FileKind
@@ -25,8 +25,8 @@ PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 3
 class WordTokenizer:
     """Whole words to ids: lower case, no punctuation, one id a word of a closed vocabulary.
 
-    Ids: 0 padding, 1 start, 2 unknown, 3... the words, last the end. The end must be the highest because open_clip
-    takes the text's feature at the position of the highest id.
+    Ids: 0 padding, 1 start, 2 unknown, 3... the words, last the end. The end must be the highest: CLIP takes the
+    text's feature at the position of the highest id.
     """
 
     def __init__(self, words: Iterable[str], context_length: int = 24):
@@ -67,6 +67,62 @@ class ConvTower(nn.Module):
         return self.head(self.trunk(pixels))
 
 
+class Block(nn.Module):
+    """A transformer block: x + attention(norm(x)), then x + mlp(norm(x)); names and order are CLIP's."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(width)
+        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.ln_2 = nn.LayerNorm(width)
+        self.mlp = nn.Sequential(OrderedDict(c_fc=nn.Linear(width, 4 * width), gelu=nn.GELU(),
+                                             c_proj=nn.Linear(4 * width, width)))
+
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
+        """x (B, T, width), mask (T, T) added to the attention's logits -> (B, T, width)."""
+        seen = self.ln_1(x)
+        x = x + self.attn(seen, seen, seen, need_weights=False, attn_mask=mask)[0]
+        return x + self.mlp(self.ln_2(x))
+
+
+class Towers(nn.Module):
+    """CLIP's two towers, with its parameter names: a causal transformer for texts, `ConvTower` for pictures.
+
+    Source: Radford et al. 2021, section 2.4.
+    """
+
+    def __init__(self, dim: int, vocab_size: int, context_length: int, width: int, heads: int, layers: int,
+                 visual: nn.Module):
+        super().__init__()
+        self.visual = visual
+        self.transformer = nn.Module()
+        self.transformer.resblocks = nn.ModuleList(Block(width, heads) for _ in range(layers))
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        self.positional_embedding = nn.Parameter(0.01 * torch.randn(context_length, width))
+        self.ln_final = nn.LayerNorm(width)
+        self.text_projection = nn.Parameter(width ** -0.5 * torch.randn(width, dim))
+        self.logit_scale = nn.Parameter(torch.tensor(1 / 0.07).log())
+        nn.init.normal_(self.token_embedding.weight, std=0.02)
+        for block in self.blocks():
+            nn.init.normal_(block.attn.in_proj_weight, std=width ** -0.5)
+            nn.init.normal_(block.mlp.c_fc.weight, std=(2 * width) ** -0.5)
+            for last in (block.attn.out_proj, block.mlp.c_proj):
+                nn.init.normal_(last.weight, std=width ** -0.5 * (2 * layers) ** -0.5)
+
+    def blocks(self) -> Iterable[Any]:
+        blocks: Any = self.transformer.resblocks
+        return blocks
+
+    def encode_text(self, tokens: Tensor) -> Tensor:
+        """(B, T) int64 -> (B, dim), read off at the end of the text, which has the highest token."""
+        x = self.token_embedding(tokens) + self.positional_embedding                         # (B, T, width)
+        mask = torch.full((tokens.shape[1],) * 2, float("-inf"), device=x.device).triu(1)    # no token sees later ones
+        for block in self.blocks():
+            x = block(x, mask)
+        x = self.ln_final(x)
+        return x[torch.arange(len(x), device=x.device), tokens.argmax(dim=1)] @ self.text_projection
+
+
 class TinyCLIP(nn.Module):
     """A small CLIP that keeps the TextImageModel protocol once frozen; a new one is trainable (drawn/build.py).
 
@@ -89,19 +145,15 @@ class TinyCLIP(nn.Module):
         self.tokenizer = WordTokenizer(words, context_length)
         self.dim, self.image_size, self.frozen = dim, image_size, False
         self._warned: set[str] = set()
-        self.model = CLIP(
-            dim,
-            CLIPVisionCfg(layers=1, width=64, head_width=64, patch_size=image_size, image_size=image_size),
-            CLIPTextCfg(context_length=context_length, vocab_size=self.tokenizer.vocab_size,
-                        width=text_width, heads=text_heads, layers=text_layers),
-        )
         # Channels-last convolutions take a fifth less time on a CPU at these widths.
-        self.model.visual = ConvTower(image_size, width, dim).to(memory_format=torch.channels_last)
+        visual = ConvTower(image_size, width, dim).to(memory_format=torch.channels_last)
+        self.model = Towers(dim, self.tokenizer.vocab_size, context_length, text_width, text_heads, text_layers, visual)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, 3, R, R) in [-1, 1] -> (B, dim) float32, not normalised, differentiable in `images`."""
         pixels = area_resize(images, self.image_size).contiguous(memory_format=torch.channels_last)
-        return self.model.encode_image(pixels).float()
+        embedded: Tensor = self.model.visual(pixels)
+        return embedded.float()
 
     def encode_text(self, texts: list[str]) -> Tensor:
         """B texts -> (B, dim) float32, not normalised. Warns once about every word that the vocabulary lacks."""

@@ -106,8 +106,8 @@ class StyleGAN2(nn.Module):
         Raises:
             UserError: names are missing or unknown, or shapes contradict each other; the message lists them.
         """
-        with torch.device("meta"):
-            generator = cls(mapping_lr_mul=mapping_lr_mul, **_sizes(state))
+        # Not on the meta device: its arithmetic loads a compiler, which takes longer than these random numbers.
+        generator = cls(mapping_lr_mul=mapping_lr_mul, **_sizes(state))
         expected = generator.state_dict()
         optional = {name for name in expected if name.startswith("noises.") and name not in state}
         problems = [f"missing {name}" for name in expected if name not in state and name not in optional]
@@ -123,7 +123,6 @@ class StyleGAN2(nn.Module):
                           f"pictures differ slightly from those of the original program", stacklevel=2)
         noise_seed = torch.Generator().manual_seed(0)
         made = {name: torch.randn(expected[name].shape, generator=noise_seed) for name in sorted(optional)}
-        generator.to_empty(device="cpu")
         generator.load_state_dict({**state, **made})
         return generator
 

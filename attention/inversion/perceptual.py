@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models import vgg16
 
 from attention.errors import UserError
 from attention.files.published import VGG_FILE, WEIGHTS
@@ -41,6 +40,8 @@ def vgg_features(path: Path, length: int) -> nn.Sequential:
     Raises:
         UserError: the file is missing, cut short, or a tensor that is used is missing or has another shape.
     """
+    from torchvision.models import vgg16  # noqa: PLC0415  (a second and a half, which drawn faces need not wait for)
+
     with torch.device("meta"):
         network = nn.Sequential(*vgg16().features[:length])
     used = {f"features.{name}" for name in network.state_dict()}

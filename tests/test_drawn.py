@@ -243,7 +243,7 @@ def test_reader_refuses_missing_cut_and_foreign_files(tiny_reader, tmp_path):
 def test_augmented_pictures_are_shifted_by_what_is_told():
     images = to_image(draw_faces(FaceParams.sample(4, seed=8)).images)
     made, shift = augment(images, torch.Generator().manual_seed(0), Damage(3 * 2 / 128, True, 0, 0, 0, 0.4, 0, 0, 0))
-    assert shift.abs().max() == 3
+    assert 0 < shift.abs().max() <= 3
     for picture, source, (dx, dy) in zip(made, images, shift.round().int().tolist(), strict=True):
         inner = torch.roll(source, (dy, dx), dims=(1, 2))[:, 8:-8, 8:-8]
         torch.testing.assert_close(picture[:, 8:-8, 8:-8], inner, atol=1e-4, rtol=0)

@@ -40,7 +40,8 @@ def test_a_graph_gives_its_constants_by_name_and_by_edge():
 
 def test_a_graph_that_contradicts_itself_is_refused_with_its_name():
     for spoiled in (GRAPH[:-20], b"", GRAPH.replace(b'size="16"', b'size="12"'),
-                    GRAPH.replace(b'offset="16"', b'offset="-4"'), GRAPH.replace(b'offset="16"', b'offset="999999999999"'), GRAPH.replace(b'"2, 2"', b'"2, x"'),
+                    GRAPH.replace(b'offset="16"', b'offset="-4"'),
+                    GRAPH.replace(b'offset="16"', b'offset="999999999999"'), GRAPH.replace(b'"2, 2"', b'"2, x"'),
                     GRAPH.replace(b'element_type="f32" shape="2, 2"', b'element_type="u1" shape="2, 2"'),
                     GRAPH.replace(b'from-layer="1"', b'from-layer="3"').replace(b'name="w"', b'name="v"')):
         with pytest.raises(UserError, match=r"^small\.xml is "):

@@ -55,8 +55,8 @@ CONCEPTS = (
     Concept("a short face", "skin", "face_height"),
 )
 BY_PHRASE = {concept.phrase: concept for concept in CONCEPTS}
-# Words that nobody taught the small CLIP -> what it knows for them: a word for words, or a whole phrase. Plurals, comparatives
-# and such need no entry. "no ..." is what cannot be done.
+# What the small CLIP knows, a word or a whole phrase -> other words for it. Plurals, comparatives and such need no entry;
+# "no ..." is what cannot be done.
 OTHER_WORDS: dict[str, tuple[str, ...]] = {
     "hair": ("haircut", "hairdo", "hairstyle"),
     "eyes": ("eye", "eyed", "iris", "irises"),
@@ -75,7 +75,7 @@ OTHER_WORDS: dict[str, tuple[str, ...]] = {
     "wide": ("broad",),
     "small": ("tiny", "little"),
     "thin": ("thinner", "thinnest"),
-    "blonde hair": ("blonde", "fair hair", "fair haired"),
+    "blonde hair": ("blonde", "fair hair"),
     "brown hair": ("brunette", "brunet"),
     "red hair": ("ginger", "redhead", "redheads", "redheaded"),
     "purple hair": ("purple",),
@@ -95,9 +95,9 @@ OTHER_WORDS: dict[str, tuple[str, ...]] = {
     "no beard": ("clean shaven", "cleanshaven", "shaved", "shaven", "shave"),
 }
 # What the small CLIP has nothing for -> the phrase that comes nearest, for a hint.
-NEAREST = {"moustache": "beard", "mustache": "beard", "sunglasses": "glasses", "white": "grey hair", "orange": "red hair",
-           "auburn": "brown hair", "lipstick": "red lipstick"}
-# Colours that no phrase has: what is left of a text without its colour is not what was meant.
+NEAREST = {"moustache": "beard", "mustache": "beard", "sunglasses": "glasses",
+           "bald": "short hair", "balding": "short hair", "less hair": "short hair"}
+# Colours that no phrase has: a text without its colour is not what was meant.
 OTHER_COLOURS = frozenset(("white", "orange", "yellow", "auburn", "turquoise", "gold", "hazel", "amber", "teal", "beige"))
 
 # What a user would type. The shape of a face cannot be edited in place and is left out.

@@ -73,8 +73,9 @@ REFUSED = {
     "red hat and blonde hair": "without 'red'; did you mean blonde hair?",
     "grey hair and purpel eyes": "without 'purpel'",
     **dict.fromkeys(("no beard", "without glasses", "w/o glasses", "remove the glasses", "take the glasses off",
-                     "get rid of it", "not smiling", "don't smile", "isn’t smiling", "unsmiling", "non-smiling", "never smile",
-                     "beardless", "clean-shaven", "shaved", "no smile", "No hair!", "fewer earrings", "grey hair but no beard"),
+                     "get rid of it", "not smiling", "don't smile", "isn’t smiling", "unsmiling", "non-smiling",
+                     "never smile", "beardless", "clean-shaven", "shaved", "no smile", "No hair!", "fewer earrings",
+                     "grey hair but no beard"),
                     "says that something should not be, which cannot be done"),
     **dict.fromkeys(("bald", "less hair"), "did you mean short hair?"), "not a big nose": "did you mean narrow nose?",
     "no brown eyes": "did you mean blue eyes?",
@@ -161,7 +162,7 @@ def test_an_editor_of_captions_is_told_every_phrase(editor):
 
 def test_a_world_of_which_no_phrases_are_known_names_words_and_has_synonyms_of_its_own():
     words = Words(Sayings(), ("a red car", "chrome wheels"), synonyms={"red": ["crimson"], "wheels": ["rims"]},
-                  taught=frozenset("a the red car chrome wheels".split()))
+                  taught=frozenset(("a", "the", "red", "car", "chrome", "wheels")))
     assert words.read("the red car") == ("the red car", ())
     assert words.read("the crimson car") == ("the red car", ("read as: the red car",))
     assert words.read("wheel").text == "wheels"
@@ -247,6 +248,6 @@ def test_the_list_of_what_can_be_said_is_that_of_the_code():
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in page.splitlines() if row.startswith("|")]
     said = {place: ", ".join(phrases) for place, phrases in sayable(WORLDS["drawn"]).items()}
     other = {known: ", ".join(others) for known, others in OTHER_WORDS.items() if not known.startswith("no ")}
-    tables = [[["place", "what can be said of it"], ["---", "---"], *map(list, said.items())],
-              [["what is known", "other words for it"], ["---", "---"], *map(list, other.items())]]
-    assert rows == sum(tables, []), json.dumps(tables, indent=1)
+    expected = [["place", "what can be said of it"], ["---", "---"], *map(list, said.items()),
+                ["what is known", "other words for it"], ["---", "---"], *map(list, other.items())]
+    assert rows == expected, json.dumps(expected, indent=1)

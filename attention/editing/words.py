@@ -41,8 +41,8 @@ JOINS = frozenset(("and", "with", "plus", "but", "also", "then", "or"))
 NEGATIONS = frozenset(words_of("""
     no not non un never none nothing nor neither without remove removes removed removing delete erase minus lose loses
     less fewer rid off away free stop stops hide hides sans lacking lacks except excluding exclude drop clear cut trim
-    trimmed reduce reduced shrink hardly barely dont doesnt didnt isnt arent wasnt werent hasnt havent hadnt cant
-    cannot couldnt wont wouldnt shouldnt mustnt aint
+    trimmed reduce reduced shrink gone opposite instead undo hardly barely dont doesnt didnt isnt arent wasnt werent
+    hasnt havent hadnt cant cannot couldnt wont wouldnt shouldnt mustnt aint
 """))
 ENDINGS = ("s", "es", "ed", "d", "er", "r", "est", "st", "ish")
 

@@ -14,7 +14,7 @@ import torch
 import attention
 from attention.clip_models.tiny import MOST_WARNED, TinyCLIP
 from attention.editing import command
-from attention.editing.session import PLACES_KEPT, Change
+from attention.editing.session import Change
 from attention.editing.words import LONGEST_TEXT, Words, check_text, places, sayable, words_in
 from attention.errors import UserError
 from attention.files.published import ROOT
@@ -35,7 +35,8 @@ READ = {
     **dict.fromkeys(("turn his hair purple", "violet hair", "purple"), "purple hair"),
     "brunette": "brown hair", "longer hair": "long hair", "hair shorter": "short hair",
     **dict.fromkeys(("blue eye", "blue-eyed", "make her eyes blue"), "blue eyes"), "make her eyes bigger": "big eyes",
-    **dict.fromkeys(("smiles", "happy", "laughing", "make him smile", "she looks happy", "grinning"), "smiling"),
+    **dict.fromkeys(("smiles", "happy", "laughing", "make him smile", "she looks happy", "grinning", "a big smile"),
+                    "smiling"),
     **dict.fromkeys(("thick brows", "bushy brows", "thicker eyebrows"), "bushy eyebrows"), "thin eyebrow": "thin eyebrows",
     **dict.fromkeys(("spectacles", "add glasses", "she wears eyeglasses", "a pair of specs"), "glasses"),
     **dict.fromkeys(("tan", "tanned", "darker skin", "suntanned skin"), "tanned skin"),
@@ -44,7 +45,7 @@ READ = {
     **dict.fromkeys(("fat nose", "bigger nose"), "big nose"), **dict.fromkeys(("tiny nose", "smaller nose"), "narrow nose"),
     **dict.fromkeys(("opened mouth", "parted lips"), "mouth slightly open"),
     **dict.fromkeys(("red lip", "lip colour red", "her lips are red"), "red lipstick"),
-    **dict.fromkeys(("stubble", "unshaven", "more beard", "facial hair", "add a beard"), "beard"),
+    **dict.fromkeys(("stubble", "unshaven", "bearded man", "more beard", "facial hair", "add a beard"), "beard"),
     "an earring": "earrings", "big ear": "large ears",
 }
 # Typed -> what CLIP is given, and a note beside "read as".
@@ -58,7 +59,7 @@ NOTED = {
 }
 # Typed -> what the refusal names.
 REFUSED = {
-    **dict.fromkeys(("!!!", "💇", "серые волосы", "hello world", "old", "elbow"), "none of the phrases"),
+    **dict.fromkeys(("!!!", "💇", "серые волосы", "hello world", "old", "elbow", "knot"), "none of the phrases"),
     **dict.fromkeys(("moustache", "a mustache", "ginger beard", "white beard", "grey beard"), "did you mean beard?"),
     **dict.fromkeys(("purpel hair", "purpel", "pruple hair"), "did you mean purple hair?"),
     "grey hiar": "did you mean grey hair?", "glases": "did you mean glasses?",
@@ -74,8 +75,8 @@ REFUSED = {
     "grey hair and purpel eyes": "without 'purpel'",
     **dict.fromkeys(("no beard", "without glasses", "w/o glasses", "remove the glasses", "take the glasses off",
                      "get rid of it", "not smiling", "don't smile", "isn’t smiling", "unsmiling", "non-smiling",
-                     "never smile", "beardless", "clean-shaven", "shaved", "no smile", "No hair!", "fewer earrings",
-                     "grey hair but no beard"),
+                     "never smile", "beardless", "clean-shaven", "shaved", "no smile", "nobeard", "No hair!",
+                     "fewer earrings", "grey hair but no beard"),
                     "says that something should not be, which cannot be done"),
     **dict.fromkeys(("bald", "less hair"), "did you mean short hair?"), "not a big nose": "did you mean narrow nose?",
     "no brown eyes": "did you mean blue eyes?",
@@ -215,16 +216,12 @@ def test_a_recipe_is_made_again_whatever_its_texts_say(editor, tmp_path):
     assert torch.equal(again.tensor, edited.tensor) and again.changes == edited.changes
 
 
-def test_texts_leave_nothing_behind(editor):
+def test_a_clip_remembers_few_of_the_words_that_it_warned_of():
     clip = TinyCLIP(("red", "hair"), dim=8, image_size=16, width=4, text_width=8, text_heads=1, text_layers=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         clip.encode_text([" ".join(f"z{i}" for i in range(2 * MOST_WARNED)), "z" * 100_000])
         assert len(clip._warned) == MOST_WARNED and max(map(len, clip._warned)) < 100
-    edited = editor.open_seed(7)
-    for i in range(PLACES_KEPT + 1):
-        edited._mask(Change("beard", f"hair {i}"))
-    assert len(edited._places) == PLACES_KEPT
 
 
 # --- the command, and the documents

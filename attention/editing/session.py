@@ -40,7 +40,6 @@ from attention.worlds.registry import WORLDS
 from attention.worlds.world import World
 
 LARGEST_SEED = 2**63 - 1    # that torch takes
-PLACES_KEPT = 64            # of a chain, found by their texts
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
 
 
@@ -454,8 +453,6 @@ class Edited:
         """(1, 1, h, h) where a change goes; texts and regions are found in the source, so that the order is free."""
         if isinstance(change.where, str):
             if change.where not in self._places:
-                if len(self._places) == PLACES_KEPT:
-                    self._places.pop(next(iter(self._places)))
                 self._places[change.where] = self.editor.region_editor.locate(self.source, self.editor.embed(change.where))
             return self._places[change.where].at(threshold_for(change.coverage)).mask
         if isinstance(change.where, dict):

@@ -33,7 +33,7 @@ FILLERS = frozenset(words_of("""
     wearing wear wears make makes making made give gives giving gave turn turns turned turning change changes changed
     set let add adds adding put paint painted colour color coloured colored dye dyed become becomes want wants would
     should like look looks looking show person man woman boy girl lady guy male female people someone portrait photo
-    picture image pair more
+    picture image pair more go goes could can will all both
 """))
 PASSED = frozenset(("face", "slightly", "around", "area"))        # said of nothing else, if they are no part of a phrase
 CUTS = ",;.:&+/|()"
@@ -41,8 +41,8 @@ JOINS = frozenset(("and", "with", "plus", "but", "also", "then", "or"))
 NEGATIONS = frozenset(words_of("""
     no not non un never none nothing nor neither without remove removes removed removing delete erase minus lose loses
     less fewer rid off away free stop stops hide hides sans lacking lacks except excluding exclude drop clear cut trim
-    trimmed reduce reduced shrink gone opposite instead undo hardly barely dont doesnt didnt isnt arent wasnt werent
-    hasnt havent hadnt cant cannot couldnt wont wouldnt shouldnt mustnt aint
+    trimmed reduce reduced removal loss shrink gone opposite instead undo hardly barely dont doesnt didnt isnt arent
+    wasnt werent hasnt havent hadnt cant cannot couldnt wont wouldnt shouldnt mustnt aint
 """))
 ENDINGS = ("s", "es", "ed", "d", "er", "r", "est", "st", "ish")
 
@@ -196,7 +196,8 @@ class Words:
             found = self._find(kept, self._phrases)
             found.left.extend(passed)
         if NEGATIONS.intersection(word for clause in clauses for word in clause):
-            opposite = [text for phrase in found.phrases for text in self._opposites(phrase)] or self._nearest(said)
+            opposite = [text for phrase in found.phrases for text in self._opposites(phrase)]
+            opposite = opposite if found.phrases else self._nearest(said)
             raise _refusal(text, "says that something should not be, which cannot be done",
                            _did_you_mean(opposite) or "nothing that is known is its opposite")
         untrained = [phrase.text for phrase in found.phrases if phrase.text not in self._trained]
@@ -298,7 +299,7 @@ class Words:
         """An unknown word as a known one: its plural or singular, "longer" as long, "beardless" as no beard."""
         if word in self._known or word in NEGATIONS:
             return [word]
-        for prefix in ("un", "non"):
+        for prefix in ("un", "non", "no"):
             if word.startswith(prefix) and word[len(prefix):] in self._known:
                 return ["no", word[len(prefix):]]
         if word.endswith("less") and word[:-4] in self._known:

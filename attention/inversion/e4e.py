@@ -128,8 +128,8 @@ def load_e4e(path: Path) -> Encoder4Editing:
     expected = tuple(encoder.latent_avg.shape)
     if average is None:
         if "start_from_latent_avg" not in options:
-            warnings.warn(f"{path} has no latent_avg and does not say whether it was trained with one; none is added, as by "
-                          "e4e's default", stacklevel=2)
+            warnings.warn(f"{path} has no latent_avg and does not say whether it was trained with one; none is added, "
+                          "as by e4e's default", stacklevel=2)
         average = torch.zeros(expected)
     if tuple(average.shape) not in (expected, expected[1:]):
         raise UserError(f"{path} has a latent_avg of shape {tuple(average.shape)}, but {expected} or {expected[1:]} was "

@@ -112,7 +112,8 @@ def to_released(parts: TrainedParts, centroids: Tensor, noise: Mapping[str, floa
     ours = parts.state_dict()
     state = {name: torch.zeros(shape) for name, shape in (parts.used | parts.unused).items()} | {"initial_state": centroids}
     state |= {theirs: ours[name].reshape(parts.used[theirs]) for name, theirs in parts.names.items()}
-    state |= {name: torch.full(parts.used[name], value) for name, value in (noise or {}).items()}
+    state |= {name: torch.full(parts.used[name], value) for name, value in (noise or {}).items()
+              if name.endswith(NOISE)}
     return {f"module.{name}": value for name, value in state.items()}
 
 

@@ -31,6 +31,8 @@ def readable(path: str | Path, what: str, most: int | None = None) -> Path:
             raise UserError(f"{name} is {kind}, expected {what}")
         if not os.access(path, os.R_OK):
             raise UserError(f"{name} may not be read, expected {what}; change its permissions or give another file")
+    except UserError:                                       # which is a ValueError
+        raise
     except FileNotFoundError:
         raise UserError(f"{name} is missing, expected {what}; check the path") from None
     except (OSError, ValueError) as error:              # may not be entered, a loop of links, too long, a NUL in it

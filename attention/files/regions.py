@@ -21,25 +21,27 @@ def save_regions(regions: RegionClusters, path: str | Path) -> None:
     write_safetensors(regions.path, {"centroids": regions.centroids}, regions.metadata)
 
 
-def load_regions(path: str | Path) -> RegionClusters:
-    """Read what `save_regions` wrote, onto the CPU.
+def load_regions(path: str | Path, remake: str | None = None) -> RegionClusters:
+    """Read what `save_regions` wrote, onto the CPU; `remake` is the command that fits them, for messages.
 
     Raises:
         UserError: no such file, not a whole safetensors file, or one that holds something else than regions.
     """
-    path, again = Path(path), f"Fit them again: {fit_command()}"
+    path, remake = Path(path), remake or fit_command()
+    again = f"Fit them again: {remake}"
     if not os.path.exists(path):
-        raise UserError(f"{path}: no regions there. Fit them: {fit_command()}")
+        raise UserError(f"{path}: no regions there. Fit them: {remake}")
     tensors, metadata = all_of(readable(path, "fitted regions"), again)
     if metadata.get("kind") != FILE_KIND or "centroids" not in tensors:
         raise UserError(f"{path}: holds {shown(repr(metadata.get('kind', 'tensors')), 80)} "
                         f"({shown(', '.join(list(tensors)[:3]))}, ...), not {FILE_KIND!r}. {again}")
-    clusters = regions_from_metadata(tensors["centroids"], metadata, path)
+    clusters = regions_from_metadata(tensors["centroids"], metadata, path, remake)
     clusters.path = path
     return clusters
 
 
-def regions_from_metadata(centroids: Tensor, metadata: Mapping[str, str], path: str | Path) -> RegionClusters:
+def regions_from_metadata(centroids: Tensor, metadata: Mapping[str, str], path: str | Path,
+                          remake: str | None = None) -> RegionClusters:
     """Regions from their centroids and the strings of `RegionClusters.metadata`; `path` is the file to name in messages.
 
     Raises:
@@ -47,7 +49,7 @@ def regions_from_metadata(centroids: Tensor, metadata: Mapping[str, str], path: 
     """
     if centroids.ndim != 2:
         raise UserError(f"{path}: has centroids of shape {tuple(centroids.shape)}, expected regions and their width. "
-                        f"Fit the regions again: {fit_command()}")
+                        f"Fit the regions again: {remake or fit_command()}")
     try:
         layer, enlarge, weight = int(metadata["layer"]), int(metadata["enlarge"]), float(metadata["position_weight"])
         if not (0 <= layer < MOST_LAYERS and 1 <= enlarge <= MOST_ENLARGED and math.isfinite(weight)):
@@ -56,4 +58,4 @@ def regions_from_metadata(centroids: Tensor, metadata: Mapping[str, str], path: 
                               shown(metadata["generator_hash"]), weight, enlarge)
     except (KeyError, ValueError, TypeError, AttributeError, OverflowError) as error:
         raise UserError(f"{path}: its metadata lack or garble a field ({shown(error)}). "
-                        f"Fit the regions again: {fit_command()}") from error
+                        f"Fit the regions again: {remake or fit_command()}") from error

@@ -1,7 +1,7 @@
 """Files that torch.save wrote: tensors and plain values only, nothing in them is executed."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -38,11 +38,11 @@ def first_line(error: Exception) -> str:
     return shown(next((line for line in lines if "GLOBAL" in line), lines[0]).strip(), 120)
 
 
-def read_torch_file(path: Path) -> dict:
+def read_torch_file(path: Path, inert: Sequence[str] = ()) -> dict:
     """A dictionary of tensors that torch.save wrote; nothing in the file is executed.
 
-    Values of the classes in INERT become objects that hold nothing.
-
+    Args:
+        inert: classes, by module and name, whose objects become ones that hold nothing.
     Raises:
         UserError: the file is missing, cut short, holds code, would unpack to more than it is, or is no dictionary.
     """
@@ -51,7 +51,7 @@ def read_torch_file(path: Path) -> dict:
         with path.open("rb") as file:
             check_torch_file(file, path.stat().st_size)
         with warnings.catch_warnings(), torch.serialization.safe_globals(
-                [(type("Ignored", (Ignored,), {}), name) for name in INERT]):
+                [(type("Ignored", (Ignored,), {}), name) for name in inert]):
             warnings.simplefilter("ignore")             # about protocols of pickles, and classes of storages
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:          # zipfile, pickle and torch each raise their own kinds
@@ -63,7 +63,7 @@ def read_torch_file(path: Path) -> dict:
 
 
 def read_tensors(path: Path) -> dict:
-    """What a safetensors file or a torch file holds, whatever the name of the file says it is.
+    """What a safetensors file or a torch file holds, whatever the name of the file says it is; see INERT.
 
     Raises:
         UserError: see `read_torch_file`; or it is no whole safetensors file.
@@ -71,7 +71,7 @@ def read_tensors(path: Path) -> dict:
     path = found(path, "weights")
     if is_safetensors(path) or (path.suffix == ".safetensors" and not is_torch_file(path)):
         return all_of(path, "make or download it again")[0]
-    return read_torch_file(path)
+    return read_torch_file(path, INERT)
 
 
 def fill_frozen(module: Network, state: Mapping[str, Any], path: Path, published: str, prefix: str = "") -> Network:

@@ -3,6 +3,7 @@
 import json
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -12,7 +13,7 @@ from attention.files.authors import TrainedParts, from_released, read_released, 
 from attention.files.cluster_pickle import released_regions
 from attention.files.disk import refuse_overwriting
 from attention.files.generator import load_generator
-from attention.files.reading import shown
+from attention.files.reading import parse_json, shown
 from attention.files.regions import regions_from_metadata
 from attention.files.safetensors import read_safetensors, write_safetensors
 from attention.files.torch_files import atomic_torch_save
@@ -73,7 +74,8 @@ def restore(file: Path, output: Path | None = None) -> Path:
     heads = sum(name.endswith(".style.weight") for name in tensors) - 1         # the rest but attention.last
     edited = sum(name.startswith("mapper.from_style.") and name.endswith(".weight") for name in tensors)
     try:
-        noise = {str(name): float(value) for name, value in json.loads(metadata.get(NOISE_KEY, "{}")).items()}
+        noise: Any = parse_json(metadata.get(NOISE_KEY, "{}"), f"{file} has no table of noise", "a table of numbers")
+        noise = {name: float(value) for name, value in noise.items()}
         regions = regions_from_metadata(tensors.pop("regions.centroids"), json.loads(metadata["regions"]), file)
         if "mapper.limit_0" in tensors or regions.position_weight != 1:
             raise UserError(f"{file} bounds the change of styles or weighs positions by {regions.position_weight:g}, which "

@@ -39,7 +39,7 @@ def consistent(path: Path, remake: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"{path} contradicts its own configuration ({shown(' '.join(str(error).split()))}); make it "
                         f"again with: {remake}") from error
 

@@ -1,11 +1,13 @@
 """The one check of tensors that come from a file: numbers that a network can have, no more than the file can hold."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from attention.errors import UserError
 from attention.files.reading import shown
@@ -14,6 +16,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST = 1e8           # no trained weight comes near; products of such numbers are no pictures any more
 MOST_AXES = 6
 REPEATED = 256_000_000  # bytes that views of the same numbers may have beyond those of the file
+FREE_NUMBERS, FREE_TENSORS = 10_000_000, 1000      # that a network may have for itself, beside its file's
 COUNTER = ".num_batches_tracked"        # of a batch norm: the one tensor of a network that counts, and is never used
 VARIANCE = ".running_var"
 WRAPPERS = ("module.", "_orig_mod.")    # what DataParallel and torch.compile write before every name
@@ -39,6 +42,30 @@ def checked(state: Mapping[Any, Any], path: Path | str, remake: str, repeated: b
     if not repeated and total > (held := Path(path).stat().st_size) + REPEATED:
         raise UserError(f"{path} says that its tensors have {total:,} bytes, but the file has {held:,}; {remake}")
     return {name: value.detach() for name, value in state.items()}
+
+
+class Bounded(TorchFunctionMode):
+    """While a network is built of what a file says of itself: no more tensors and numbers than the file's can fill.
+
+    Raises:
+        ValueError: on entering torch with one more.
+    """
+
+    MAKERS = frozenset({torch.empty, torch.zeros, torch.ones, torch.full, torch.rand, torch.randn, torch.eye, torch.arange})
+
+    def __init__(self, state: Mapping[str, Tensor]):
+        super().__init__()
+        self.numbers = FREE_NUMBERS + 2 * sum(tensor.numel() for tensor in state.values())
+        self.tensors = FREE_TENSORS + 4 * len(state)
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+        if func in self.MAKERS:
+            sizes = [size for arg in (*args, (kwargs or {}).get("size", ())) for size in (
+                arg if isinstance(arg, tuple | list) else [arg]) if isinstance(size, int)]
+            self.tensors, self.numbers = self.tensors - 1, self.numbers - math.prod(sizes)
+            if min(self.tensors, self.numbers) < 0:
+                raise ValueError("it says that it is larger than its tensors")
+        return func(*args, **(kwargs or {}))
 
 
 def bare(state: Mapping[Any, Any]) -> dict[str, Any]:

@@ -8,7 +8,19 @@ from tqdm import tqdm
 
 
 class UserError(ValueError):
-    """Something the user can mend: the message names the file or flag, what was found, what was expected, and the fix."""
+    """Something the user can mend: the message names the file or flag, what was found, what was expected, and the fix.
+
+    What comes of files, such as the escapes of a terminal, is made printable.
+    """
+
+    def __init__(self, message: object):
+        super().__init__("\n".join(map(printable, str(message).split("\n"))))
+
+
+def printable(text: str) -> str:
+    """A text of one line as it may be shown: what cannot be printed is a replacement character."""
+    return text if text.isprintable() else "".join(
+        sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
 
 
 def exit_with_message(main: Callable[[], object]) -> None:

@@ -138,7 +138,7 @@ def test_of_a_folder_what_can_be_edited_is_and_the_rest_is_named(main, tmp_path,
     (["--seed", "1", "--what", "beard", "--face", "0"], "--face is about photos"),
     (["a.png", "--what", "beard", "--aligned", "--face", "0"], "--face says where .* --aligned"),
     (["a.png", "--what", "beard", "--aligned", "--landmarks", "b.json"], "--landmarks says where .* --aligned"),
-    (["--seed", "1", "--reference", "nowhere.png"], r"nowhere\.png is not a file"),
+    (["--seed", "1", "--reference", "nowhere.png"], r"nowhere\.png is missing"),
 ])
 def test_mistakes_are_told_in_a_sentence_and_nothing_is_written(words, message, main, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

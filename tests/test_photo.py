@@ -91,7 +91,7 @@ def test_what_is_no_picture_is_named(tmp_path):
     saved(tmp_path, Image.new("RGB", (15, 100)), "c.png")
     saved(tmp_path, Image.new("1", (20_000, 5_001)), "d.png")
     for name, message in (("a.png", "cannot be read as a picture"), ("b.png", "cannot be read as a picture"),
-                          ("c.png", "15 x 100 pixels"), ("d.png", r"100\.02 megapixels, but"), ("e.png", "is not a file")):
+                          ("c.png", "15 x 100 pixels"), ("d.png", r"100\.02 megapixels, but"), ("e.png", "is missing")):
         with pytest.raises(UserError, match=rf"^\S*{name}[^(]*{message}"):
             read_photo(tmp_path / name)
     with pytest.raises(UserError, match="array of float64"):

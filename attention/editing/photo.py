@@ -18,11 +18,13 @@ from attention.errors import UserError
 from attention.extras import missing_extra
 from attention.files.pictures import open_picture
 from attention.files.published import PUBLISHED, WEIGHTS, download_command
+from attention.files.reading import read_text, readable, shown
 from attention.files.torch_files import read_torch_file
 from attention.inversion.frame import checked_landmarks
 
 MEGAPIXELS = 100            # a larger picture is refused: it would need gigabytes
 SMALLEST_SIDE = 16
+LANDMARK_BYTES = 100_000    # of a file of at most 68 points
 ANIMATED = ("GIF", "PNG", "WEBP", "TIFF")       # other formats keep previews and depth maps as further frames
 DETECTION_SIDE = 1600       # longer sides are shrunk to this before a face is searched, which else takes minutes
 DETECTOR_FILES = FAN, S3FD = "2DFAN4-11f355bf06.pth.tar", "s3fd-619a316812.pth"     # landmarks, faces
@@ -62,8 +64,7 @@ def read_photo(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
 
 
 def _opened(path: Path) -> Image.Image:
-    if not path.is_file():
-        raise UserError(f"{path} is not a file, expected a picture")
+    readable(path, "a picture")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)      # the size is checked before pixels are read
         return open_picture(path)
@@ -86,13 +87,13 @@ def read_landmarks(path: str | Path) -> np.ndarray:
         UserError: no such file, or it holds something else.
     """
     path = Path(path)
+    text = read_text(path, "landmarks", LANDMARK_BYTES)
     try:
-        text = path.read_text(encoding="utf-8")
-        return checked_landmarks(json.loads(text) if path.suffix == ".json" else
+        return checked_landmarks(json.loads(text) if path.suffix.lower() == ".json" else
                                  [line.replace(",", " ").split() for line in text.splitlines() if line.strip()])
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as landmarks ({error}); give x and y of 68 or 5 points, one a line or as "
-                        "JSON") from error
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} cannot be read as landmarks ({shown(error)}); give x and y of 68 or 5 points, one a "
+                        "line or as JSON") from error
 
 
 def find_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | None], face: int | None = None) -> np.ndarray:

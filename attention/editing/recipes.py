@@ -14,6 +14,7 @@ from torch import Tensor
 
 from attention.errors import UserError
 from attention.files.pictures import open_picture
+from attention.files.reading import readable
 
 RECIPE_KEY = "where2edit"       # of the PNG text that holds the recipe
 LONGEST_RECIPE = 16_000_000     # characters; a hundred changes that each carry a w+ of 18 x 512 need a third of it
@@ -27,9 +28,7 @@ def read_recipe(path: str | Path) -> dict:
     Raises:
         UserError: no such file, no picture, no recipe in it, or one that no edit can have written.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{path} is not a file, expected a picture that an edit was saved to")
+    path = readable(path, "a picture that an edit was saved to")
     try:
         with open_picture(path) as picture:
             text = picture.text.get(RECIPE_KEY) if isinstance(picture, PngImagePlugin.PngImageFile) else None

@@ -11,8 +11,10 @@ import numpy as np
 
 from attention.errors import UserError
 from attention.files.pictures import open_picture
+from attention.files.reading import readable
 from attention.worlds.concepts import CONCEPTS, PART_NAMES
 
+LARGEST_SIDE = 4096             # pixels; the published ones have 512
 FOLDER = "CelebAMask-HQ-mask-anno"
 PICTURES_PER_FOLDER = 2000
 # A part's place in this list is its label. Files of parts overlap: the one further down is in front.
@@ -90,7 +92,11 @@ class CelebAMask:
 def _read(path: Path) -> np.ndarray:
     """(H, W) bool of a black-and-white file."""
     try:
-        with open_picture(path) as picture:
+        with open_picture(readable(path, "a mask")) as picture:
+            if max(picture.size) > LARGEST_SIDE:                            # before a pixel of it is read
+                raise ValueError(f"{picture.width} x {picture.height} pixels, at most {LARGEST_SIDE} a side are read")
             return np.asarray(picture.convert("L")) > 127
-    except (OSError, SyntaxError, ValueError) as error:
+    except UserError:
+        raise
+    except Exception as error:          # the decoders of Pillow raise their own kinds
         raise UserError(f"{path} cannot be read as a mask ({error}); get it again, or leave out --masks") from error

@@ -115,9 +115,9 @@ class Metric(NamedTuple):
 
 # In the order of tables. Success: share of the faces that lacked the attribute, by the truth and by the reader, in which
 # the reader sees it now and, where pixels can tell, most of the true part shows it (`Faces.shows`); by reader: the same
-# without asking the pixels; faces: their number. PSNR at most 80 dB a face; what is measured outside is of pixels in [0, 1],
-# but `change_inside` and `change_outside`, mean absolute changes, are of pixels in [-1, 1]. Identity: share of faces that
-# are the same face (`Seen.same_face`).
+# without asking the pixels; faces: their number. PSNR at most 80 dB a face; what is measured outside is of pixels in
+# [0, 1], but `change_inside` and `change_outside`, mean absolute changes, are of pixels in [-1, 1].
+# Identity: share of faces that are the same face (`Seen.same_face`).
 METRICS: dict[str, Metric] = {
     "success": Metric("success", ".2f", lambda edits: edits.succeeded["success"]),
     "faces": Metric("faces", ".0f", lambda edits: edits.succeeded["faces"]),

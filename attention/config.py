@@ -28,10 +28,13 @@ from attention.errors import UserError
 from attention.files.published import INCEPTION_FILE, RECOGNISER_FILE, VGG_FILE, WEIGHTS
 from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.losses import TERMS
+from attention.processes import check_environment
 
 KINDS = {"int": "a whole number", "float": "a number", "finite": "a finite number", "bool": "a switch", "path": "a path",
          "string": "a text"}
 DEVICE = "cpu, cuda, cuda:N, or auto: a GPU where there is one"
+CKPT = "where the generator that the editor was trained on lies now; default: where the run says"
+SEED, STEPS = 2**63 - 1, 2**31 - 1          # the largest: what torch takes as a seed, more steps than anybody trains
 TRUST = "run a CLIP archive (a program) that is not OpenAI's by its hash"
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -95,13 +98,15 @@ def parse_config(cls: type[Options], argv: Sequence[str] | None, description: st
         layers: (cls, what the flags say) -> values that take the place of the fields' own defaults, where no flag says
             otherwise; --help shows them. See `worlds.registry.world_defaults`.
     Raises:
-        UserError: an unknown flag, a missing or a wrong value; the message names the flag and what it expects.
+        UserError: an unknown flag, a missing or a wrong value; the message names the flag and what it expects. Or an
+            environment that says nonsense of several processes.
     """
     words = [re.sub(r"^--no_", "--no-", word) for word in (sys.argv[1:] if argv is None else argv)]
     given = _given(cls, [word for word in words if word not in ("-h", "--help")], description)
     defaults = dict(layers(cls, given)) if layers else {}
     if "-h" in words or "--help" in words:
         _given(_with_defaults(cls, defaults), ["--help"], description)
+    check_environment()
     for name, field in cls.model_fields.items():
         if name in given and _rule(field, "idle"):
             print(f"--{name} changes nothing here: {_rule(field, 'idle')}", file=sys.stderr)
@@ -202,17 +207,18 @@ class WorldConfig(Config):
                                             world=False)
     attention_layer: int = option(13, "conv layer to blend at, counted from 1", min=1)
     cluster_num: int = option(20, "number of regions K", min=1)
+    overwrite: bool = option(False, "replace the run that --run holds already", world=False)
     device: str = option("auto", DEVICE, world=False)
 
 
 class ClusterConfig(WorldConfig):
     """Options of clustering_feature.py."""
 
-    step: int = option(20, "batches of faces", min=1, world=False)
-    batch_size: int = option(5, "faces a batch", min=1, world=False)
-    enlarge: int = option(1, "enlarge feature maps before fitting (the published program: 2)", min=1)
-    position_weight: float = option(1.0, "weight of the position planes", min=0)
-    seed: int = option(42, "of faces and k-means", min=0, world=False)
+    step: int = option(20, "batches of faces", min=1, max=100_000, world=False)
+    batch_size: int = option(5, "faces a batch", min=1, max=1000, world=False)
+    enlarge: int = option(1, "enlarge feature maps before fitting (the published program: 2)", min=1, max=8)
+    position_weight: float = option(1.0, "weight of the position planes", min=0, max=1e6)
+    seed: int = option(42, "of faces and k-means", min=0, max=SEED, world=False)
     description: str | None = option(None, "published", idle="the regions file is named by --run", world=False)
 
 
@@ -236,11 +242,13 @@ class TrainConfig(LossWeights):
                                 world=False)
     cluster_layer: int = option(13, "conv layer of the regions, counted from 1: that of --attention_layer", min=1,
                                 world=False)
-    step: int = option(10_000, "training steps", min=1)
+    init: str | None = option(None, "start from the weights and regions of an editor: a run folder, its "
+                                    "editor.safetensors, or the name of a shipped one", world=False)
+    step: int = option(10_000, "training steps; may grow when a run goes on", min=1, max=STEPS)
     batch_size: int = option(8, "prompts a step and process; at least 2 in all processes together", min=1)
     micro_batch: int = option(8, "prompts at once, --batch_size of them; fewer need less memory and a second forward pass",
                               min=1, world=False)
-    lr: float = option(0.01, "Adam's learning rate at its height", min=0)
+    lr: float = option(0.01, "Adam's learning rate at its height", min=0, max=100)
     captions: Path | None = option(None, "corpus to draw prompts from instead of the world's own prompts", world=False)
     description: str | None = option(None, "prompt that sample sheets show beside the world's own", world=False)
     target: Literal["text", "image", "mixed"] = option("text", "what drives mapper and CLIP loss")
@@ -254,10 +262,11 @@ class TrainConfig(LossWeights):
     precision: Precision = option("fp32", "of synthesis; fp16 on a GPU only")
     compile: bool = option(False, "compile synthesis with torch.compile, which takes about a minute at the start",
                            world=False)
-    save_intermediate_image_every: int = option(500, "steps between sample sheets and checkpoints", min=1)
+    save_intermediate_image_every: int = option(500, "steps between sample sheets and checkpoints, of which one also comes "
+                                                     "after a minute and then every ten", min=1)
     resume: str | None = option(None, "auto: go on from the run's newest whole checkpoint, if any; or a checkpoint's path",
                                 world=False)
-    seed: int = option(0, "of weights, faces and prompts", min=0, world=False)
+    seed: int = option(0, "of weights, faces and prompts", min=0, max=SEED, world=False)
     gpu_id: str | None = option(None, "GPUs to use, as in 0,1; with --multiprocessing-distributed a process for each",
                                 world=False)
     multiprocessing_distributed: bool = option(False, "one process for every GPU of --gpu_id (or use torchrun)",
@@ -270,12 +279,13 @@ class EvaluateConfig(Config):
     """Options of evaluate.py."""
 
     run: Path = option(Path("runs/drawn"), "run folder with editor.safetensors")
+    ckpt: Path | None = option(None, CKPT)
     faces: int = option(64, "unseen faces", min=1)
     strength: float = option(STRENGTH, "of the edits in the table", min=0, max=1)
     strengths: str = option("0.025,0.05,0.1,0.15,0.2", "of the sweep, separated by commas; --strength is always among them")
     coverage: float = option(COVERAGE, "of the edits, 0 to 1", min=0, max=1)
     precision: Precision = option("fp32", "of the edits' synthesis; fp16 on a GPU only")
-    seed: int = option(4242, "of the faces", min=0)
+    seed: int = option(4242, "of the faces", min=0, max=SEED)
     trust: bool = option(False, TRUST)
     device: str = option("auto", DEVICE)
 
@@ -285,6 +295,7 @@ class RealConfig(Config):
 
     photos: Path = option(..., "folder of aligned, square pictures, of any size")
     run: Path = option(Path("runs/ffhq"), "run folder with editor.safetensors; its world needs an encoder")
+    ckpt: Path | None = option(None, CKPT)
     masks: Path | None = option(None, "labels of the pictures in CelebAMask-HQ's layout")
     real: Path | None = option(None, "folder of real pictures for FID and KID; default: --photos")
     pictures: int | None = option(None, "at most so many of the photos, the first by name", min=1)

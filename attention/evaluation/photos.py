@@ -38,7 +38,7 @@ from attention.inversion.perceptual import load_lpips
 from attention.method.editor import RegionEditor, autocast
 from attention.method.spatial_attention import threshold_for
 from attention.sheets import edit_sheet, evenly
-from attention.training.runs import load_run
+from attention.training.runs import load_run, trained_steps
 from attention.worlds.world import World
 
 PICTURES_AT_ONCE = 4
@@ -70,7 +70,7 @@ def evaluate(config: RealConfig) -> Path:
     masks = CelebAMask(config.masks) if config.masks else None
     if masks is not None:
         masks.check(path.stem for path in paths)
-    editor, world, trained = load_run(config.run, config.device, config.trust)
+    editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt)
     world.encoder                                              # noqa: B018  (loaded now, so that it fails now)
     inception = _inception(config, world)
     left_out: list[str] = []
@@ -87,7 +87,7 @@ def evaluate(config: RealConfig) -> Path:
     if masks is not None:
         left_out += [f"labels: {place!r} is no part that CelebAMask-HQ has labels for, so nothing is measured against one"
                      for place in ([config.where] if config.where else evaluation.prompts) if labels_of(place) is None]
-    report = {"run": str(config.run), "training_steps": trained.step, "photos": str(config.photos),
+    report = {"run": str(config.run), "training_steps": trained_steps(config.run), "photos": str(config.photos),
               "pictures": evaluation.count, "skipped": evaluation.skipped, "real": str(config.real or config.photos),
               "skipped_real": skipped_real, "strength": config.strength, "coverage": config.coverage,
               "where": config.where or "each prompt", "refine": config.refine, "left_out": left_out,

@@ -66,6 +66,8 @@ class PhraseSampler:
     as each other's wrong answer in the contrastive loss.
 
     Attributes:
+        phrases: the different ones.
+        counts: how often each of them occurs, float64.
         generator: the torch.Generator behind it; save and restore its state to resume a run.
     """
 
@@ -74,11 +76,11 @@ class PhraseSampler:
         if not counts:
             raise UserError("the corpus holds no phrases to draw prompts from; give captions with at least one phrase")
         self.phrases = tuple(counts)
-        self._counts = torch.tensor(list(counts.values()), dtype=torch.float64)
+        self.counts = torch.tensor(list(counts.values()), dtype=torch.float64)
         self.generator = torch.Generator().manual_seed(seed)
 
-    def sample(self, count: int) -> list[str]:
-        """Draw `count` prompts without any phrase in common; a corpus below 2 * count phrases gives fewer pairs.
+    def check(self, count: int) -> None:
+        """Refuse steps of more prompts than there are phrases.
 
         Raises:
             UserError: the corpus has fewer than `count` different phrases.
@@ -86,9 +88,17 @@ class PhraseSampler:
         if count > len(self.phrases):
             raise UserError(f"the corpus has {len(self.phrases)} different phrases, but a step needs {count}: "
                             "lower --batch_size or give a larger corpus")
+
+    def sample(self, count: int) -> list[str]:
+        """Draw `count` prompts without any phrase in common; a corpus below 2 * count phrases gives fewer pairs.
+
+        Raises:
+            UserError: the corpus has fewer than `count` different phrases.
+        """
+        self.check(count)
         # The first arrivals of independent exponential clocks are a draw without replacement, in proportion to the
         # counts: no rejection loop.
-        clocks = torch.empty_like(self._counts).exponential_(generator=self.generator) / self._counts
+        clocks = torch.empty_like(self.counts).exponential_(generator=self.generator) / self.counts
         order = clocks.topk(min(2 * count, len(clocks)), largest=False).indices.tolist()
         drawn = [self.phrases[index] for index in order]
         paired = torch.rand(count, generator=self.generator) < PAIR_SHARE

@@ -198,7 +198,7 @@ class Evaluation:
         return {AGAINST_REAL: distances(edits, real or photos), FLOOR: distances(inversions, real or photos),
                 PUBLISHED_VARIANT: distances(edits, own)}
 
-    def figures(self) -> dict[str, dict]:
+    def figures(self) -> dict[str, Any]:
         """The means over pictures: of the inversion, of every prompt, and over prompts."""
         prompts = {prompt: {name: _mean(values) for name, values in row.items()} | {"labelled": _count(row.get("iou", []))}
                    for prompt, row in self.rows.items()}

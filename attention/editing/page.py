@@ -11,7 +11,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from attention.config import DEVICE, TRUST, Config, option, parse_config
+from attention.config import CKPT, DEVICE, TRUST, Config, option, parse_config
 from attention.errors import UserError
 from attention.extras import need
 
@@ -20,6 +20,7 @@ class DemoConfig(Config):
     """Options."""
 
     run: Path = option(Path("drawn"), "run folder of the editor, or the name of a shipped one")
+    ckpt: Path | None = option(None, CKPT)
     host: str = option("127.0.0.1", "address to listen at; 0.0.0.0 lets other machines in")
     port: int = option(7860, "to listen at", min=1, max=65535)
     device: str = option("auto", DEVICE)
@@ -38,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     from attention.editing.widgets import build, serve
     # Half of the cores: a browser needs some too, and threads that wait for each other take 30 times as long.
     torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-    page = build(Desk(load_editor(config.run, config.device, config.trust)))
+    page = build(Desk(load_editor(config.run, config.device, config.trust, config.ckpt)))
     try:
         serve(page, server_name=config.host, server_port=config.port)
     except OSError as error:

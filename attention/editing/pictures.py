@@ -19,7 +19,7 @@ PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 def edit_one(config: EditConfig) -> Path:
     """Edit one source; returns what --out says."""
     reference = check_changes(config)
-    editor = load_editor(config.run, config.device, config.trust)
+    editor = load_editor(config.run, config.device, config.trust, config.ckpt)
     write(editor, changed(opened(editor, config.photo, config.landmarks, config), reference, config), config.out, config)
     print(f"wrote {config.out}")
     return config.out
@@ -42,7 +42,7 @@ def edit_folder(folder: Path, config: EditConfig) -> Path:
                         "rename one of each")
     reference = check_changes(config)
     run_folder(config.out, "--out")
-    editor, failed = load_editor(config.run, config.device, config.trust), []
+    editor, failed = load_editor(config.run, config.device, config.trust, config.ckpt), []
     if not config.aligned and config.landmarks is None:
         load_detector(str(editor.world.device))                    # what is missing for all of them is told once
     for path in tqdm(paths, desc="editing"):

@@ -83,8 +83,9 @@ class Change:
                 check_text(value)
 
 
-def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> "Editor":
-    """The editor of a run folder, or the shipped one of a world by its name, such as "drawn".
+def load_editor(name: str | Path, device: str = "auto", trust: bool = False, ckpt: Path | None = None) -> "Editor":
+    """The editor of a run folder, or the shipped one of a world by its name, such as "drawn"; `ckpt` is where its generator
+    lies now, if not where the run says.
 
     Raises:
         UserError: the folder holds no whole editor; see `runs.load_run`.
@@ -92,7 +93,7 @@ def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> 
     entry, folder = WORLDS.get(str(name)), Path(name)
     if entry is not None and entry.editor is not None and not (folder / "editor.safetensors").exists():
         folder = entry.editor
-    editor, world, config = load_run(folder, device, trust)
+    editor, world, config = load_run(folder, device, trust, ckpt)
     identity = hashlib.sha256((folder / "editor.safetensors").read_bytes()).hexdigest()[:16]
     return Editor(editor, world, identity, from_captions=config.captions is not None)
 

@@ -268,7 +268,7 @@ def test_a_recipe_whose_face_is_nowhere_is_refused(place, editor, tmp_path):
     said = {"name": "a.jpg", "sha256": pixel_hash(photo), "center": place, "right": [16.0, 0.0]}
     written(tmp_path / "a.png", json.dumps({"editor": editor.identity, "changes": [],
                                             "source": {"w": pack(editor.world.sample_w(1, 1)), "photo": said}}))
-    with pytest.raises(UserError, match="has a garbled recipe"):
+    with pytest.raises(UserError, match=r"has a garbled recipe \(source\.photo\.center: expected a place|NaN is no number"):
         editor.replay(tmp_path / "a.png", photo)
 
 
@@ -289,7 +289,7 @@ def test_a_text_file_named_png_is_no_recipe(editor, tmp_path):
     (tmp_path / "a.png").write_text("grey hair")
     with pytest.raises(UserError, match=r"a\.png cannot be read"):
         editor.replay(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"b\.png is not a file"):
+    with pytest.raises(UserError, match=r"b\.png is missing"):
         editor.replay(tmp_path / "b.png")
 
 
@@ -343,7 +343,7 @@ def test_only_a_square_picture_can_be_resembled_and_only_a_face_gives_styles(edi
     face = editor.open_seed(7)
     with pytest.raises(UserError, match="64 x 32, expected a square one"):
         face.resemble(Image.new("RGB", (64, 32)))
-    with pytest.raises(UserError, match=r"nowhere\.png is not a file"):
+    with pytest.raises(UserError, match=r"nowhere\.png is missing"):
         face.resemble(tmp_path / "nowhere.png")
     with pytest.raises(UserError, match="the face is a int"):
         face.take_styles(11)

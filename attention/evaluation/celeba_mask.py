@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from attention.errors import UserError
-from attention.files.pictures import open_picture
+from attention.files.pictures import read_picture
 from attention.worlds.concepts import CONCEPTS, PART_NAMES
 
 FOLDER = "CelebAMask-HQ-mask-anno"
@@ -90,7 +90,6 @@ class CelebAMask:
 def _read(path: Path) -> np.ndarray:
     """(H, W) bool of a black-and-white file."""
     try:
-        with open_picture(path) as picture:
-            return np.asarray(picture.convert("L")) > 127
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as a mask ({error}); get it again, or leave out --masks") from error
+        return np.asarray(read_picture(path, "a mask").convert("L")) > 127
+    except UserError as error:
+        raise UserError(f"{error}; get it again, or leave out --masks") from error

@@ -30,8 +30,8 @@ def to_rgb(picture: Image.Image, name: str) -> Image.Image:
                       stacklevel=3)
         colours, profile = _moved(colours, profile, _srgb()), None
     elif profile is not None and (_space(profile) != "RGB" or colours.mode in ("CMYK", "LAB")):
-        warnings.warn(f"{name} has a colour profile of {_space(profile)}, but its pixels are {colours.mode}; the profile is "
-                      "passed over", stacklevel=3)
+        warnings.warn(f"{name} has a colour profile of {_space(profile)}, but its pixels are {colours.mode}; the profile "
+                      "is passed over", stacklevel=3)
         profile = None
     elif colours.mode == "CMYK":
         warnings.warn(f"{name} is CMYK without a colour profile, so that its colours in RGB are a guess", stacklevel=3)

@@ -190,8 +190,8 @@ def check_recipe(recipe: dict, sizes: Sizes, name: str) -> None:
         for part in place:
             field = (fields | SaidSource.model_fields | Recipe.model_fields).get(str(part))
             expected = field.description if field is not None and field.description else expected
-        raise UserError(f"{name} has a garbled recipe ({'.'.join(map(str, place)) or 'as a whole'}: expected {expected}); it "
-                        "cannot be made again") from None
+        told = ".".join(map(str, place)) or "as a whole"
+        raise UserError(f"{name} has a garbled recipe ({told}: expected {expected}); it cannot be made again") from None
 
 
 PLACES = {name for part in (SaidChange, SaidPhoto, SaidSource, Recipe) for name in part.model_fields}

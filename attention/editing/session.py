@@ -189,10 +189,9 @@ class Editor:
         inversion = self.world.invert(to_image(crop[None]), refine)
         name, least = shown(Path(source).name) if isinstance(source, str | Path) else "", self.world.entry.least_psnr
         if least is not None and not inversion.psnr_before >= least:
-            raise UserError(f"{name or 'the picture'} is no picture of the world {self.world.name}, as far as its encoder "
-                            f"sees: what comes nearest has a PSNR of {inversion.psnr_before:.1f} dB, but at least {least:g} "
-                            "were expected; give another photo, its landmarks if it is not framed, or the editor of "
-                            "another world (--run)")
+            raise UserError(f"{name or 'the picture'} does not look like the pictures of {self.world.name}: what comes "
+                            f"nearest has a PSNR of {inversion.psnr_before:.1f} dB, but at least {least:g} were expected; "
+                            "give another photo, its landmarks if it is not framed, or the editor of another world (--run)")
         origin = {"w": pack(inversion.w), "photo": {"name": name, "sha256": pixel_hash(photo),
                                                     "center": frame.center.tolist(), "right": frame.right.tolist()},
                   "psnr": [inversion.psnr_before, inversion.psnr_after], "threads": torch.get_num_threads()}
@@ -230,8 +229,8 @@ class Editor:
         """
         recipe, name = read_recipe(path), shown(path)
         if recipe.get("editor") != self.identity:
-            raise UserError(f"{name} was made by the editor {shown(recipe.get('editor'))}, but this one is {self.identity}; "
-                            "load the editor that made it")
+            raise UserError(f"{name} was made by the editor {shown(recipe.get('editor'))}, but this one is "
+                            f"{self.identity}; load the editor that made it")
         check_recipe(recipe, self._sizes, name)
         origin, changes = recipe["source"], [Change(**change) for change in recipe["changes"]]
         if photo is not None and "photo" not in origin:
@@ -479,8 +478,9 @@ class Edited:
         if change.strength == 0 and not (isinstance(change.what, dict) and "styles_of" in change.what):
             return "the strength is 0; give a larger one"
         if not self.mask.any():
-            said = f"nothing in this face is {change.where[:40]!r}" if isinstance(change.where, str) else "nothing is chosen"
-            return f"{said} at a coverage of {change.coverage:g}; raise the coverage, name another place, or choose regions"
+            said = repr(change.where[:40]) if isinstance(change.where, str) else "what was chosen"
+            return (f"{said} is nowhere in this face at a coverage of {change.coverage:g}; raise the coverage, name "
+                    "another place, or choose regions")
         return (f"the edit of {float((self.mask > 0).float().mean()):.1%} of the picture is too weak to be seen; give more "
                 "strength, or other words")
 

@@ -1,4 +1,4 @@
-"""Opening other people's pictures: by a fixed list of formats, none of which starts another program, whole or not at all."""
+"""Opening other people's pictures: whole or not at all, by a fixed list of formats, none of which starts a program."""
 
 import importlib
 import warnings

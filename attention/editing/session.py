@@ -10,8 +10,10 @@
 
 import hashlib
 import json
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, lru_cache
 from numbers import Integral, Real
@@ -23,13 +25,28 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
+from attention.editing.colours import from_srgb, in_srgb, to_srgb
 from attention.editing.photo import find_landmarks, load_detector, read_landmarks, read_photo
-from attention.editing.recipes import RECIPE_KEY, pack, pack_mask, pixel_hash, read_recipe, unpack, unpack_mask
+from attention.editing.recipes import (
+    LARGEST_SEED,
+    MOST_CHANGES,
+    RECIPE_KEY,
+    Sizes,
+    check_recipe,
+    pack,
+    pack_mask,
+    pixel_hash,
+    read_recipe,
+    unpack,
+    unpack_mask,
+)
 from attention.editing.words import Words, check_text, words_in
 from attention.errors import UserError
-from attention.files.disk import write_atomically
-from attention.images import to_image, to_pixels
+from attention.files.disk import refuse_overwriting, write_atomically
+from attention.files.reading import shown
+from attention.images import to_bytes, to_image, to_pixels
 from attention.inversion.frame import Frame
 from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.editor import Edit, Place, RegionEditor, Source
@@ -39,7 +56,7 @@ from attention.training.runs import load_run
 from attention.worlds.registry import WORLDS
 from attention.worlds.world import World
 
-LARGEST_SEED = 2**63 - 1    # that torch takes
+BAR_AFTER = 2               # seconds, from which on a long chain shows how far it is
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
 
 
@@ -122,7 +139,7 @@ class Editor:
         """
         if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
             raise UserError(f"the seed is {seed!r}, expected a whole number from 0 to {LARGEST_SEED}")
-        return Edited(self, {"seed": int(seed)}, self.region_editor.source(self.world.sample_w(1, int(seed))))
+        return self._opened({"seed": int(seed), "threads": torch.get_num_threads()})
 
     def open_latent(self, w: Tensor | np.ndarray) -> "Edited":
         """The face of a latent, as yet unedited.
@@ -132,8 +149,13 @@ class Editor:
         Raises:
             UserError: it has another shape, or is not finite.
         """
-        w = self._latent(w)
-        return Edited(self, {"w": pack(w)}, self.region_editor.source(w))
+        return self._opened({"w": pack(self._latent(w)), "threads": torch.get_num_threads()})
+
+    def _opened(self, origin: dict, photo: tuple[Image.Image, Frame] | None = None) -> "Edited":
+        """What a recipe says that it came of, made as it was then."""
+        with threads_of(origin):
+            w = unpack(origin["w"]).to(self.world.device) if "w" in origin else self.world.sample_w(1, origin["seed"])
+            return Edited(self, origin, self.region_editor.source(w), photo=photo)
 
     def open_photo(self, source: Picture, landmarks: str | Path | np.ndarray | None = None,
                    face: int | None = None, aligned: bool = False, refine: int = 0,
@@ -167,15 +189,19 @@ class Editor:
                 landmarks = find_landmarks(photo, detect or load_detector(str(self.world.device)), face)
             points = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else landmarks
             frame = self.world.frame(points)
-        crop = frame.crop(photo, self.world.generator.resolution)
+        crop = to_srgb(frame.crop(photo, self.world.generator.resolution), photo)
         inversion = self.world.invert(to_image(crop[None]), refine)
-        name = Path(source).name if isinstance(source, str | Path) else ""
+        name, least = shown(Path(source).name) if isinstance(source, str | Path) else "", self.world.entry.least_psnr
+        if least is not None and not inversion.psnr_before >= least:
+            raise UserError(f"{name or 'the picture'} does not look like the pictures of {self.world.name}: what comes "
+                            f"nearest has a PSNR of {inversion.psnr_before:.1f} dB, but at least {least:g} were expected; "
+                            "give another photo, its landmarks if it is not framed, or the editor of another world (--run)")
         origin = {"w": pack(inversion.w), "photo": {"name": name, "sha256": pixel_hash(photo),
                                                     "center": frame.center.tolist(), "right": frame.right.tolist()},
-                  "psnr": [inversion.psnr_before, inversion.psnr_after]}
+                  "psnr": [inversion.psnr_before, inversion.psnr_after], "threads": torch.get_num_threads()}
         if inversion.lpips_before is not None:
             origin["lpips"] = [inversion.lpips_before, inversion.lpips_after]
-        return Edited(self, origin, self.region_editor.source(inversion.w), photo=(photo, frame))
+        return self._opened(origin, (photo, frame))
 
     def grid(self, face: "Edited", changes: "str | Change | Sequence[str | Change]",
              strengths: Sequence[float]) -> Image.Image:
@@ -205,34 +231,35 @@ class Editor:
         Raises:
             UserError: no picture there, one without a recipe, one that another editor made, or of another photo or none.
         """
-        recipe = read_recipe(path)
+        recipe, name = read_recipe(path), shown(path)
         if recipe.get("editor") != self.identity:
-            raise UserError(f"{path} was made by the editor {recipe.get('editor')}, but this one is {self.identity}; load "
-                            "the editor that made it")
-        try:
-            origin, changes = recipe["source"], [Change(**change) for change in recipe["changes"]]
-            if photo is not None and "photo" not in origin:
-                raise UserError(f"{path} is no edit of a photo, so the photo has no use here; leave it out")
-            edited = self.open_seed(origin["seed"]) if "seed" in origin else self.open_latent(unpack(origin["w"]))
-            if "photo" in origin:
-                edited = Edited(self, origin, edited.source, photo=self._photo(path, origin["photo"], photo))
-            return edited.with_changes(changes)
-        except UserError:
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError, OSError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path} has a garbled recipe ({error}); it cannot be made again") from error
+            raise UserError(f"{name} was made by the editor {shown(recipe.get('editor'))}, but this one is "
+                            f"{self.identity}; load the editor that made it")
+        check_recipe(recipe, self._sizes, name)
+        origin, changes = recipe["source"], [Change(**change) for change in recipe["changes"]]
+        if photo is not None and "photo" not in origin:
+            raise UserError(f"{name} is no edit of a photo, so the photo has no use here; leave it out")
+        found = self._photo(name, origin["photo"], photo) if "photo" in origin else None
+        return self._opened(origin, found).with_changes(changes)
 
-    def _photo(self, path: str | Path, said: dict, photo: str | Path | Image.Image | None) -> tuple[Image.Image, Frame]:
+    @property
+    def _sizes(self) -> Sizes:
+        generator, editor = self.world.generator, self.region_editor
+        return Sizes([(1, generator.style_dim), (1, generator.n_latent, generator.style_dim)],
+                     [tuple(self.embed("hair").shape)], self.side, editor.regions.num_regions)
+
+    def _photo(self, path: str, said: dict, photo: str | Path | Image.Image | None) -> tuple[Image.Image, Frame]:
         """The photo of a recipe, and where in it the face is."""
         if photo is None:
-            raise UserError(f"{path} is the edit of the photo {said['name']!r}, which is not in its recipe; give it too")
+            raise UserError(f"{path} is the edit of the photo {shown(said['name'])!r}, which is not in its recipe; give it "
+                            "too")
         picture = read_photo(photo)
         if pixel_hash(picture) != said["sha256"]:
-            raise UserError(f"{path} is the edit of another photo than the one given; it was called {said['name']!r}")
-        center, right = (np.array(said[name], float).reshape(2) for name in ("center", "right"))
-        if not np.isfinite([*center, *right]).all():
-            raise ValueError("the place of the face is not finite")
-        return picture, Frame(center, right)
+            raise UserError(f"{path} is the edit of another photo than the one given; it was called "
+                            f"{shown(said['name'])!r}")
+        frame = Frame(np.array(said["center"], float), np.array(said["right"], float))
+        frame.check(picture.size)
+        return picture, frame
 
     def _latent(self, w: Tensor | np.ndarray) -> Tensor:
         """(1, style_dim) or (1, n_latent, style_dim) float32 of a latent of any kind."""
@@ -277,7 +304,7 @@ class Editor:
         photo, side = read_photo(picture), self.world.generator.resolution
         if photo.width != photo.height:
             raise UserError(f"the picture to resemble is {photo.width} x {photo.height}, expected a square one")
-        small = np.array(photo.resize((side, side), Image.Resampling.LANCZOS))
+        small = np.array(in_srgb(photo).resize((side, side), Image.Resampling.LANCZOS))
         return self.world.clip.encode_image(to_image(small[None]).to(self.world.device))
 
     @torch.no_grad()
@@ -286,6 +313,18 @@ class Editor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")                 # it warns once in its life; read says it to everyone
             return self.world.clip.encode_text([text])
+
+
+@contextmanager
+def threads_of(origin: dict) -> Iterator[None]:
+    """Compute with as many threads as the picture was opened with: other numbers of them round otherwise, by up to one
+    level of a pixel here and there. A recipe from before that was kept is computed as the process computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(origin.get("threads", before), max(before, os.cpu_count() or 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Edited:
@@ -323,7 +362,8 @@ class Edited:
         after = to_pixels(self.tensor)[0]
         edited = torch.stack([edit.mask for edit in self.edits]).amax(dim=0)                 # (1, 1, h, h)
         mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu().numpy()
-        return frame.put_back(photo, to_pixels(self.source.image)[0], after, mask)
+        before, after = (from_srgb(pixels, photo) for pixels in (to_pixels(self.source.image)[0], after))
+        return frame.put_back(photo, before, after, mask)
 
     @property
     def mask(self) -> Tensor:
@@ -415,7 +455,7 @@ class Edited:
     def with_changes(self, changes: Sequence[Change]) -> "Edited":
         """The same source with other changes, such as these in another order."""
         edited = self._with((), ())
-        for change in changes:
+        for change in tqdm(changes, "changes", leave=False, delay=BAR_AFTER):
             edited = edited._then(change)
         return edited
 
@@ -423,9 +463,11 @@ class Edited:
         """Write the picture as PNG with its recipe inside, all of it or nothing.
 
         Raises:
-            UserError: the name does not end in .png, or it cannot be written.
+            UserError: the name does not end in .png, it is the photo that was opened, or it cannot be written.
         """
         path = Path(path)
+        if self.photo is not None and "path" in self.photo[0].info:
+            refuse_overwriting([path], [self.photo[0].info["path"]])
         if path.suffix.lower() != ".png":
             raise UserError(f"{path} does not end in .png; only PNG keeps the pixels and the recipe as they are")
         info = PngImagePlugin.PngInfo()
@@ -433,8 +475,32 @@ class Edited:
         write_atomically(path, lambda temporary: self.image.save(temporary, format="PNG", pnginfo=info))
         return path
 
-    @torch.no_grad()
     def _then(self, change: Change) -> "Edited":
+        """A further change, made as a replay will make it; one that does nothing is told."""
+        if len(self.changes) >= MOST_CHANGES:
+            raise UserError(f"the picture has {MOST_CHANGES} changes, and no recipe holds more; undo one")
+        with threads_of(self.origin):
+            edited = self._changed(change)
+        if reason := edited.unchanged(self):
+            warnings.warn(f"nothing changed: {reason}", stacklevel=4)
+        return edited
+
+    def unchanged(self, before: "Edited") -> str | None:
+        """Why the last change shows nowhere in the picture, and what would help; None if it shows."""
+        change = self.changes[-1]
+        if not torch.equal(to_bytes(self.tensor), to_bytes(before.tensor)):
+            return None
+        if change.strength == 0 and not (isinstance(change.what, dict) and "styles_of" in change.what):
+            return "the strength is 0; give a larger one"
+        if not self.mask.any():
+            said = repr(change.where[:40]) if isinstance(change.where, str) else "what was chosen"
+            return (f"{said} is nowhere in this face at a coverage of {change.coverage:g}; raise the coverage, name "
+                    "another place, or choose regions")
+        return (f"the edit of {float((self.mask > 0).float().mean()):.1%} of the picture is too weak to be seen; give more "
+                "strength, or other words")
+
+    @torch.no_grad()
+    def _changed(self, change: Change) -> "Edited":
         editor, source, mask = self.editor.region_editor, self.source, self._mask(change)
         before = self.edits[-1] if self.edits else None
         if change.replace and before is not None:               # what earlier changes made there gives way to this one

@@ -10,11 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from attention.errors import UserError
-from attention.files.pictures import open_picture
-from attention.files.reading import readable
+from attention.files.pictures import read_picture
 from attention.worlds.concepts import CONCEPTS, PART_NAMES
 
-LARGEST_SIDE = 4096             # pixels; the published ones have 512
 FOLDER = "CelebAMask-HQ-mask-anno"
 PICTURES_PER_FOLDER = 2000
 # A part's place in this list is its label. Files of parts overlap: the one further down is in front.
@@ -99,11 +97,6 @@ class CelebAMask:
 def _read(path: Path) -> np.ndarray:
     """(H, W) bool of a black-and-white file."""
     try:
-        with open_picture(readable(path, "a mask")) as picture:
-            if max(picture.size) > LARGEST_SIDE:                            # before a pixel of it is read
-                raise ValueError(f"{picture.width} x {picture.height} pixels, at most {LARGEST_SIDE} a side are read")
-            return np.asarray(picture.convert("L")) > 127
-    except UserError:
-        raise
-    except Exception as error:          # the decoders of Pillow raise their own kinds
-        raise UserError(f"{path} cannot be read as a mask ({error}); get it again, or leave out --masks") from error
+        return np.asarray(read_picture(path, "a mask").convert("L")) > 127
+    except UserError as error:
+        raise UserError(f"{error}; get it again, or leave out --masks") from error

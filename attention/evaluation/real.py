@@ -22,9 +22,11 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from attention.clip_models.base import TextImageModel
+from attention.editing.colours import in_srgb
 from attention.editing.photo import read_photo
 from attention.errors import UserError
 from attention.evaluation.metrics import grow, locality
+from attention.files.pictures import picture_endings
 from attention.files.published import INCEPTION_FILE, WEIGHTS, download_command
 from attention.files.torch_files import read_torch_file
 from attention.images import to_bytes, to_image
@@ -36,7 +38,6 @@ FID_LAYER, SCORE_LAYER = "2048", "logits_unbiased"      # of Inception: for FID 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000                # torch-fidelity's; fewer pictures make a smaller subset
 SCORE_SPLITS, PICTURES_PER_SPLIT = 10, 10               # of IS, which says little about fewer pictures than that
 MARGIN_SHARE = 64           # of the side: how far the part is grown before the rest must stay; a pixel of a 64 px mask
-ENDINGS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 Features = dict[str, Tensor]        # FID_LAYER (N, 2048) and SCORE_LAYER (N, 1008), on the CPU
 
 
@@ -48,7 +49,7 @@ def picture_paths(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS) if folder.is_dir() else []
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in picture_endings()) if folder.is_dir() else []
     if not paths:
         raise UserError(f"{folder} holds no pictures, expected a folder of files such as .jpg or .png; name another folder")
     return paths
@@ -79,7 +80,7 @@ def read_pictures(paths: Sequence[Path], side: int, at_once: int, skipped: dict[
 
 def _framed(path: Path, side: int) -> Tensor:
     """(3, side, side) in [-1, 1]."""
-    photo = read_photo(path)
+    photo = in_srgb(read_photo(path))
     if photo.width != photo.height:
         raise UserError(f"{path} is {photo.width} x {photo.height}, but an aligned picture is square; crop it first "
                         "(attention.photo)")

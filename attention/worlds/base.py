@@ -31,6 +31,8 @@ class WorldEntry:
         frame: a key of FRAMES: how its pictures frame a face.
         views: a key of VIEWS: what CLIP is shown of an edit in training.
         perceptual: a key of PERCEPTUAL: what the perceptual loss compares.
+        least_psnr: dB in which the encoder's latent draws a picture again; below, it is no picture of this world and
+            refused. None where nobody has measured it.
         truth: a key of TRUTHS; None where nothing but its pictures is known.
         editor: run folder of the editor that is shipped for this world, if one is.
         captions: corpus that training draws from instead of the prompts.
@@ -49,6 +51,7 @@ class WorldEntry:
     frame: str = "ffhq"
     views: str = "plain"
     perceptual: str = "vgg16"
+    least_psnr: float | None = None
     truth: str | None = None
     editor: Path | None = None
     captions: Path | None = None

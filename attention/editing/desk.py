@@ -37,8 +37,8 @@ from attention.worlds.concepts import BY_PHRASE, PART_NAMES
 MEMORY = 512 * 2**20        # bytes of all users' pictures and features together; what was used longest ago is made again
 LARGEST_SEED = 2**53 - 1    # the largest whole number that a browser writes exactly
 LONGEST_TEXT = 300          # characters of *what* and *where*; CLIP reads fewer
-LONGEST_ADDRESS = 8000      # characters of the recipe in the page's address
-MOST_STEPS = 100            # of a page's history
+LONGEST_ADDRESS = 4000      # characters of the recipe in the page's address
+MOST_STEPS = 500            # of a page's history
 USUAL, STRONGEST = 0.15, 0.3                # ends of the slider of strength; beyond the first, colours turn lurid
 MOST_REFINED = 50           # steps
 MOST_FACES = 100            # of a photo, to choose from
@@ -71,6 +71,8 @@ class Step:
 
     number: int                 # of the picture after it, see Opened
     change: Change
+    picture: str                # file of the picture after it, a photo at the size of a screen
+    mask: str                   # file of mask_picture
     thumbnail: str              # file
 
 
@@ -81,7 +83,8 @@ class Page:
     opened: Opened
     steps: tuple[Step, ...] = ()
     at: int = 0                 # how many of the steps are shown; those after it can be done again
-    chosen: tuple[int, ...] = ()            # regions that are marked: the next edit goes there if *where* still says so
+    chosen: tuple[int, ...] = ()            # regions that are marked
+    where: str = ""             # what the field *where* was last filled with
     sliders: tuple[float, float] = (STRENGTH, COVERAGE)     # where they stand
     stronger: bool = False      # the slider of strength goes up to STRONGEST
     saved: str = ""             # file of the last download
@@ -103,7 +106,8 @@ class Page:
     def files(self) -> list[str | None]:
         """Files that this page needs."""
         opened = self.opened
-        return [opened.before, opened.thumbnail, opened.photo, *(step.thumbnail for step in self.steps)]
+        return [opened.before, opened.thumbnail, opened.photo,
+                *(file for step in self.steps for file in (step.picture, step.mask, step.thumbnail))]
 
 
 @dataclass
@@ -269,11 +273,12 @@ class Desk:
 
     def click(self, page: Page, x: int, y: int) -> Page:
         """Choose the region at a pixel of regions_picture, or give it back if it is chosen."""
-        edited = self.edited(page)
+        edited = self.edited(replace(page, at=0))
         labels, side = edited.regions, clickable_side(edited)
         x, y = (whole(value, "the place of the click", side - 1) for value in (x, y))
         region = int(labels[y * len(labels) // side, x * len(labels) // side])
-        return replace(page, chosen=tuple(sorted({*page.chosen} ^ {region})))
+        chosen = tuple(sorted({*page.chosen} ^ {region}))
+        return replace(page, chosen=chosen, where=said_regions(chosen))
 
     def type_where(self, page: Page, where: str) -> Page:
         """Words in the field *where*, or none, take the place of chosen regions."""
@@ -305,22 +310,18 @@ class Desk:
 
     # What is shown of a page: files
 
-    def original(self, page: Page) -> str:
-        return page.opened.before
-
     def picture(self, page: Page) -> str:
-        return self.folder.keep(picture_of(self.edited(page).tensor))
+        return page.steps[page.at - 1].picture if page.at else page.opened.before
 
     def compared(self, page: Page) -> tuple[str, str]:
-        """The unedited and the edited picture, a photo at the size of a screen."""
-        before = page.opened.before
-        return before, self.folder.keep(self.edited(page).image) if page.at else before
+        """The unedited and the edited picture."""
+        return page.opened.before, self.picture(page)
 
     def mask(self, page: Page) -> str:
-        return self.folder.keep(mask_picture(self.edited(page)))
+        return page.steps[page.at - 1].mask if page.at else self.folder.keep(mask_picture(self.edited(page)))
 
     def regions(self, page: Page) -> str:
-        return self.folder.keep(regions_picture(self.edited(page), page.chosen))
+        return self.folder.keep(regions_picture(self.edited(replace(page, at=0)), page.chosen))
 
     def history(self, page: Page) -> list[tuple[str, str]]:
         """Every step's picture and what it was."""
@@ -329,19 +330,10 @@ class Desk:
                 for number, (file, title) in enumerate(steps)]
 
     def address(self, page: Page) -> str:
-        """The recipe of a seed's picture for the page's address; what an upload did is not in it, nor what came after."""
+        """The recipe of a seed's picture for the page's address: as many of its steps as `in_address` says."""
         if "seed" not in page.opened.origin:
             return ""
-        address = "?" + urlencode({"seed": page.opened.origin["seed"]})
-        for change in page.changes:
-            if isinstance(change.what, dict) or isinstance(change.where, dict):
-                break
-            said = json.dumps([change.what, said_where(change), change.strength, change.coverage], separators=(",", ":"))
-            following = f"{address}&{urlencode({'edit': said})}"
-            if len(following) > LONGEST_ADDRESS:
-                break
-            address = following
-        return address
+        return "?" + urlencode([("seed", page.opened.origin["seed"]), *map(_said_edit, page.changes[:in_address(page)])])
 
     def phrases(self) -> dict[str, list[str]]:
         """What can be said, by part of the face."""
@@ -383,7 +375,8 @@ class Desk:
 
     def _add(self, page: Page, edited: Edited) -> Page:
         """A page with the last change of `edited` after its shown steps; those that could be done again are gone."""
-        step = Step(next(self._numbers), edited.changes[-1], self._thumbnail(edited))
+        picture, mask = self.folder.keep(edited.image), self.folder.keep(mask_picture(edited))
+        step = Step(next(self._numbers), edited.changes[-1], picture, mask, self._thumbnail(edited))
         self.shelf.put(step.number, edited)
         return _standing(replace(page, steps=(*page.steps[:page.at], step), at=page.at + 1))
 
@@ -422,9 +415,8 @@ def number_of(value: Any, name: str, most: float) -> float:
     Raises:
         UserError: it is something else.
     """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or not 0 <= value <= most:
-        told = value if isinstance(value, int | float) else "empty" if value is None else "no number"
-        raise UserError(f"{name} is {told}, expected a number from 0 to {most:,}")
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
+        raise UserError(f"{name} is {_told(value)}, expected a number from 0 to {most:,}")
     return value
 
 
@@ -437,10 +429,35 @@ def whole(value: Any, name: str, most: int) -> int:
     if isinstance(value, float) and value.is_integer() and abs(value) <= most:
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        told = f"{value:.40g}" if isinstance(value, float) else value if isinstance(value, int) and abs(value) < 10**30 \
-            else "empty" if value is None else "no number that a page sends"
-        raise UserError(f"{name} is {told}, expected a whole number from 0 to {most:,}")
+        raise UserError(f"{name} is {_told(value)}, expected a whole number from 0 to {most:,}")
     return value
+
+
+def _told(value: Any) -> str:
+    if value is None:
+        return "empty"
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return "no number"
+    return f"{value:g}" if isinstance(value, float) else f"{value}" if abs(value) < 10**20 else "a number of many digits"
+
+
+def in_address(page: Page) -> int:
+    """How many of a page's steps its address holds: those before the first that needs an upload, if it has room."""
+    if "seed" not in page.opened.origin:
+        return 0
+    length = LONGEST_TEXT
+    for number, change in enumerate(page.changes):
+        if isinstance(change.what, dict) or isinstance(change.where, dict):
+            return number
+        length += len(urlencode([_said_edit(change)])) + 1
+        if length > LONGEST_ADDRESS:
+            return number
+    return page.at
+
+
+def _said_edit(change: Change) -> tuple[str, str]:
+    said = [change.what, said_where(change), change.strength, change.coverage]
+    return "edit", json.dumps(said, separators=(",", ":"))
 
 
 def clickable_side(edited: Edited) -> int:
@@ -498,7 +515,9 @@ def summary(page: Page) -> str:
     if change is None:
         return f"{face}, unedited"
     step = f", step {page.at} of {len(page.steps)}" if len(page.steps) > 1 else ""
-    return f"{face}{step}: {describe(change)}, strength {change.strength:g}, coverage {change.coverage:g}"
+    kept = in_address(page)
+    lost = f"; a reload keeps {kept} of the steps" if "seed" in origin and kept < page.at else ""
+    return f"{face}{step}: {describe(change)}, strength {change.strength:g}, coverage {change.coverage:g}{lost}"
 
 
 def picture_of(tensor: Tensor) -> Image.Image:
@@ -520,8 +539,8 @@ def _standing(page: Page) -> Page:
     """A page with regions and sliders as the change that is shown has them."""
     change = page.last
     if change is None:
-        return replace(page, chosen=())
-    return replace(page, chosen=tuple(change.where) if isinstance(change.where, list) else (),
+        return replace(page, chosen=(), where="")
+    return replace(page, chosen=tuple(change.where) if isinstance(change.where, list) else (), where=said_where(change),
                    sliders=(change.strength, change.coverage), stronger=page.stronger or change.strength > USUAL)
 
 

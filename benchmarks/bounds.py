@@ -1,4 +1,4 @@
-"""What bounds the speed of ours, and what precision and compilation do to it: the figures in the text of README's Speed.
+"""What bounds the speed of ours, and what precision and compilation do to it: figures in the text of docs/results.md.
 
     python -m benchmarks.bounds
 

@@ -347,7 +347,7 @@ def test_every_published_file_has_a_source_and_something_to_verify_it_by():
 def table_row(name: str, entry: dict) -> str:
     """The README's row of a file."""
     words = {"url": "[download]({})", "google_drive": "[Google Drive](https://drive.google.com/file/d/{})",
-             "page": "[authors' share]({})"}
+             "page": "[authors' share]({})", "wheel": "package `{}`"}
     sources = ", ".join(words[kind].format(address) for kind, address in entry["sources"])
     digest = f"`{entry['sha256']}`" if "sha256" in entry else "not known"
     digest = f"begins `{entry['sha256_prefix']}`" if "sha256_prefix" in entry else digest

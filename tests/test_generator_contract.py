@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from attention.generator import Blend, Generator, StyleGAN2, conv_layers, edited_layers, nearest
+from attention.generator import Blend, Generator, MobileStyleGAN, StyleGAN2, conv_layers, edited_layers, nearest
 
 
 def stylegan2() -> Generator:
@@ -17,8 +17,16 @@ def stylegan2() -> Generator:
     return generator
 
 
+def mobile() -> Generator:
+    generator = MobileStyleGAN((16, 12, 8, 8), style_dim=12, mapping_layers=2)                      # 64 px
+    for name, value in generator.state_dict().items():
+        if name.endswith(("noise", "bias")):                        # zeros at birth, which would hide a missing term
+            torch.nn.init.normal_(value)
+    return generator
+
+
 # Name -> what makes a small generator of random weights, the picture at least 8 times as large as an early map.
-GENERATORS: dict[str, Callable[[], Generator]] = {"stylegan2": stylegan2}
+GENERATORS: dict[str, Callable[[], Generator]] = {"stylegan2": stylegan2, "mobile": mobile}
 
 
 def edit_of(generator: Generator, layer: int, batch: int = 2) -> tuple[list[Tensor], list[Tensor]]:

@@ -316,8 +316,10 @@ def test_an_empty_prompt_and_unknown_words_are_told(user):
     user.clicks("edit")
     user.sees("the text is empty")
     for _ in range(2):                                                         # each time, not only the first
-        user.edits("purple qwertz <b>hair</b>")
+        user.types("what", "purple qwertz <b>hair</b>")
+        user.clicks("edit")
         user.sees("'qwertz'")
+        assert user.value("what") == "purple qwertz <b>hair</b>"               # to be mended, not typed again
         user.clicks("over")
         user.sees("seed 21, unedited")
 
@@ -409,10 +411,9 @@ def test_a_large_photo_is_shown_and_kept_at_the_size_of_a_screen_and_saved_whole
     photo = draw_photo(FaceParams.sample(1, seed=8), FRAME.scaled(2.5), (1300, 1200))
     photo.image.save(tmp_path / "photo.png")
     (tmp_path / "photo.json").write_text(json.dumps(photo.landmarks.tolist()))
-    before = desk.shelf.size()
     page = desk.show_photo(str(tmp_path / "photo.png"), False, str(tmp_path / "photo.json"), 0, 0)
     page = desk.change(page, "purple hair", "", 0.1, 0.8)
-    assert desk.shelf.size() - before < 2 * 1024 * 945 * 3
+    assert {edited.photo[0].size for edited in desk.shelf.kept.values() if edited.photo} == {(1024, 945)}
     small = [Image.open(file) for file in desk.compared(page)]
     assert small[0].size == small[1].size == (1024, 945)
     saved = Image.open(desk.save(page).saved)
@@ -427,19 +428,20 @@ def test_a_large_photo_is_shown_and_kept_at_the_size_of_a_screen_and_saved_whole
 
 
 def test_all_pages_share_one_budget_of_memory_and_what_was_let_go_is_made_again(editor, desk, monkeypatch):
-    monkeypatch.setattr(desk.shelf, "budget", 30 * 2**20)
-    pages = [desk.show_seed(seed) for seed in range(4)]
+    monkeypatch.setattr(desk.shelf, "budget", 20 * 2**20)
+    pages = [desk.show_seed(seed) for seed in range(3)]
     for what in ("purple hair", "beard", "glasses"):
         pages = [desk.change(page, what, "", 0.1, 0.8) for page in pages]
-        assert desk.shelf.size() <= 30 * 2**20
+        assert desk.shelf.size() <= 20 * 2**20
     for seed, page in enumerate(pages):
         expected = editor.open_seed(seed).edit("purple hair").edit("beard")
         assert torch.equal(desk.edited(desk.undo(page)).tensor, expected.tensor)
         assert np.array_equal(np.asarray(Image.open(desk.picture(desk.undo(page)))), pixels(expected))
     slid = pages[0]
-    for strength in range(1, 8):                                               # a slider's way keeps one picture
-        slid = desk.slide(slid, strength / 100, 0.8)
-        assert len(slid.steps) == 3 and desk.shelf.size() <= 30 * 2**20
+    kept = len(desk.shelf.kept)
+    for strength in (0.02, 0.04, 0.06):                                        # a slider's way keeps one picture
+        slid = desk.slide(slid, strength, 0.8)
+        assert len(slid.steps) == 3 and len(desk.shelf.kept) <= kept + 1
 
 
 def test_a_long_chain_keeps_the_features_of_its_last_edits_only(editor):
@@ -558,6 +560,7 @@ def test_a_temporary_folder_that_cannot_be_used_is_told(tmp_path, monkeypatch):
     assert "cannot be used (File too large); make room there" in full.stderr and len(list(tmp_path.iterdir())) == 1
 
 
+@pytest.mark.slow
 def test_sigterm_ends_a_server_behind_a_proxy_and_takes_all_uploads_along(tmp_path):
     (tmp_path / "gradio").touch()                                             # gradio's own place is not ours to use
     port = free_port()

@@ -23,6 +23,7 @@ from attention.editing.folder import ServerFolder
 from attention.editing.photo import DETECTOR_FILES, read_photo
 from attention.editing.recipes import unpack
 from attention.editing.session import Change, Edited, Editor
+from attention.editing.words import sayable
 from attention.errors import UserError
 from attention.extras import EXTRAS
 from attention.files.pictures import open_picture
@@ -32,7 +33,6 @@ from attention.images import to_pixels
 from attention.inversion.frame import Frame
 from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.regions import region_overlay
-from attention.worlds.concepts import BY_PHRASE, PART_NAMES
 
 MEMORY = 512 * 2**20        # bytes of all users' pictures and features together; what was used longest ago is made again
 LARGEST_SEED = 2**53 - 1    # the largest whole number that a browser writes exactly
@@ -335,13 +335,9 @@ class Desk:
             return ""
         return "?" + urlencode([("seed", page.opened.origin["seed"]), *map(_said_edit, page.changes[:in_address(page)])])
 
-    def phrases(self) -> dict[str, list[str]]:
-        """What can be said, by part of the face."""
-        parts: dict[str, list[str]] = {}
-        for phrase in self.editor.world.prompts:
-            part = PART_NAMES[BY_PHRASE[phrase].part][0] if phrase in BY_PHRASE else ""
-            parts.setdefault(part, []).append(phrase)
-        return parts
+    def phrases(self) -> dict[str, tuple[str, ...]]:
+        """What can be said, by place in the face."""
+        return sayable(self.editor.world)
 
     # Inside
 

@@ -241,7 +241,8 @@ def _edit_panel(desk: Desk, views: Views) -> None:
                                   (("Undo", "undo"), ("Redo", "redo"), ("Reset", "over"), ("Download", "save")))
     gr.HTML(_chips(desk.phrases()), elem_id="chips")
     for event in (views.what.submit, views.where.submit, edit.click):
-        views.on(event, desk.change, [views.what, views.where, *sliders], [*views.after_edit, views.regions], js=SHOW)
+        views.on(event, desk.change, [views.what, views.where, *sliders],
+                 [*views.after_edit, views.what, views.where, views.regions], js=SHOW)
     for slider in sliders:
         views.on(slider.input, desk.slide, sliders, views.after_edit, trigger_mode="always_last")
     views.on(views.stronger.input, desk.allow, [views.stronger, *sliders], [*views.after_edit, *views.how])
@@ -313,7 +314,7 @@ def _note(*lines: str, wrong: bool = False) -> str:
     return f'<div class="wrong" role="alert">{shown}</div>' if wrong else f'<div role="status">{shown}</div>'
 
 
-def _chips(phrases: dict[str, list[str]]) -> str:
+def _chips(phrases: dict[str, tuple[str, ...]]) -> str:
     """What can be said, by part of the face; a click fills *what*."""
     rows = []
     for part, said in phrases.items():

@@ -13,7 +13,7 @@ from attention.errors import UserError
 from attention.files.nvidia import read_nvidia
 from attention.files.published import missing
 from attention.files.torch_files import read_torch_file
-from attention.generator import Generator, StyleGAN2
+from attention.generator import Generator, MobileStyleGAN, StyleGAN2
 
 
 class Architecture(NamedTuple):
@@ -30,7 +30,8 @@ class Architecture(NamedTuple):
 
 # The first that recognises a file builds it; if none does, StyleGAN2 says what is missing.
 GENERATORS: dict[str, Architecture] = {
-    "stylegan2": Architecture(lambda state: "to_rgb1.conv.weight" in state, StyleGAN2.from_state_dict)}
+    "stylegan2": Architecture(lambda state: "to_rgb1.conv.weight" in state, StyleGAN2.from_state_dict),
+    "mobile": Architecture(MobileStyleGAN.recognises, MobileStyleGAN.from_state_dict)}
 
 
 def load_generator(path: Path) -> tuple[Generator, str]:

@@ -11,7 +11,8 @@ from attention.generator.base import (
     nearest,
     sample_z,
 )
+from attention.generator.mobile import MobileStyleGAN, mobile_layers
 from attention.generator.stylegan2 import StyleGAN2, mix, published_channels, synthesis_layers
 
-__all__ = ["Blend", "Generator", "LayerSpec", "StyleGAN2", "Synthesis", "blended_layers", "conv_layers", "edited_layers",
-           "mix", "nearest", "published_channels", "sample_z", "synthesis_layers"]
+__all__ = ["Blend", "Generator", "LayerSpec", "MobileStyleGAN", "StyleGAN2", "Synthesis", "blended_layers", "conv_layers",
+           "edited_layers", "mix", "mobile_layers", "nearest", "published_channels", "sample_z", "synthesis_layers"]

@@ -4,7 +4,7 @@ A new architecture is a file here with a class that keeps `Generator`, and an en
 `layers` say what may be blended, read by the attention and edited.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
@@ -20,7 +20,7 @@ class LayerSpec:
     """One style layer. Its style has `in_channels` numbers."""
 
     index: int              # position in synthesis order, from 0
-    kind: str               # "conv", or "rgb" for the layers that add to the picture
+    kind: str               # "conv"; "up" that only doubles a map; "rgb" that adds to the picture or makes it
     resolution: int         # side of its output
     in_channels: int
     out_channels: int
@@ -45,7 +45,8 @@ def blended_layers(layers: Sequence[LayerSpec], index: int) -> list[int]:
         found = f"is of kind {layers[index].kind} (not to be blended)" if 0 <= index < len(layers) else "does not exist"
         numbers = ", ".join(str(layer.index + 1) for layer in conv_layers(layers))
         raise UserError(f"layer {index + 1} (counted from 1) {found}; choose one of the conv layers {numbers}")
-    return [index, *(layer.index for layer in layers[index:] if layer.kind == "rgb")][:2]
+    side = layers[index].resolution
+    return [index, *(layer.index for layer in layers[index:] if layer.kind == "rgb" and layer.resolution == side)]
 
 
 def edited_layers(layers: Sequence[LayerSpec], blend: int) -> list[LayerSpec]:
@@ -89,6 +90,42 @@ class Blend:
         mask = nearest(self.mask, x.shape[-1]).to(x.dtype)
         # lerp is exact at both ends, so a mask of zeros gives the source and a mask of ones the edit, to the last bit.
         return torch.lerp(self.source_features[index].to(x.dtype), x, mask)
+
+
+def synthesise(layers: Sequence[LayerSpec], run: Callable[[LayerSpec, Tensor, Tensor, Tensor | None], Tensor],
+               start: Tensor, styles: Sequence[Tensor], blend: Blend | None, until: int | None,
+               feature_side: int | None) -> Synthesis:
+    """The loop of every synthesis network, once through all layers.
+
+    Args:
+        run: (layer, its style, the map before it, the picture so far) -> the layer's output.
+        start: (B, C, h, h) map before the first layer.
+        styles: one (B, in_channels) per layer; entries of batch 1 serve all pictures, later than `until` unused.
+        blend: keep a source outside a mask, see `Blend`.
+        until: stop after the layer of this 0-based index; the image is then None (the last index stops nothing).
+        feature_side: shrink larger features to this side (nearest), 0 keeps none; at 1024 px all take 0.5 GiB a
+            picture in float32, of which those up to 64 px are a fiftieth.
+    Returns:
+        Synthesis(image, features); with a blend, features are the blended ones.
+    Raises:
+        UserError: the blend's layer is not a conv layer.
+        ValueError: wrong number of styles, or no layer `until`.
+    """
+    last = len(layers) - 1 if until is None else until
+    if not 0 <= last < len(layers):
+        raise ValueError(f"until is {until}, but this generator has the layers 0 to {len(layers) - 1}")
+    if not last < len(styles) <= len(layers):
+        raise ValueError(f"got {len(styles)} styles for the {last + 1} layers to run")
+    blended = [] if blend is None else blended_layers(layers, blend.layer)
+    x, picture, features = start, None, []
+    for layer, style in zip(layers[:last + 1], styles, strict=False):
+        out = run(layer, style, x, picture)                                      # (B, C_l, h, h)
+        if blend is not None and layer.index in blended:
+            out = blend.apply(layer.index, out)
+        x, picture = (x, out) if layer.kind == "rgb" else (out, picture)
+        if feature_side != 0:
+            features.append(nearest(out, min(feature_side or out.shape[-1], out.shape[-1])))
+    return Synthesis(picture if last == len(layers) - 1 else None, features)
 
 
 class Generator(Protocol):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attention.errors import UserError
-from attention.generator.base import Blend, LayerSpec, Synthesis, blended_layers, conv_layers, nearest, sample_z
+from attention.generator.base import Blend, LayerSpec, Synthesis, conv_layers, sample_z, synthesise
 from attention.generator.layers import ConstantInput, EqualLinear, PixelNorm, StyledConv, ToRGB
 
 
@@ -167,38 +167,21 @@ class StyleGAN2(nn.Module):
 
     def synthesis(self, styles: Sequence[Tensor], *, noise: str | Sequence[Tensor] = "const", blend: Blend | None = None,
                   until: int | None = None, feature_side: int | None = None) -> Synthesis:
-        """Run the synthesis network, once through all layers.
+        """Run the synthesis network, once through all layers; see `base.synthesise`.
 
         Args:
-            styles: one (B, in_channels) per layer; entries of batch 1 serve all pictures, later than `until` unused.
             noise: "const" for the stored maps, "random" for fresh ones, or one (1 or B, 1, h, h) per conv layer.
-            blend: keep a source outside a mask, see `Blend`.
-            until: stop after the layer of this 0-based index; the image is then None (the last index stops nothing).
-            feature_side: shrink larger features to this side (nearest), 0 keeps none; at 1024 px all take 0.5 GiB a
-                picture in float32, of which those up to 64 px are a fiftieth.
-        Returns:
-            Synthesis(image, features); with a blend, features are the blended ones.
         Raises:
-            UserError: the blend's layer is not a conv layer.
-            ValueError: wrong number of styles or noise maps, or an unknown word for noise.
+            ValueError: wrong number of noise maps, or an unknown word for noise.
         """
-        last = len(self.layers) - 1 if until is None else until
-        if not 0 <= last < len(self.layers):
-            raise ValueError(f"until is {until}, but this generator has the layers 0 to {len(self.layers) - 1}")
-        if not last < len(styles) <= len(self.layers):
-            raise ValueError(f"got {len(styles)} styles for the {last + 1} layers to run")
-        blended = [] if blend is None else blended_layers(self.layers, blend.layer)
-        noises = self._noise_maps(noise)
-        batch = max(len(style) for style in styles[: last + 1])
-        x, skip, features = self.input(batch), None, []                          # (B, C, 4, 4)
-        for layer, module, style in zip(self.layers[: last + 1], self._in_order(), styles, strict=False):
-            out = module(x, style, next(noises) if layer.kind == "conv" else skip)   # (B, C_l or 3, h, h)
-            if blend is not None and layer.index in blended:
-                out = blend.apply(layer.index, out)
-            x, skip = (out, skip) if layer.kind == "conv" else (x, out)
-            if feature_side != 0:
-                features.append(nearest(out, min(feature_side or out.shape[-1], out.shape[-1])))
-        return Synthesis(skip if last == len(self.layers) - 1 else None, features)
+        noises, modules = self._noise_maps(noise), self._in_order()
+
+        def run(layer: LayerSpec, style: Tensor, x: Tensor, skip: Tensor | None) -> Tensor:
+            made: Tensor = modules[layer.index](x, style, next(noises) if layer.kind == "conv" else skip)
+            return made
+
+        start = self.input(max((len(style) for style in styles), default=1))     # (B, C, 4, 4)
+        return synthesise(self.layers, run, start, styles, blend, until, feature_side)
 
     def picture(self, styles: Sequence[Tensor]) -> Tensor:
         """Styles -> (B, 3, R, R) float32, about [-1, 1]; no features are kept."""

@@ -1,7 +1,9 @@
 """The web page's widgets, and which action of the desk each of them starts."""
 
+import ctypes
 import html
 import os
+import sys
 import threading
 import time
 import traceback
@@ -152,6 +154,9 @@ class Views:
             except Exception as error:
                 wrong = _note(_without_folders(_told(error), values), wrong=True)
                 return (gr.skip(), wrong, *(gr.skip(),) * len(shows))
+            finally:
+                if queue == SLOW:
+                    _give_back_memory()
             told = f"{summary(following)} ({(time.perf_counter() - begun) * 1000:.0f} ms)"
             return following, _note(told, *(_without_folders(note, values) for note in notes)), *shown
 
@@ -305,9 +310,18 @@ def _told(error: Exception) -> str:
     return f"this went wrong inside the program ({type(error).__name__}); nothing changed, and the server's log says more"
 
 
+def _give_back_memory() -> None:
+    """Let the system have what was freed: glibc else keeps the largest photo that each of gradio's threads ever read."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
+
+
 def _tidy(desk: Desk) -> None:
     while desk.folder.path.exists():
         desk.folder.tidy()
+        _give_back_memory()
         time.sleep(TIDIED)
 
 

@@ -131,14 +131,14 @@ def test_of_a_folder_what_can_be_edited_is_and_the_rest_is_named(main, tmp_path,
     (["--seed", "1"], "say what to change"),
     (["--seed", "1", "--what", "beard", "--reference", "b.png"], "say what to change"),
     (["--seed", "1", "--what", "beard", "--out", "a.jpg"], r"a\.jpg, expected a name that ends in \.png"),
-    (["nowhere.png", "--what", "beard"], r"nowhere\.png does not exist"), (["--seed", "1", "--what", " "], "text is empty"),
+    (["nowhere.png", "--what", "beard"], r"nowhere\.png is missing"), (["--seed", "1", "--what", " "], "text is empty"),
     (["--seed", "1", "--what", "beard", "--strength", "2"], "--strength is 2"),
     (["--seed", "9" * 30, "--what", "beard"], "--seed is 999"),
     (["--seed", "1", "--what", "beard", "--aligned"], "about photos"),
     (["--seed", "1", "--what", "beard", "--face", "0"], "--face is about photos"),
     (["a.png", "--what", "beard", "--aligned", "--face", "0"], "--face says where .* --aligned"),
     (["a.png", "--what", "beard", "--aligned", "--landmarks", "b.json"], "--landmarks says where .* --aligned"),
-    (["--seed", "1", "--reference", "nowhere.png"], r"nowhere\.png is not a file"),
+    (["--seed", "1", "--reference", "nowhere.png"], r"nowhere\.png is missing"),
 ])
 def test_mistakes_are_told_in_a_sentence_and_nothing_is_written(words, message, main, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -1,13 +1,19 @@
 """Writing files: all of a file or nothing of it."""
 
+import fcntl
 import os
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 from safetensors import SafetensorError
 
 from attention.errors import UserError
+from attention.files.reading import shown
+
+KEPT_OF_NAME = 40               # signs of a file's name that its temporary name keeps; 255 bytes are the most of both
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -17,18 +23,88 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         UserError: the folder cannot be written or the disk is full; the previous file is still whole.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    # Nobody can guess the name, and the file is new: what is written never goes through a link that lies there.
+    temporary = path.with_name(f".{path.name[:KEPT_OF_NAME]}.{secrets.token_hex(4)}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         write(temporary)
         os.replace(temporary, path)
     # torch.save turns a failed write into a RuntimeError, safetensors into its own kind.
     except (OSError, RuntimeError, SafetensorError) as error:
-        raise UserError(f"{path} could not be written ({error}); what was there before is unchanged. Make room, or "
-                        "choose a folder that can be written") from error
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        raise UserError(f"{shown(path)} could not be written ({shown(reason)}); what was there before is unchanged. Make "
+                        "room, or choose a folder that can be written") from error
     finally:
-        if temporary.exists():
+        if os.path.lexists(temporary):
             temporary.unlink()
+
+
+def refuse_overwriting(outputs: Iterable[Path | str], inputs: Iterable[Path | str], flag: str = "--out") -> None:
+    """Before the work: none of the files that a command will write is one that it reads, or one that it writes twice.
+
+    Args:
+        outputs: all files that will be written; they need not be there yet.
+        inputs: all files that will be read.
+        flag: that names the outputs, for messages.
+    Raises:
+        UserError: two of them are one file, by whatever name, link or second name.
+    """
+    read = {identity: path for path in inputs for identity in _identities(path)}
+    written: dict[str, Path | str] = {}
+    for path in outputs:
+        if lost := [read[identity] for identity in _identities(path) if identity in read]:
+            raise UserError(f"{flag} would overwrite {shown(lost[0])}, which is read, with {shown(path)}; give another "
+                            f"name with {flag}")
+        place = os.path.realpath(path)
+        if place in written:
+            raise UserError(f"{shown(path)} would be written twice, also as {shown(written[place])}; give files of "
+                            "different names")
+        written[place] = path
+
+
+def _identities(path: Path | str) -> list[object]:
+    """What a file is known by: its path without links and, if it is there, its place on the disk."""
+    try:
+        found = os.stat(path)
+        return [os.path.realpath(path), (found.st_dev, found.st_ino)]
+    except OSError:
+        return [os.path.realpath(path)]
+    except ValueError:                                      # a NUL in it: no file
+        return []
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process that makes `path`; the lock ends with the process, however that ends.
+
+    Raises:
+        UserError: another process holds the lock; or the folder cannot be written.
+    """
+    lock = path.with_name(f".{path.name[:KEPT_OF_NAME]}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise UserError(f"{shown(path.name)} could not be written into {shown(path.parent)} ({error.strerror}); choose a "
+                        "folder that can be written") from error
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The one before may have removed the file while this one opened it.
+            alone = os.path.exists(lock) and os.path.samestat(os.fstat(held), os.stat(lock))
+        except BlockingIOError:
+            alone = False
+        except OSError:                                     # a file system without locks
+            alone = True
+        if not alone:
+            raise UserError(f"{shown(path)} is being made by another process; wait until that has ended")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(held)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -58,8 +134,8 @@ def run_folder(path: Path, flag: str = "--run") -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".{os.getpid()}.partial"
-        probe.touch()
+        probe = path / f".{secrets.token_hex(4)}.partial"
+        probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         raise UserError(f"{flag} {path} cannot be written ({error.strerror}); choose another folder") from error

@@ -25,9 +25,9 @@ from attention.method import losses
 from attention.method.editor import RegionEditor, autocast
 from attention.method.regions import RegionClusters
 from attention.processes import launched, rank, world_size
-from attention.sheets import edit_sheet, evenly
+from attention.sheets import edit_sheet
 from attention.training import distributed
-from attention.training.captions import PhraseSampler, read_phrases
+from attention.training.captions import PhraseSampler, prompts_for, sheet_prompts
 from attention.training.checkpoints import forget_later, resume, save_checkpoint
 from attention.training.folder import claimed, clear_run, refuse_run
 from attention.training.run_log import RunLog, check_finite, plot_metrics
@@ -90,8 +90,7 @@ def _train(config: TrainConfig, world: World, regions: RegionClusters) -> Path:
     if config.init is not None:
         start_from(editor, config, world)
     optimiser = torch.optim.Adam([{"params": editor.mapper.parameters()}, {"params": editor.attention.parameters()}])
-    sampler = PhraseSampler(_phrases(config, world), config.seed)
-    sampler.check(config.batch_size * world_size())
+    sampler = prompts_for(config, world)
     if config.weight("perceptual") > 0:
         world.perceptual                                        # noqa: B018  (loaded now, so that it fails now)
     start, checkpoint = resume(config, world, editor, optimiser, sampler)
@@ -152,6 +151,7 @@ class _Keeper:
         else:
             forget_later(config.run, start)
         self.log = RunLog(config.run, plain(config), start)
+        self.sheet = sheet_prompts(config, world, SHEET_PROMPTS)
         self.due = time.monotonic() + FIRST_SAVED
 
     def __enter__(self) -> "_Keeper":
@@ -167,13 +167,15 @@ class _Keeper:
         if (done - 1) % LOG_EVERY == 0 or last:
             self.log.scalars(done - 1, values)
             self.shown = {name: f"{value:.3g}" for name, value in values.items()}
-        regular = last or stop or done % self.config.save_intermediate_image_every == 0
-        if regular or time.monotonic() > self.due:
+        every = self.config.save_intermediate_image_every
+        regular = last or stop or (every > 0 and done % every == 0)
+        if regular or (every > 0 and time.monotonic() > self.due):
             self._save(done, regular)
 
     def _save(self, done: int, regular: bool) -> None:
         """Write checkpoint and sample sheet after `done` steps, if they hold finite values; else good files stay."""
-        sheet, brightest = sample_sheet(self.world, self.editor, self.config.seed + SHEET_SEED, self.config.description)
+        sheet, brightest = sample_sheet(self.world, self.editor, self.config.seed + SHEET_SEED, self.sheet,
+                                        self.config.attention_description)
         moments = [value for state in self.optimiser.state.values() for value in state.values()]
         check_finite(done - 1, {"the largest value of the sample sheet": brightest,
                                 "the largest value of the optimiser": largest(moments)}, self.checkpoint)
@@ -181,8 +183,9 @@ class _Keeper:
                                           float(np.mean(self.totals)), regular)
         if regular:
             self.totals.clear()
-        write_picture(self.config.run / "samples" / f"{done:06d}.png", sheet)
-        self.log.picture(done - 1, "samples", sheet)
+        if self.config.save_intermediate_image_every > 0:
+            write_picture(self.config.run / "samples" / f"{done:06d}.png", sheet)
+            self.log.picture(done - 1, "samples", sheet)
         self.due = time.monotonic() + SAVED_EVERY
 
 
@@ -213,22 +216,18 @@ def stop_requests() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _phrases(config: TrainConfig, world: World) -> Iterable[str]:
-    """What prompts are made of: the captions' phrases where a corpus is given, else the world's own prompts."""
-    return world.prompts if config.captions is None else read_phrases(config.captions, world.clip.fits)
-
-
-def sample_sheet(world: World, editor: RegionEditor, seed: int,
-                 description: str | None = None) -> tuple[Image.Image, float]:
-    """A few unseen faces under `description` and some of the world's prompts: source, then edit and mask of each.
+def sample_sheet(world: World, editor: RegionEditor, seed: int, prompts: list[str],
+                 where: str | None = None) -> tuple[Image.Image, float]:
+    """A few unseen faces under some prompts, each at its own place or all at `where`: source, then edit and mask of each.
 
     Returns:
         The sheet, and the largest absolute value in its edits: not finite if they show nothing.
     """
-    prompts = [*filter(None, [description]), *evenly(world.prompts, SHEET_PROMPTS)]
     with torch.no_grad():
         source = editor.source(world.sample_w(SHEET_FACES, seed))
-        text = world.clip.encode_text(prompts)
-        edits = [editor(source, row.expand(SHEET_FACES, -1), row.expand(SHEET_FACES, -1)) for row in text]
+        what = world.clip.encode_text(prompts)
+        place = what if where is None else world.clip.encode_text([where] * len(prompts))
+        rows = zip(what.split(1), place.split(1), strict=True)
+        edits = [editor(source, *(text.expand(SHEET_FACES, -1) for text in row)) for row in rows]
     pictures = [edit.image for edit in edits]
     return edit_sheet(source.image, prompts, pictures, [edit.mask for edit in edits]), largest(pictures)

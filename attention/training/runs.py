@@ -32,10 +32,12 @@ KIND, REMAKE = "where2edit editor", "python -m attention.run_attention"
 SPREAD_FACES = 512      # whose styles say how much each channel varies
 # Options that may differ when a run goes on: where and how it runs, not what it computes.
 FREE = {"run", "resume", "overwrite", "init", "device", "cluster_path", "save_intermediate_image_every", "description",
+        "own_description_dir",
         "trust", "gpu_id", "multiprocessing_distributed", "use_cluster", "work_in_stylespace", "micro_batch", "precision",
         "compile"}
 SHAPING = ("attention_layer", "cluster_layer", "cluster_num", "mapper", "max_change")     # what an editor is made of
-PLACES = ("run", "domain", "ckpt", "clip_model", "captions", "cluster_path", "init", "resume")      # may name a file
+PLACES = ("run", "domain", "ckpt", "clip_model", "captions", "own_description_dir", "cluster_path", "init",
+          "resume")      # may name a file
 BELOW = "<run>/"        # begins the path of a file in a run that lies below the run folder
 
 
@@ -131,7 +133,7 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False,
     if generator is not None and not os.path.isfile(generator):
         named = "--ckpt" if ckpt else f"{path} was trained on the generator"
         raise UserError(f"{named} {shown(generator)}, which is missing; say where it lies now with --ckpt")
-    world = load_world(config.domain, generator, device, config.clip_model, trust)
+    world = load_world(config.domain, generator, device, config.clip_model, trust, config.truncation)
     if known_hash not in (UNKNOWN, world.generator_hash):
         raise UserError(f"{path} was trained on the generator {known_hash}, but {shown(generator or config.domain)} has "
                         f"{world.generator_hash}; give the right one with --ckpt, or train it again: {REMAKE}")

@@ -14,7 +14,8 @@ from attention.worlds.registry import configured, world_defaults
 
 # Every flag of the authors' two programs, and what follows it; switches have nothing.
 SHARED = {"description_dir": "corpus", "description": "a text", "ckpt": "a.pt", "stylegan_size": "1024",
-          "cluster_num": "20", "channel_multiplier": "2", "attention_layer": "13", "batch_size": "2", "lr_rampup": "0.05", "lr": "0.01",
+          "cluster_num": "20", "channel_multiplier": "2", "attention_layer": "13", "batch_size": "2",
+          "lr_rampup": "0.05", "lr": "0.01",
           "lambda_ess": "0.5", "lambda_sec": "0.5", "lambda_id": "0.5", "lambda_delta": "0.5", "step": "7",
           "latent_path": "a.pt", "truncation": "0.5", "work_in_stylespace": None, "save_intermediate_image_every": "0",
           "results_dir": "results", "ir_se50_weights": "a.pth", "amp": None, "world-size": "1", "rank": "0",

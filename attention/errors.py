@@ -1,8 +1,12 @@
-"""A user's mistake is one sentence and exit code 2, never a traceback."""
+"""A user's mistake is one sentence and exit code 2, never a traceback; and what is printed ends no job."""
 
+import io
+import os
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -24,15 +28,64 @@ def printable(text: str) -> str:
 
 
 def exit_with_message(main: Callable[[], object]) -> None:
-    """Run an entry point for the command line: UserError gives exit code 2, Ctrl-C gives 130, both without a traceback, and
-    warnings are notes of a line."""
+    """Run an entry point for the command line: UserError gives exit code 2, Ctrl-C gives 130, both without a traceback,
+    warnings are notes of a line, and no print fails."""
+    with lasting_streams():
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = lambda message, *place: tqdm.write(f"note: {message}", file=sys.stderr)
+                main()
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
+
+
+@contextmanager
+def lasting_streams() -> Iterator[None]:
+    """Inside, whatever is printed ends no job: signs that a terminal does not have are written as escapes, and a reader
+    that has gone (`| head`) or a full disk costs what is printed and nothing else."""
+    before = sys.stdout, sys.stderr
+    # A stream that was closed before the program began is None.
+    streams = [stream or open(os.devnull, "w") for stream in before]                                      # noqa: SIM115
+    for stream in streams:
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    sys.stdout, sys.stderr = (_LastingStream(stream) for stream in streams)
     try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *place: tqdm.write(f"note: {message}", file=sys.stderr)
-            main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()                                  # what a pipe holds back would fail when Python ends
+        sys.stdout, sys.stderr = before
+
+
+class _LastingStream:
+    """A stream that takes everything, also once nobody reads it."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self.stream.write(text)
+        except OSError:
+            self._let_go()
+            return len(text)
+
+    def flush(self) -> None:
+        try:
+            self.stream.flush()
+        except OSError:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """Send what is left in the buffer, and all that follows, nowhere."""
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self.stream.fileno())
+        os.close(nowhere)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)

@@ -17,6 +17,7 @@ from PIL import Image
 from attention.editing import photo
 from attention.editing.photo import find_landmarks, read_landmarks, read_photo
 from attention.errors import UserError
+from attention.files import pictures
 from attention.files.published import PUBLISHED
 from attention.inversion.frame import Frame, ffhq_frame, frame_like
 from attention.worlds.drawn.faces import FaceParams, draw_faces
@@ -99,7 +100,7 @@ def test_what_is_no_picture_is_named(tmp_path):
 
 
 def test_the_limits_hold_for_pictures_and_arrays_too(monkeypatch):
-    monkeypatch.setattr(photo, "MEGAPIXELS", 0.01)
+    monkeypatch.setattr(pictures, "MEGAPIXELS", 0.01)
     for source in (Image.new("RGB", (200, 100)), np.zeros((100, 200, 3), np.uint8)):
         with pytest.raises(UserError, match=r"the picture has 0\.02 megapixels, but at most 0\.01"):
             read_photo(source)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,3 +30,10 @@ def _tiny(source: Path | str, trust: bool = False) -> TextImageModel:
 # CPU. Only the released models come as archives that need trust.
 CLIP_MODELS: dict[str, Callable[..., TextImageModel]] = {"released": _released, "released-gelu": _released_gelu,
                                                          "tiny": _tiny}
+# Kinds that read only the words that they were taught.
+TAUGHT = frozenset(("tiny",))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text as a CLIP that was taught whole words tells them apart: lower case, no punctuation."""
+    return re.findall(r"[^\W_]+", text.lower().replace("'", "").replace("’", ""))

@@ -34,6 +34,8 @@ class OpenClip(nn.Module):
     Images enter in [-1, 1] without OpenAI's mean and standard deviation, as in the published program.
     """
 
+    words: frozenset[str] | None = None                 # its tokens are pieces of words
+
     def __init__(self, model: nn.Module, tokenize=open_clip.tokenize, dtype: torch.dtype = torch.float32):
         super().__init__()
         self.model: Any = model.to(dtype).requires_grad_(False)
@@ -59,10 +61,6 @@ class OpenClip(nn.Module):
     def fits(self, text: str) -> bool:
         """Whether the model reads the whole text; a longer one is cut."""
         return not self.tokenize([text], context_length=self.model.context_length + 1)[0, -1]
-
-    def unknown_words(self, text: str) -> list[str]:
-        """None: its tokens are pieces of words."""
-        return []
 
 
 def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bool = False,

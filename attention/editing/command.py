@@ -6,16 +6,23 @@
 
 In a checkout that is not installed: python show_demo/edit_image.py instead of where2edit edit. Without --run the shipped
 editor of drawn faces edits. A photo needs its face found (the package face-alignment), or --landmarks, or --aligned if it
-is framed already. The written PNG holds its recipe: editor.replay("edited.png") in Python makes the same pixels again.
+is framed already. Of a folder every picture is edited; what fails and files that are no pictures are named, and the exit
+code is then 2. Hidden files, landmarks (.json, .txt) and folders in it are left alone. No photo is ever overwritten. The
+written PNG keeps the photo's colour profile and holds its recipe: editor.replay("edited.png") in Python makes the same
+pixels again.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from attention.config import DEVICE, TRUST, Config, option, parse_config
+from attention.config import CKPT, DEVICE, TRUST, Config, option, parse_config
+from attention.editing.words import check_before_loading, listed
 from attention.errors import UserError
+from attention.files.reading import readable, shown
 from attention.method.defaults import COVERAGE, STRENGTH
+from attention.worlds.registry import WORLDS
 
 STRENGTHS = (0.05, 0.1, 0.15, 0.2)          # of --grid
 
@@ -26,6 +33,7 @@ class EditConfig(Config):
     photo: Path | None = option(None, "picture or folder of pictures; the flag's name may be left out if it comes first")
     seed: int | None = option(None, "edit the face of this seed instead of a photo", min=0, max=2**63 - 1)
     run: Path = option(Path("drawn"), "run folder of the editor, or the name of a shipped one")
+    ckpt: Path | None = option(None, CKPT)
     what: str | None = option(None, "the change, as in \"grey hair\"")
     reference: Path | None = option(None, "a square picture that the region should resemble, instead of --what")
     where: str | None = option(None, "the place, as in \"hair\"; default: --what says it too, with --reference everywhere")
@@ -45,11 +53,12 @@ class EditConfig(Config):
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Edit and write; returns what --out says."""
-    config = parse_config(EditConfig, _as_flags(sys.argv[1:] if argv is None else argv), __doc__)
+    told = f"{__doc__}\nWhat can be said of drawn faces, by place (--where):\n{listed(WORLDS['drawn'])}\n"
+    config = parse_config(EditConfig, _as_flags(sys.argv[1:] if argv is None else argv), told)
     _check(config)
 
     from attention.editing.pictures import edit_folder, edit_one
-    if config.photo is not None and config.photo.is_dir():
+    if config.photo is not None and os.path.isdir(config.photo):
         return edit_folder(config.photo, config)
     return edit_one(config)
 
@@ -65,8 +74,14 @@ def _as_flags(argv: Sequence[str]) -> list[str]:
     return [*rest, "--then", "\n".join(words[i + 1] for i in changes)]
 
 
+def further_changes(config: EditConfig) -> list[tuple[str, str | None]]:
+    """What and where of every --then."""
+    parts = [change.partition("@") for change in config.then.split("\n")] if config.then is not None else []
+    return [(what.strip(), where.strip() or None) for what, _, where in parts]
+
+
 def _check(config: EditConfig) -> None:
-    """Refuse flags that contradict each other, before anything is loaded."""
+    """Refuse flags that contradict each other, and texts of which nothing is known, before anything is loaded."""
     if (config.photo is None) == (config.seed is None):
         raise UserError("give either a photo (or a folder of them) or --seed; for example: --seed 7 --what \"grey hair\"")
     if (config.what is None) == (config.reference is None):
@@ -78,8 +93,12 @@ def _check(config: EditConfig) -> None:
     if config.aligned and finders:
         raise UserError(f"--{finders[0]} says where a face is, but --aligned that the photo is framed already; leave one "
                         "of them out")
-    if config.photo is not None and not config.photo.exists():
-        raise UserError(f"{config.photo} does not exist, expected a photo or a folder of them")
-    whole_folder = config.photo is not None and config.photo.is_dir()
+    whole_folder = config.photo is not None and os.path.isdir(config.photo)
+    if not whole_folder and config.photo is not None:
+        readable(config.photo, "a photo or a folder of them")
     if not whole_folder and config.out.suffix.lower() != ".png":
-        raise UserError(f"--out is {config.out}, expected a name that ends in .png, which keeps the recipe")
+        raise UserError(f"--out is {shown(config.out)}, expected a name that ends in .png, which keeps the recipe")
+    changes = [(config.what, config.where), *further_changes(config)]
+    shipped = None if (config.run / "editor.safetensors").exists() else WORLDS.get(str(config.run))
+    check_before_loading([what for what, _ in changes if what is not None],
+                         [where for _, where in changes if where is not None], shipped)

@@ -1,8 +1,6 @@
 """Photos: read anything safely, cut a face out as its generator frames faces, and put an edit back where it belongs."""
 
 import hashlib
-import json
-import struct
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,18 +12,17 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps
 
+from attention.editing.colours import to_rgb
 from attention.errors import UserError
 from attention.extras import missing_extra
-from attention.files.pictures import open_picture
+from attention.files.pictures import decoding, read_picture
 from attention.files.published import PUBLISHED, WEIGHTS, download_command
-from attention.files.reading import read_text, readable, shown
+from attention.files.reading import parse_json, read_text, shown
 from attention.files.torch_files import read_torch_file
 from attention.inversion.frame import checked_landmarks
 
-MEGAPIXELS = 100            # a larger picture is refused: it would need gigabytes
 SMALLEST_SIDE = 16
-LANDMARK_BYTES = 100_000    # of a file of at most 68 points
-ANIMATED = ("GIF", "PNG", "WEBP", "TIFF")       # other formats keep previews and depth maps as further frames
+LANDMARKS_BYTES = 1_000_000
 DETECTION_SIDE = 1600       # longer sides are shrunk to this before a face is searched, which else takes minutes
 DETECTOR_FILES = FAN, S3FD = "2DFAN4-11f355bf06.pth.tar", "s3fd-619a316812.pth"     # landmarks, faces
 OTHERWISE = ", or give the landmarks in a file, or say that the picture is framed already (aligned)"
@@ -36,48 +33,36 @@ def read_photo(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
 
     Args:
         source: a path, a picture, or an array (H, W), (H, W, 3) or (H, W, 4) of uint8.
+    Returns:
+        The file's own numbers where it is RGB; `info` holds "icc_profile", what they mean if that is not sRGB (see
+        `colours`), and "path", where it was read, if that was a file.
     Raises:
         UserError: not a whole picture, larger than MEGAPIXELS, or smaller than SMALLEST_SIDE.
     """
-    name = "the picture" if isinstance(source, Image.Image | np.ndarray) else str(source)
+    path = source if isinstance(source, str | Path) else None
+    name = "the picture" if path is None else shown(path)
     if isinstance(source, np.ndarray):
         if source.dtype != np.uint8 or source.ndim not in (2, 3) or source.shape[2:] not in ((), (3,), (4,)):
             raise UserError(f"the picture is an array of {source.dtype} and shape {source.shape}, expected uint8 and "
                             "(H, W), (H, W, 3) or (H, W, 4)")
         source = Image.fromarray(source)
+    picture = read_picture(source)
+    if min(picture.size) < SMALLEST_SIDE:
+        raise UserError(f"{name} is {picture.width} x {picture.height} pixels, expected at least {SMALLEST_SIDE} on each "
+                        "side")
+    with decoding(name):
+        photo = to_rgb(_upright(picture, name), name)
+    if path is not None:
+        photo.info["path"] = Path(path)
+    return photo
+
+
+def _upright(picture: Image.Image, name: str) -> Image.Image:
     try:
-        picture = source if isinstance(source, Image.Image) else _opened(Path(source))
-        width, height = picture.size
-        if width * height > MEGAPIXELS * 1e6:
-            raise UserError(f"{name} has {width * height / 1e6:.2f} megapixels, but at most {MEGAPIXELS} are read; make it "
-                            "smaller first")
-        if min(width, height) < SMALLEST_SIDE:
-            raise UserError(f"{name} is {width} x {height} pixels, expected at least {SMALLEST_SIDE} on each side")
-        if (frames := getattr(picture, "n_frames", 1)) > 1 and picture.format in ANIMATED:
-            warnings.warn(f"{name} has {frames} frames, and the first is taken", stacklevel=2)
-        picture.load()
-        return _to_rgb(ImageOps.exif_transpose(picture))
-    except UserError:
-        raise
-    except (OSError, SyntaxError, ValueError, KeyError, struct.error, Image.DecompressionBombError) as error:
-        raise UserError(f"{name} cannot be read as a picture ({error}); give a JPEG, PNG or WebP file") from error
-
-
-def _opened(path: Path) -> Image.Image:
-    readable(path, "a picture")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)      # the size is checked before pixels are read
-        return open_picture(path)
-
-
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I") or picture.mode == "F":                  # 16 bits of grey; convert() would clip them
-        values = np.asarray(picture, np.float64)
-        picture = Image.fromarray((values / (257 if values.max() > 255 else 1)).round().clip(0, 255).astype(np.uint8))
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    return picture if picture.mode == "RGB" else picture.convert("RGB")
+        return ImageOps.exif_transpose(picture)
+    except Exception as error:          # whatever a broken EXIF record makes of itself; the pixels are whole
+        warnings.warn(f"{name} has EXIF data that cannot be read ({shown(error)}), so it is taken as it lies", stacklevel=3)
+        return picture
 
 
 def read_landmarks(path: str | Path) -> np.ndarray:
@@ -86,14 +71,16 @@ def read_landmarks(path: str | Path) -> np.ndarray:
     Raises:
         UserError: no such file, or it holds something else.
     """
-    path = Path(path)
-    text = read_text(path, "landmarks", LANDMARK_BYTES)
+    what = "x and y of 68 or 5 points, one a line or as JSON"
+    text, name = read_text(path, what, LANDMARKS_BYTES), shown(path)
+    if Path(path).suffix.lower() == ".json":
+        points = parse_json(text, f"{name} cannot be read as landmarks", what)
+    else:
+        points = [line.replace(",", " ").split() for line in text.splitlines() if line.strip()]
     try:
-        return checked_landmarks(json.loads(text) if path.suffix.lower() == ".json" else
-                                 [line.replace(",", " ").split() for line in text.splitlines() if line.strip()])
-    except (ValueError, TypeError, RecursionError) as error:
-        raise UserError(f"{path} cannot be read as landmarks ({shown(error)}); give x and y of 68 or 5 points, one a "
-                        "line or as JSON") from error
+        return checked_landmarks(points)
+    except UserError as error:
+        raise UserError(f"{name} cannot be read as landmarks ({error}); give {what}") from None
 
 
 def find_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | None], face: int | None = None) -> np.ndarray:

@@ -1,89 +1,119 @@
 """What the command that edits does: open, change and write one picture, or all of a folder."""
 
+import os
 import sys
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
-from attention.editing.command import STRENGTHS, EditConfig
+from attention.editing.command import STRENGTHS, EditConfig, further_changes
 from attention.editing.photo import load_detector, read_photo
-from attention.editing.session import Change, Edited, Editor, load_editor
+from attention.editing.session import Edited, Editor, load_editor
 from attention.errors import UserError
-from attention.files.disk import run_folder, write_picture
+from attention.files.disk import refuse_overwriting, run_folder, write_picture
+from attention.files.pictures import picture_endings
+from attention.files.reading import shown
 from attention.images import to_pixels
 
-PICTURES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+LANDMARKS = (".json", ".JSON", ".txt", ".TXT")      # endings of files of landmarks, which may lie among the photos
 
 
 def edit_one(config: EditConfig) -> Path:
     """Edit one source; returns what --out says."""
+    read = [path for path in (config.photo, config.landmarks, config.reference) if path is not None]
+    refuse_overwriting(written_for(config.out, config), read)
+    if os.path.isdir(config.out):
+        raise UserError(f"--out {shown(config.out)} is a folder, expected a name for one picture")
     reference = check_changes(config)
-    editor = load_editor(config.run, config.device, config.trust)
-    write(editor, changed(opened(editor, config.photo, config.landmarks, config), reference, config), config.out, config)
-    print(f"wrote {config.out}")
+    run_folder(config.out.parent, "--out")
+    editor = load_editor(config.run, config.device, config.trust, config.ckpt)
+    source = opened(editor, config.photo, config.landmarks, config)
+    unchanged = write(editor, changed(source, reference, config), config.out, config)
+    if unchanged is not None:
+        print(f"nothing changed: {unchanged}")
     return config.out
 
 
 def edit_folder(folder: Path, config: EditConfig) -> Path:
-    """Edit every picture of a folder; those that fail are named and passed over.
+    """Edit every picture of a folder; those that fail, and files that are none, are named and passed over. Hidden files and
+    files of landmarks are no pictures; folders in it are left alone.
 
     Raises:
         UserError: the folders are one, two pictures would have the same name, or there is none; and after all the others,
             some failed.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
-    if not paths:
-        raise UserError(f"{folder} holds no pictures, expected files such as .jpg or .png")
-    if config.out.resolve() == folder.resolve():
-        raise UserError(f"--out is {config.out}, the folder of the photos, which would be overwritten; name another folder")
+    paths, others = pictures_of(folder)
+    if os.path.realpath(config.out) == os.path.realpath(folder):
+        raise UserError(f"--out is {shown(config.out)}, the folder of the photos, which would be overwritten; name another "
+                        "folder")
+    if config.landmarks is not None and not os.path.isdir(config.landmarks):
+        raise UserError(f"--landmarks {shown(config.landmarks)} is no folder, but for a folder of photos one was expected, "
+                        "of files of the photos' names")
     if len({path.stem for path in paths}) < len(paths):
-        raise UserError(f"{folder} holds pictures that differ only in their ending, but all edits end in .png; "
+        raise UserError(f"{shown(folder)} holds pictures that differ only in their ending, but all edits end in .png; "
                         "rename one of each")
+    outputs = {path: config.out / f"{path.stem}.png" for path in paths}
+    points = {path: _landmarks_of(path, config.landmarks) for path in paths}
+    refuse_overwriting([file for out in outputs.values() for file in written_for(out, config)],
+                       [*paths, *(file for file in (*points.values(), config.reference) if file is not None)])
     reference = check_changes(config)
     run_folder(config.out, "--out")
-    editor, failed = load_editor(config.run, config.device, config.trust), []
+    editor, failed, unchanged = load_editor(config.run, config.device, config.trust, config.ckpt), [], []
     if not config.aligned and config.landmarks is None:
         load_detector(str(editor.world.device))                    # what is missing for all of them is told once
+    for path in others:
+        failed.append(shown(path.name))
+        tqdm.write(f"passed over {shown(path)}: by its ending no picture that can be opened", file=sys.stderr)
     for path in tqdm(paths, desc="editing"):
         try:
-            source = opened(editor, path, _landmarks_of(path, config.landmarks), config)
-            write(editor, changed(source, reference, config), config.out / f"{path.stem}.png", config)
+            source = opened(editor, path, points[path], config)
+            if write(editor, changed(source, reference, config), outputs[path], config) is not None:
+                unchanged.append(shown(path.name))
         except UserError as error:
-            failed.append(path.name)
-            tqdm.write(f"passed over {path}: {error}", file=sys.stderr)
+            failed.append(shown(path.name))
+            tqdm.write(f"passed over {shown(path)}: {error}", file=sys.stderr)
+    if unchanged:
+        print(f"nothing changed in {len(unchanged)} pictures: {', '.join(unchanged)}")
     if failed:
-        raise UserError(f"{len(failed)} of {len(paths)} pictures were passed over: {', '.join(failed)}; the others are in "
-                        f"{config.out}")
-    print(f"wrote {len(paths)} pictures to {config.out}")
+        raise UserError(f"{len(failed)} of {len(paths) + len(others)} pictures were passed over: {', '.join(failed)}; the "
+                        f"others are in {shown(config.out)}")
+    print(f"edited {len(paths)} pictures into {shown(config.out)}")
     return config.out
+
+
+def pictures_of(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The files of a folder that are pictures by their ending, and those that are neither, nor landmarks, nor hidden.
+
+    Raises:
+        UserError: there are no pictures, or the folder cannot be read.
+    """
+    try:
+        files = [path for path in sorted(folder.iterdir()) if not path.name.startswith(".") and not path.is_dir()]
+    except OSError as error:
+        raise UserError(f"{shown(folder)} cannot be read ({error.strerror}), expected a folder of photos") from None
+    endings = picture_endings()
+    pictures = [path for path in files if path.suffix.lower() in endings]
+    if not pictures:
+        raise UserError(f"{shown(folder)} holds no pictures, expected files such as .jpg or .png")
+    return pictures, [path for path in files if path.suffix.lower() not in endings and path.suffix not in LANDMARKS]
 
 
 def _landmarks_of(photo: Path, folder: Path | None) -> Path | None:
     """The file of landmarks that belongs to a photo of a folder."""
     if folder is None:
         return None
-    as_json, as_text = folder / f"{photo.stem}.json", folder / f"{photo.stem}.txt"
-    return as_json if as_json.exists() else as_text
+    names = [folder / f"{photo.stem}{ending}" for ending in LANDMARKS]
+    return next(filter(os.path.exists, names), names[0])
 
 
 def check_changes(config: EditConfig) -> Image.Image | None:
-    """Refuse changes that can be none, before an editor is loaded; returns the picture to resemble, if there is one.
+    """The picture to resemble, if there is one; refused before an editor is loaded.
 
     Raises:
-        UserError: a text is empty, or the reference is no picture.
+        UserError: the reference is no picture.
     """
-    texts = [config.what, config.where, *(part for change in further_changes(config) for part in change)]
-    for text in texts:
-        if text is not None:
-            Change(text, text)
     return None if config.reference is None else read_photo(config.reference)
-
-
-def further_changes(config: EditConfig) -> list[tuple[str, str | None]]:
-    """What and where of every --then."""
-    parts = [change.partition("@") for change in config.then.split("\n")] if config.then is not None else []
-    return [(what.strip(), where.strip() or None) for what, _, where in parts]
 
 
 def opened(editor: Editor, photo: Path | None, landmarks: Path | None, config: EditConfig) -> Edited:
@@ -92,7 +122,7 @@ def opened(editor: Editor, photo: Path | None, landmarks: Path | None, config: E
         return editor.open_seed(config.seed)
     assert photo is not None                                        # one of the two is given
     source = editor.open_photo(photo, landmarks, config.face, config.aligned, config.refine)
-    tqdm.write(f"{photo}: {nearness(source.origin, config.refine)}")
+    tqdm.write(f"{shown(photo)}: {nearness(source.origin, config.refine)}")
     return source
 
 
@@ -115,11 +145,20 @@ def nearness(origin: dict, steps: int) -> str:
     return f"inverted to {words[0]}" + (f", refined to {words[1]}" if steps else "")
 
 
-def write(editor: Editor, edited: Edited, out: Path, config: EditConfig) -> None:
-    """The picture, and beside it what else was asked for."""
+def written_for(out: Path, config: EditConfig) -> list[Path]:
+    """All files that one edit writes: the picture, its mask, its grid."""
+    beside = [name for name, wanted in (("mask", config.save_mask), ("grid", config.grid)) if wanted]
+    return [out, *(out.with_name(f"{out.stem}_{name}.png") for name in beside)]
+
+
+def write(editor: Editor, edited: Edited, out: Path, config: EditConfig) -> str | None:
+    """The picture, and beside it what else was asked for; returns why it is the unedited one, if it is."""
+    files = written_for(out, config)
     edited.save(out)
     if config.save_mask:
         mask = to_pixels(edited.mask.expand(-1, 3, -1, -1) * 2 - 1)[0]
-        write_picture(out.with_name(f"{out.stem}_mask.png"), Image.fromarray(mask))
+        write_picture(files[1], Image.fromarray(mask))
     if config.grid:
-        write_picture(out.with_name(f"{out.stem}_grid.png"), editor.grid(edited, edited.changes, STRENGTHS))
+        write_picture(files[-1], editor.grid(edited, edited.changes, STRENGTHS))
+    tqdm.write(f"wrote {', '.join(map(shown, files))}")
+    return edited.unchanged(edited.with_changes(()))

@@ -10,10 +10,12 @@
 
 import hashlib
 import json
+import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeAlias
@@ -23,12 +25,28 @@ import torch
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 from torch.nn import functional as F
+from tqdm import tqdm
 
+from attention.editing.colours import from_srgb, in_srgb, to_srgb
 from attention.editing.photo import find_landmarks, load_detector, read_landmarks, read_photo
-from attention.editing.recipes import RECIPE_KEY, pack, pack_mask, pixel_hash, read_recipe, unpack, unpack_mask
+from attention.editing.recipes import (
+    LARGEST_SEED,
+    MOST_CHANGES,
+    RECIPE_KEY,
+    Sizes,
+    check_recipe,
+    pack,
+    pack_mask,
+    pixel_hash,
+    read_recipe,
+    unpack,
+    unpack_mask,
+)
+from attention.editing.words import Words, check_text, words_in
 from attention.errors import UserError
-from attention.files.disk import write_atomically
-from attention.images import to_image, to_pixels
+from attention.files.disk import refuse_overwriting, write_atomically
+from attention.files.reading import shown
+from attention.images import to_bytes, to_image, to_pixels
 from attention.inversion.frame import Frame
 from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.editor import Edit, Place, RegionEditor, Source
@@ -38,8 +56,9 @@ from attention.training.runs import load_run
 from attention.worlds.registry import WORLDS
 from attention.worlds.world import World
 
-LARGEST_SEED = 2**63 - 1    # that torch takes
-NAMED_WORDS = 5             # unknown ones that a warning names
+BAR_AFTER = 2               # seconds, from which on a long chain shows how far it is
+WHOLE_EDITS = 2             # of a chain that stay in memory with their features: the last, and what undo gives back
+KEPT_PLACES = 16            # texts whose place in a face is kept
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
 
 
@@ -54,7 +73,7 @@ class Change:
         strength, coverage: see RegionEditor and threshold_for.
         replace: let earlier changes give way to this one there, instead of adding to them.
     Raises:
-        UserError: a text is empty; strength or coverage is no number or out of range.
+        UserError: a text is empty or too long; strength or coverage is no number or out of range.
         ValueError: what or where is of another kind, which only a garbled recipe can be.
     """
 
@@ -79,12 +98,13 @@ class Change:
                 raise ValueError(f"{value!r} says neither what nor where")
             if isinstance(value, list) and (not value or not all(type(region) is int for region in value)):
                 raise ValueError(f"{value!r} are no numbers of regions")
-            if isinstance(value, str) and not value.strip():
-                raise UserError("the text is empty, expected words such as \"grey hair\"")
+            if isinstance(value, str):
+                check_text(value)
 
 
-def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> "Editor":
-    """The editor of a run folder, or the shipped one of a world by its name, such as "drawn".
+def load_editor(name: str | Path, device: str = "auto", trust: bool = False, ckpt: Path | None = None) -> "Editor":
+    """The editor of a run folder, or the shipped one of a world by its name, such as "drawn"; `ckpt` is where its generator
+    lies now, if not where the run says.
 
     Raises:
         UserError: the folder holds no whole editor; see `runs.load_run`.
@@ -92,8 +112,9 @@ def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> 
     entry, folder = WORLDS.get(str(name)), Path(name)
     if entry is not None and entry.editor is not None and not (folder / "editor.safetensors").exists():
         folder = entry.editor
-    editor, world, _ = load_run(folder, device, trust)
-    return Editor(editor, world, hashlib.sha256((folder / "editor.safetensors").read_bytes()).hexdigest()[:16])
+    editor, world, config = load_run(folder, device, trust, ckpt)
+    identity = hashlib.sha256((folder / "editor.safetensors").read_bytes()).hexdigest()[:16]
+    return Editor(editor, world, identity, from_captions=config.captions is not None)
 
 
 class Editor:
@@ -103,10 +124,12 @@ class Editor:
         region_editor: frozen.
         world: in which it was trained.
         identity: of its weights, for recipes.
+        from_captions: it was trained on captions and not on the world's prompts alone.
     """
 
-    def __init__(self, region_editor: RegionEditor, world: World, identity: str):
+    def __init__(self, region_editor: RegionEditor, world: World, identity: str, from_captions: bool = False):
         self.region_editor, self.world, self.identity = region_editor, world, identity
+        self.from_captions = from_captions
         self.side = region_editor.attention.map_size
         self.embed = lru_cache(maxsize=256)(self._embed)
 
@@ -118,7 +141,7 @@ class Editor:
         """
         if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
             raise UserError(f"the seed is {seed!r}, expected a whole number from 0 to {LARGEST_SEED}")
-        return Edited(self, {"seed": int(seed)}, self.region_editor.source(self.world.sample_w(1, int(seed))))
+        return self._opened({"seed": int(seed), "threads": torch.get_num_threads()})
 
     def open_latent(self, w: Tensor | np.ndarray) -> "Edited":
         """The face of a latent, as yet unedited.
@@ -128,8 +151,13 @@ class Editor:
         Raises:
             UserError: it has another shape, or is not finite.
         """
-        w = self._latent(w)
-        return Edited(self, {"w": pack(w)}, self.region_editor.source(w))
+        return self._opened({"w": pack(self._latent(w)), "threads": torch.get_num_threads()})
+
+    def _opened(self, origin: dict, photo: tuple[Image.Image, Frame] | None = None) -> "Edited":
+        """What a recipe says that it came of, made as it was then."""
+        with threads_of(origin):
+            w = unpack(origin["w"]).to(self.world.device) if "w" in origin else self.world.sample_w(1, origin["seed"])
+            return Edited(self, origin, self.region_editor.source(w), photo=photo)
 
     def open_photo(self, source: Picture, landmarks: str | Path | np.ndarray | None = None,
                    face: int | None = None, aligned: bool = False, refine: int = 0,
@@ -163,15 +191,19 @@ class Editor:
                 landmarks = find_landmarks(photo, detect or load_detector(str(self.world.device)), face)
             points = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else landmarks
             frame = self.world.frame(points)
-        crop = frame.crop(photo, self.world.generator.resolution)
+        crop = to_srgb(frame.crop(photo, self.world.generator.resolution), photo)
         inversion = self.world.invert(to_image(crop[None]), refine)
-        name = Path(source).name if isinstance(source, str | Path) else ""
+        name, least = shown(Path(source).name) if isinstance(source, str | Path) else "", self.world.entry.least_psnr
+        if least is not None and not inversion.psnr_before >= least:
+            raise UserError(f"{name or 'the picture'} does not look like the pictures of {self.world.name}: what comes "
+                            f"nearest has a PSNR of {inversion.psnr_before:.1f} dB, but at least {least:g} were expected; "
+                            "give another photo, its landmarks if it is not framed, or the editor of another world (--run)")
         origin = {"w": pack(inversion.w), "photo": {"name": name, "sha256": pixel_hash(photo),
                                                     "center": frame.center.tolist(), "right": frame.right.tolist()},
-                  "psnr": [inversion.psnr_before, inversion.psnr_after]}
+                  "psnr": [inversion.psnr_before, inversion.psnr_after], "threads": torch.get_num_threads()}
         if inversion.lpips_before is not None:
             origin["lpips"] = [inversion.lpips_before, inversion.lpips_after]
-        return Edited(self, origin, self.region_editor.source(inversion.w), photo=(photo, frame))
+        return self._opened(origin, (photo, frame))
 
     def grid(self, face: "Edited", changes: "str | Change | Sequence[str | Change]",
              strengths: Sequence[float]) -> Image.Image:
@@ -186,8 +218,8 @@ class Editor:
         opened, titles, edits = face.with_changes(()), [], []
         for change in changes:
             if isinstance(change, str):
-                self.warn_of(change)
-                change = Change(change, change)
+                read = self.read(change)
+                change = Change(read, read)
             for strength in strengths:
                 edits.append(opened.with_changes([replace(change, strength=strength)]))
                 titles.append(f"{change.what if isinstance(change.what, str) else 'reference'} {strength:g}")
@@ -201,34 +233,35 @@ class Editor:
         Raises:
             UserError: no picture there, one without a recipe, one that another editor made, or of another photo or none.
         """
-        recipe = read_recipe(path)
+        recipe, name = read_recipe(path), shown(path)
         if recipe.get("editor") != self.identity:
-            raise UserError(f"{path} was made by the editor {recipe.get('editor')}, but this one is {self.identity}; load "
-                            "the editor that made it")
-        try:
-            origin, changes = recipe["source"], [Change(**change) for change in recipe["changes"]]
-            if photo is not None and "photo" not in origin:
-                raise UserError(f"{path} is no edit of a photo, so the photo has no use here; leave it out")
-            edited = self.open_seed(origin["seed"]) if "seed" in origin else self.open_latent(unpack(origin["w"]))
-            if "photo" in origin:
-                edited = Edited(self, origin, edited.source, photo=self._photo(path, origin["photo"], photo))
-            return edited.with_changes(changes)
-        except UserError:
-            raise
-        except (KeyError, TypeError, ValueError, RuntimeError, OSError, Image.DecompressionBombError) as error:
-            raise UserError(f"{path} has a garbled recipe ({error}); it cannot be made again") from error
+            raise UserError(f"{name} was made by the editor {shown(recipe.get('editor'))}, but this one is "
+                            f"{self.identity}; load the editor that made it")
+        check_recipe(recipe, self._sizes, name)
+        origin, changes = recipe["source"], [Change(**change) for change in recipe["changes"]]
+        if photo is not None and "photo" not in origin:
+            raise UserError(f"{name} is no edit of a photo, so the photo has no use here; leave it out")
+        found = self._photo(name, origin["photo"], photo) if "photo" in origin else None
+        return self._opened(origin, found).with_changes(changes)
 
-    def _photo(self, path: str | Path, said: dict, photo: str | Path | Image.Image | None) -> tuple[Image.Image, Frame]:
+    @property
+    def _sizes(self) -> Sizes:
+        generator, editor = self.world.generator, self.region_editor
+        return Sizes([(1, generator.style_dim), (1, generator.n_latent, generator.style_dim)],
+                     [tuple(self.embed("hair").shape)], self.side, editor.regions.num_regions)
+
+    def _photo(self, path: str, said: dict, photo: str | Path | Image.Image | None) -> tuple[Image.Image, Frame]:
         """The photo of a recipe, and where in it the face is."""
         if photo is None:
-            raise UserError(f"{path} is the edit of the photo {said['name']!r}, which is not in its recipe; give it too")
+            raise UserError(f"{path} is the edit of the photo {shown(said['name'])!r}, which is not in its recipe; give it "
+                            "too")
         picture = read_photo(photo)
         if pixel_hash(picture) != said["sha256"]:
-            raise UserError(f"{path} is the edit of another photo than the one given; it was called {said['name']!r}")
-        center, right = (np.array(said[name], float).reshape(2) for name in ("center", "right"))
-        if not np.isfinite([*center, *right]).all():
-            raise ValueError("the place of the face is not finite")
-        return picture, Frame(center, right)
+            raise UserError(f"{path} is the edit of another photo than the one given; it was called "
+                            f"{shown(said['name'])!r}")
+        frame = Frame(np.array(said["center"], float), np.array(said["right"], float))
+        frame.check(picture.size)
+        return picture, frame
 
     def _latent(self, w: Tensor | np.ndarray) -> Tensor:
         """(1, style_dim) or (1, n_latent, style_dim) float32 of a latent of any kind."""
@@ -242,15 +275,26 @@ class Editor:
         raise UserError(f"the latent is {told}, expected {generator.style_dim} or {generator.n_latent} x "
                         f"{generator.style_dim} finite numbers")
 
-    def warn_of(self, text: str) -> None:
-        """Warn of what CLIP will not read of a text, every time that it is said."""
-        clip = self.world.clip
-        if not clip.fits(text):
+    @cached_property
+    def words(self) -> Words:
+        """What can be said to this editor."""
+        return words_in(self.world, self.world.clip.words, self.from_captions)
+
+    def read(self, text: str, place: bool = False) -> str:
+        """What was typed, as CLIP is given it; whatever is not read as it stands is told every time that it is said.
+
+        Args:
+            place: the text says where, not what.
+        Raises:
+            UserError: see `check_text`, `Words.read` and `Words.read_place`.
+        """
+        check_text(text)
+        read = self.words.read_place(text) if place else self.words.read(text)
+        for note in read.notes:
+            warnings.warn(note, stacklevel=4)
+        if not self.world.clip.fits(read.text):
             warnings.warn(f"the text is longer than CLIP reads ({text[:40]!r}...); the rest is passed over", stacklevel=4)
-        if unknown := clip.unknown_words(text):
-            named = ", ".join(repr(word[:40]) for word in unknown[:NAMED_WORDS])
-            more = f" and {len(unknown) - NAMED_WORDS:,} words more" if len(unknown) > NAMED_WORDS else ""
-            warnings.warn(f"CLIP does not know {named}{more}, and passes over what is meant", stacklevel=4)
+        return read.text
 
     @torch.no_grad()
     def embedding_of(self, picture: Picture) -> Tensor:
@@ -262,15 +306,27 @@ class Editor:
         photo, side = read_photo(picture), self.world.generator.resolution
         if photo.width != photo.height:
             raise UserError(f"the picture to resemble is {photo.width} x {photo.height}, expected a square one")
-        small = np.array(photo.resize((side, side), Image.Resampling.LANCZOS))
+        small = np.array(in_srgb(photo).resize((side, side), Image.Resampling.LANCZOS))
         return self.world.clip.encode_image(to_image(small[None]).to(self.world.device))
 
     @torch.no_grad()
     def _embed(self, text: str) -> Tensor:
         """(1, D) CLIP embedding of a text."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")                 # it warns once in its life; warn_of says it to everyone
+            warnings.simplefilter("ignore")                 # it warns once in its life; read says it to everyone
             return self.world.clip.encode_text([text])
+
+
+@contextmanager
+def threads_of(origin: dict) -> Iterator[None]:
+    """Compute with as many threads as the picture was opened with: other numbers of them round otherwise, by up to one
+    level of a pixel here and there. A recipe from before that was kept is computed as the process computes."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(min(origin.get("threads", before), max(before, os.cpu_count() or 1)))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Edited:
@@ -283,13 +339,15 @@ class Edited:
         regions: (h, h) int64, the number of the region of every pixel of the blend layer.
         styles: by layer, (1, C_l), of the last change.
         changes: how it was made, in order.
+        masks: (1, 1, h, h), of every change.
+        edits: of the last WHOLE_EDITS changes; a long chain takes hardly more memory than a short one.
     """
 
     def __init__(self, editor: Editor, origin: dict, source: Source, changes: tuple[Change, ...] = (),
                  edits: tuple[Edit, ...] = (), places: dict[str, Place] | None = None,
-                 photo: tuple[Image.Image, Frame] | None = None):
-        self.editor, self.origin, self.source, self.changes, self.edits = editor, origin, source, changes, edits
-        self.photo = photo
+                 photo: tuple[Image.Image, Frame] | None = None, masks: tuple[Tensor, ...] = ()):
+        self.editor, self.origin, self.source, self.changes = editor, origin, source, changes
+        self.edits, self.masks, self.photo = edits[-WHOLE_EDITS:], masks, photo
         # Where text -> its place, shared by the whole chain: moving a slider does not attend again.
         self._places = {} if places is None else places
 
@@ -306,9 +364,15 @@ class Edited:
         if not self.edits:
             return photo
         after = to_pixels(self.tensor)[0]
-        edited = torch.stack([edit.mask for edit in self.edits]).amax(dim=0)                 # (1, 1, h, h)
+        edited = torch.stack(self.masks).amax(dim=0)                                         # (1, 1, h, h)
         mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu().numpy()
-        return frame.put_back(photo, to_pixels(self.source.image)[0], after, mask)
+        before, after = (from_srgb(pixels, photo) for pixels in (to_pixels(self.source.image)[0], after))
+        return frame.put_back(photo, before, after, mask)
+
+    def with_photo(self, photo: Image.Image, frame: Frame) -> "Edited":
+        """The same with the photo at another size (`Frame.scaled`)."""
+        return Edited(self.editor, self.origin, self.source, self.changes, self.edits, self._places, (photo, frame),
+                      self.masks)
 
     @property
     def mask(self) -> Tensor:
@@ -337,7 +401,7 @@ class Edited:
         What is found by a text, and what a change does, count from the unedited face; so the order hardly matters.
 
         Args:
-            what: a text, such as "grey hair".
+            what: a text, such as "grey hair"; docs/words.md lists what can be said of drawn faces.
             where: a text; None takes `what`, unless regions or a mask say where.
             regions: numbers of regions instead.
             mask: a grey picture or array of the framed square instead, white where the edit goes.
@@ -345,12 +409,12 @@ class Edited:
             coverage: 0 edits almost nowhere, 1 widely; a text decides where, so it does nothing to regions and masks.
             replace: let earlier changes give way to this one there, instead of adding to them.
         Raises:
-            UserError: an argument is out of range, or more than one says where.
+            UserError: an argument is out of range, a text is nothing that is known, or more than one says where.
         """
         if not isinstance(what, str):
             raise UserError(f"what is a {type(what).__name__}, expected a text; resemble takes a picture, take_styles a "
                             "face")
-        self.editor.warn_of(what)
+        what = self.editor.read(what)
         return self._then(Change(what, self._where(where, regions, mask, otherwise=what), strength, coverage, replace))
 
     def resemble(self, picture: Picture, where: str | None = None, *, regions: Sequence[int] | None = None,
@@ -386,7 +450,9 @@ class Edited:
         """The picture before the last change."""
         if not self.changes:
             raise UserError("there is nothing to undo: the picture has not been edited")
-        return self._with(self.changes[:-1], self.edits[:-1])
+        if len(self.edits) == 1 and len(self.changes) > 1:              # what it gives back is no longer kept
+            return self.with_changes(self.changes[:-1])
+        return self._with(self.changes[:-1], self.edits[:-1], self.masks[:-1])
 
     def retouch(self, strength: float, coverage: float) -> "Edited":
         """The last change again with another strength and coverage, as a slider asks for; all else is kept.
@@ -399,18 +465,31 @@ class Edited:
 
     def with_changes(self, changes: Sequence[Change]) -> "Edited":
         """The same source with other changes, such as these in another order."""
-        edited = self._with((), ())
-        for change in changes:
+        edited = self._with((), (), ())
+        for change in tqdm(changes, "changes", leave=False, delay=BAR_AFTER):
             edited = edited._then(change)
         return edited
+
+    def then(self, change: Change) -> "Edited":
+        """A further change, as a recipe holds it."""
+        return self._then(change)
+
+    def tensors(self) -> list[Tensor]:
+        """All that it keeps in memory; much of it is shared with what it came of."""
+        maps = [(place.raw, place.attention, place.gated, place.mask) for place in list(self._places.values())]
+        edits = [(edit.image, *edit.styles, *edit.features) for edit in self.edits]
+        source = self.source
+        return [source.image, source.labels, *source.styles, *source.features, *self.masks, *sum(edits, ()), *sum(maps, ())]
 
     def save(self, path: str | Path) -> Path:
         """Write the picture as PNG with its recipe inside, all of it or nothing.
 
         Raises:
-            UserError: the name does not end in .png, or it cannot be written.
+            UserError: the name does not end in .png, it is the photo that was opened, or it cannot be written.
         """
         path = Path(path)
+        if self.photo is not None and "path" in self.photo[0].info:
+            refuse_overwriting([path], [self.photo[0].info["path"]])
         if path.suffix.lower() != ".png":
             raise UserError(f"{path} does not end in .png; only PNG keeps the pixels and the recipe as they are")
         info = PngImagePlugin.PngInfo()
@@ -418,8 +497,32 @@ class Edited:
         write_atomically(path, lambda temporary: self.image.save(temporary, format="PNG", pnginfo=info))
         return path
 
-    @torch.no_grad()
     def _then(self, change: Change) -> "Edited":
+        """A further change, made as a replay will make it; one that does nothing is told."""
+        if len(self.changes) >= MOST_CHANGES:
+            raise UserError(f"the picture has {MOST_CHANGES} changes, and no recipe holds more; undo one")
+        with threads_of(self.origin):
+            edited = self._changed(change)
+        if reason := edited.unchanged(self):
+            warnings.warn(f"nothing changed: {reason}", stacklevel=4)
+        return edited
+
+    def unchanged(self, before: "Edited") -> str | None:
+        """Why the last change shows nowhere in the picture, and what would help; None if it shows."""
+        change = self.changes[-1]
+        if not torch.equal(to_bytes(self.tensor), to_bytes(before.tensor)):
+            return None
+        if change.strength == 0 and not (isinstance(change.what, dict) and "styles_of" in change.what):
+            return "the strength is 0; give a larger one"
+        if not self.mask.any():
+            said = repr(change.where[:40]) if isinstance(change.where, str) else "what was chosen"
+            return (f"{said} is nowhere in this face at a coverage of {change.coverage:g}; raise the coverage, name "
+                    "another place, or choose regions")
+        return (f"the edit of {float((self.mask > 0).float().mean()):.1%} of the picture is too weak to be seen; give more "
+                "strength, or other words")
+
+    @torch.no_grad()
+    def _changed(self, change: Change) -> "Edited":
         editor, source, mask = self.editor.region_editor, self.source, self._mask(change)
         before = self.edits[-1] if self.edits else None
         if change.replace and before is not None:               # what earlier changes made there gives way to this one
@@ -430,17 +533,22 @@ class Edited:
             styles = face[:count] + source.styles[count:]
         else:
             styles = editor.mapper(source.styles, self._embedding(change.what), change.strength)
-        return self._with((*self.changes, change), (*self.edits, editor.apply(source, styles, mask, before)))
+        edit = editor.apply(source, styles, mask, before)
+        return self._with((*self.changes, change), (*self.edits, edit), (*self.masks, mask))
 
-    def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...]) -> "Edited":
-        return Edited(self.editor, self.origin, self.source, changes, edits, self._places, self.photo)
+    def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...], masks: tuple[Tensor, ...]) -> "Edited":
+        return Edited(self.editor, self.origin, self.source, changes, edits, self._places, self.photo, masks)
 
     def _mask(self, change: Change) -> Tensor:
         """(1, 1, h, h) where a change goes; texts and regions are found in the source, so that the order is free."""
         if isinstance(change.where, str):
-            if change.where not in self._places:
-                self._places[change.where] = self.editor.region_editor.locate(self.source, self.editor.embed(change.where))
-            return self._places[change.where].at(threshold_for(change.coverage)).mask
+            place = self._places.get(change.where)
+            if place is None:
+                place = self.editor.region_editor.locate(self.source, self.editor.embed(change.where))
+                if len(self._places) >= KEPT_PLACES:
+                    del self._places[next(iter(self._places))]
+                self._places[change.where] = place
+            return place.at(threshold_for(change.coverage)).mask
         if isinstance(change.where, dict):
             return unpack_mask(change.where["mask"], self.editor.side).to(self.source.image.device)
         self._regions(change.where)                                               # refuses regions that there are not
@@ -464,8 +572,7 @@ class Edited:
             return otherwise or {"mask": pack_mask(np.ones((self.editor.side,) * 2, bool), self.editor.side)}
         if not isinstance(where, str):
             raise UserError(f"where is a {type(where).__name__}, expected a text; say regions=[...] or mask=...")
-        self.editor.warn_of(where)
-        return where
+        return self.editor.read(where, place=True)
 
     def _regions(self, regions: Sequence[int]) -> list[int]:
         count, chosen = self.editor.region_editor.regions.num_regions, list(regions)

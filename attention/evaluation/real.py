@@ -5,9 +5,11 @@ and how far everything outside the labelled part stayed as it was. One-sided fig
 together.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +22,11 @@ from torch_fidelity.metric_isc import isc_features_to_metric
 from torch_fidelity.metric_kid import kid_features_to_metric
 
 from attention.clip_models.base import TextImageModel
+from attention.editing.colours import in_srgb
 from attention.editing.photo import read_photo
 from attention.errors import UserError
 from attention.evaluation.metrics import grow, locality
+from attention.files.pictures import picture_endings
 from attention.files.published import INCEPTION_FILE, WEIGHTS, download_command
 from attention.files.torch_files import read_torch_file
 from attention.images import to_bytes, to_image
@@ -34,7 +38,6 @@ FID_LAYER, SCORE_LAYER = "2048", "logits_unbiased"      # of Inception: for FID 
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000                # torch-fidelity's; fewer pictures make a smaller subset
 SCORE_SPLITS, PICTURES_PER_SPLIT = 10, 10               # of IS, which says little about fewer pictures than that
 MARGIN_SHARE = 64           # of the side: how far the part is grown before the rest must stay; a pixel of a 64 px mask
-ENDINGS = {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 Features = dict[str, Tensor]        # FID_LAYER (N, 2048) and SCORE_LAYER (N, 1008), on the CPU
 
 
@@ -46,7 +49,7 @@ def picture_paths(folder: Path) -> list[Path]:
     Raises:
         UserError: there are none.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS) if folder.is_dir() else []
+    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in picture_endings()) if folder.is_dir() else []
     if not paths:
         raise UserError(f"{folder} holds no pictures, expected a folder of files such as .jpg or .png; name another folder")
     return paths
@@ -77,7 +80,7 @@ def read_pictures(paths: Sequence[Path], side: int, at_once: int, skipped: dict[
 
 def _framed(path: Path, side: int) -> Tensor:
     """(3, side, side) in [-1, 1]."""
-    photo = read_photo(path)
+    photo = in_srgb(read_photo(path))
     if photo.width != photo.height:
         raise UserError(f"{path} is {photo.width} x {photo.height}, but an aligned picture is square; crop it first "
                         "(attention.photo)")
@@ -203,16 +206,33 @@ class Originals:
 
 
 def overlap(gated: Tensor, part: Tensor) -> dict[str, Tensor]:
-    """How well a gated attention (B, 1, h, h) above 0 is a part (B, R, R) bool, each figure (B,).
+    """How well a gated attention (B, 1, h, h) above 0 is a part (B, R, R) bool, picture by picture: "iou" (B,).
 
-    "iou" is that of the part, "macro_jaccard" (published) the mean of that and the IoU of everything else. Unlike in the
-    published program, the attention was not blurred before, which would take its edges away.
+    Unlike in the published program, the attention was not blurred before, which would take its edges away.
     """
+    together, either = pixels_shared(gated, part)
+    return {"iou": torch.where(either > 0, together / either.clamp(min=1), 1.0)}            # nothing asked, nothing found
+
+
+def pixels_shared(gated: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) pixels of a part (B, R, R) bool that a gated attention (B, 1, h, h) above 0 covers, and those of either."""
     mask = F.interpolate(gated, size=part.shape[-2:], mode="nearest")[:, 0] > 0
+    return (mask & part).sum(dim=(1, 2)), (mask | part).sum(dim=(1, 2))
 
-    def jaccard(a: Tensor, b: Tensor) -> Tensor:
-        together, either = (a & b).sum(dim=(1, 2)), (a | b).sum(dim=(1, 2))
-        return torch.where(either > 0, together / either.clamp(min=1), 1.0)                  # nothing asked, nothing found
 
-    inside, outside = jaccard(mask, part), jaccard(~mask, ~part)
-    return {"iou": inside, "macro_jaccard": (inside + outside) / 2}
+def macro_jaccard(shared: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """The published measure of the attention: the mean over parts of each part's IoU over the pixels of all pictures.
+
+    It is scikit-learn's `jaccard_score` of (pixels of all pictures, parts) columns with the average "macro": a large part
+    of one picture weighs more than a small one of another, and a picture that lacks a part counts what was found there.
+
+    Args:
+        shared: prompt -> the sums over pictures of `pixels_shared`.
+    Returns:
+        "macro", and "parts": prompt -> IoU; as in scikit-learn 0, with a warning, where no picture has the part or a mask.
+    """
+    if empty := [prompt for prompt, (_, either) in shared.items() if either == 0]:
+        warnings.warn(f"no picture has the part of {', '.join(empty)}, nor any attention there: counted as an IoU of 0",
+                      stacklevel=2)
+    parts = {prompt: together / either if either else 0.0 for prompt, (together, either) in shared.items()}
+    return {"macro": sum(parts.values()) / len(parts), "parts": parts}

@@ -67,15 +67,22 @@ class Frame:
         low, high = np.floor(self.center - reach).astype(int), np.ceil(self.center + reach).astype(int)
         return (max(0, low[0]), max(0, low[1]), min(size[0], high[0]), min(size[1], high[1]))
 
+    def check(self, size: tuple[int, int]) -> None:
+        """Raise UserError unless the square has a size and touches a photo (width, height)."""
+        if self.half > 1:
+            left, top, right, bottom = self.box(size)
+            if right > left and bottom > top:
+                return
+        raise UserError("the landmarks coincide or lie outside of the photo; check them")
+
     def crop(self, photo: Image.Image, side: int) -> np.ndarray:
         """(side, side, 3) uint8 of what the square shows. Beyond the photo's edge it is mirrored.
 
         Raises:
             UserError: the square has no size, or is not inside the photo at all.
         """
+        self.check(photo.size)
         left, top, right, bottom = self.box(photo.size)
-        if not self.half > 1 or right <= left or bottom <= top:
-            raise UserError("the landmarks coincide or lie outside of the photo; check them")
         # Shrink first where the photo is finer than the crop, or pixels between the samples would be lost.
         shrink = max(1.0, 2 * self.half / side)
         size = [max(1, round(length / shrink)) for length in (right - left, bottom - top)]
@@ -108,7 +115,9 @@ class Frame:
             warped = self._warped(layers, left, row, part.shape[1], part.shape[0])
             changed = (part + warped[..., :3]).round().clip(0, 255).astype(np.uint8)
             part[...] = np.where(warped[..., 3:] > 0, changed, part)
-        return Image.fromarray(result)
+        edited = Image.fromarray(result)
+        edited.info = dict(photo.info)                          # what its numbers mean
+        return edited
 
     def _warped(self, layers: Tensor, left: int, top: int, width: int, height: int) -> np.ndarray:
         """(height, width, C): what layers (1, C, R, R) on the square are at these pixels of the photo, 0 outside of it."""

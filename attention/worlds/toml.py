@@ -44,6 +44,7 @@ class TomlWorld(BaseModel):
     captions: str | None = Field(None, description="a text")
     where: list[str] = Field([], description="a list of texts")
     words: str = Field("itself", description="a text")
+    synonyms: dict[str, list[str]] = Field({}, description="a table of lists of texts")
     frame: str = Field("ffhq", description="a text")
     views: str = Field("plain", description="a text")
     perceptual: str = Field("vgg16", description="a text")
@@ -80,7 +81,8 @@ def read_toml(path: Path) -> WorldEntry:
         name=path.stem, generator=path.parent / said.generator, prompts=tuple(said.prompts),
         clip=Part(clip.kind, _local(path, clip.source)), truncation=said.truncation,
         encoder=Part(said.encoder.kind, _local(path, said.encoder.source)) if said.encoder else None, words=said.words,
-        places=tuple(said.where), frame=said.frame, views=said.views, perceptual=said.perceptual, truth=said.truth,
+        synonyms=said.synonyms, places=tuple(said.where), frame=said.frame, views=said.views,
+        perceptual=said.perceptual, truth=said.truth,
         captions=path.parent / said.captions if said.captions else None, settings=settings)
 
 

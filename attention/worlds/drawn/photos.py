@@ -61,6 +61,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     write_atomically(config.out, lambda path: photo.image.save(path, format="PNG"))
     points = json.dumps(photo.landmarks.round(2).tolist())
     write_atomically(config.out.with_suffix(".json"), lambda path: path.write_text(points))
+    print(f"wrote {config.out}, {config.out.with_suffix('.json')}")
     return config.out
 
 

@@ -1,0 +1,131 @@
+"""Colours of photos: a profile says which colours their numbers mean; generators know sRGB alone.
+
+A photo keeps its own numbers and its profile (`info["icc_profile"]`), so that what no edit touches stays the very same
+colour. Its crop is turned into sRGB for the generator, and what the generator makes into the photo's numbers.
+"""
+
+import io
+import warnings
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageCms
+
+LARGEST_PROFILE = 1_000_000     # bytes; Pillow opens no PNG that holds a larger one
+SEEN = 2                        # levels: profiles that move no colour by more are taken for sRGB itself
+SPACES = {"L": "GRAY", "CMYK": "CMYK", "LAB": "Lab", "RGB": "RGB"}         # mode -> what its profile is of
+SRGB_GAMMA = 1 / 2.2
+UNUSABLE = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
+
+
+def to_rgb(picture: Image.Image, name: str) -> Image.Image:
+    """A decoded picture of any mode as RGB, transparency on white; all of its `info` is the profile of its numbers, if any.
+
+    Notes say what was turned into sRGB because RGB cannot hold it, and which profile was passed over.
+    """
+    alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
+    profile, colours = _profile(picture, name), _without_alpha(picture)
+    if profile is not None and _space(profile) == SPACES[colours.mode] and (colours.mode != "RGB" or not _keeps(profile)):
+        warnings.warn(f"{name} has a colour profile of {SPACES[colours.mode]} ({colours.mode}); it is turned into sRGB",
+                      stacklevel=3)
+        colours, profile = _moved(colours, profile, _srgb()), None
+    elif profile is not None and (_space(profile) != "RGB" or colours.mode in ("CMYK", "LAB")):
+        warnings.warn(f"{name} has a colour profile of {_space(profile)}, but its pixels are {colours.mode}; the profile "
+                      "is passed over", stacklevel=3)
+        profile = None
+    elif colours.mode == "CMYK":
+        warnings.warn(f"{name} is CMYK without a colour profile, so that its colours in RGB are a guess", stacklevel=3)
+    if colours.mode != "RGB":
+        colours = colours.convert("RGB")                        # of grey, a profile of RGB holds for three equal numbers
+    if alpha is not None:
+        colours = Image.composite(colours, Image.new("RGB", colours.size, "white"), alpha)
+    result = colours.copy() if colours is picture else colours
+    result.info = {} if profile is None else {"icc_profile": profile}
+    return result
+
+
+def to_srgb(pixels: np.ndarray, photo: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 in a photo's numbers -> in sRGB."""
+    profile = photo.info.get("icc_profile")
+    return pixels if profile is None or _is_srgb(profile) else np.asarray(_moved(Image.fromarray(pixels), profile, _srgb()))
+
+
+def from_srgb(pixels: np.ndarray, photo: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 in sRGB -> in a photo's numbers."""
+    profile = photo.info.get("icc_profile")
+    return pixels if profile is None or _is_srgb(profile) else np.asarray(_moved(Image.fromarray(pixels), _srgb(), profile))
+
+
+def in_srgb(photo: Image.Image) -> Image.Image:
+    """A photo of any profile as sRGB."""
+    return Image.fromarray(to_srgb(np.asarray(photo), photo))
+
+
+def _without_alpha(picture: Image.Image) -> Image.Image:
+    """L, CMYK, LAB or RGB of 8 bits."""
+    if picture.mode.startswith("I") or picture.mode == "F":                  # 16 bits of grey; convert() would clip them
+        values = np.nan_to_num(np.asarray(picture, np.float64))
+        scale = 1 / 257 if values.max() > 255 else 255 if picture.mode == "F" and values.max() <= 1 else 1
+        return Image.fromarray((values * scale).round().clip(0, 255).astype(np.uint8))
+    if picture.mode in ("1", "L", "LA", "La"):
+        return picture.convert("L")
+    if picture.mode in ("RGB", "CMYK", "LAB"):
+        return picture
+    return (picture.convert("RGBA") if picture.mode in ("PA", "RGBa") else picture).convert("RGB")
+
+
+def _profile(picture: Image.Image, name: str) -> bytes | None:
+    """The profile of a picture, once it can be read."""
+    profile = picture.info.get("icc_profile")
+    if not profile:
+        gamma = picture.info.get("gamma", SRGB_GAMMA)
+        if "srgb" not in picture.info and abs(gamma - SRGB_GAMMA) > 0.01:
+            warnings.warn(f"{name} says by a gamma of {gamma:g} what its numbers mean; it is passed over", stacklevel=4)
+        return None
+    if _space(profile) is None:
+        warnings.warn(f"{name} has a colour profile that cannot be read; it is passed over", stacklevel=4)
+        return None
+    return bytes(profile)
+
+
+@lru_cache(maxsize=16)
+def _space(profile: bytes) -> str | None:
+    """RGB, GRAY, CMYK or Lab, what a profile is of; None if it is broken."""
+    try:
+        found = ImageCms.ImageCmsProfile(io.BytesIO(profile)).profile.xcolor_space.strip()
+        mode = next(mode for mode, space in SPACES.items() if space == found)
+        _moved(Image.new(mode, (1, 1)), profile, _srgb())
+    except (*UNUSABLE, StopIteration):
+        return None
+    return found
+
+
+@lru_cache(maxsize=16)
+def _keeps(profile: bytes) -> bool:
+    """Whether a photo in RGB can keep this profile: a PNG holds it, and there is a way back from sRGB."""
+    try:
+        _moved(Image.new("RGB", (1, 1)), _srgb(), profile)
+    except UNUSABLE:
+        return False
+    return len(profile) <= LARGEST_PROFILE
+
+
+@lru_cache(maxsize=16)
+def _is_srgb(profile: bytes) -> bool:
+    levels = np.linspace(0, 255, 9).round().astype(np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), axis=3).reshape(27, 27, 3)
+    moved = np.asarray(_moved(Image.fromarray(cube), profile, _srgb()))
+    return int(np.abs(moved.astype(int) - cube).max()) <= SEEN
+
+
+@lru_cache(maxsize=1)
+def _srgb() -> bytes:
+    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+
+
+def _moved(picture: Image.Image, source: bytes, target: bytes) -> Image.Image:
+    """The same colours in the numbers of another profile of RGB."""
+    one, other = (ImageCms.ImageCmsProfile(io.BytesIO(profile)) for profile in (source, target))
+    moved = ImageCms.profileToProfile(picture, one, other, outputMode="RGB")
+    assert moved is not None                                    # it is None only where it works in place
+    return moved

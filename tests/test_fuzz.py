@@ -12,7 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from readers import READERS, write_all
+from readers import READERS, rosinality, write_all
 
 from attention.errors import UserError
 
@@ -90,7 +90,8 @@ def reweighed(content, draw):
     """A torch file in which tensors, names and values are others."""
     path = draw.path
     path.write_bytes(content)
-    state = torch.load(path, weights_only=False) if path.name == "train.pt" else torch.load(path, weights_only=True)
+    state = torch.load(path.parent / "whole.pt" if path.name == "train.pt" else path, weights_only=True)
+    state = rosinality(state["g_ema"]) if path.name == "train.pt" else state
     tables = [table for table in (state, *state.values()) if isinstance(table, dict) and table]
     table = draw.choice(tables)
     for _ in range(draw.choice((1, 1, 3))):
@@ -163,6 +164,7 @@ def fuzz(folder, cases, seed):
     whole = {name: (folder / name).read_bytes() for name in READERS}
     draw, wrong = random.Random(seed), []
     names = sorted(READERS, key=lambda name: name in HEAVY)
+    (folder / "whole.pt").write_bytes(whole["generator.pt"])
     for name in names:                                              # each is read as it is
         READERS[name](folder / name)
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

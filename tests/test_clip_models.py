@@ -208,7 +208,8 @@ def tiny_file(folder):
     return folder / "clip.safetensors"
 
 
-FILES = {"released": released_file, "released-gelu": released_file, "tiny": tiny_file}         # a new kind of CLIP is one more entry here
+# A new kind of CLIP is one more entry here.
+FILES = {"released": released_file, "released-gelu": released_file, "tiny": tiny_file}
 
 
 @pytest.mark.parametrize("kind", CLIP_MODELS)

@@ -80,8 +80,8 @@ def headed(content, draw):
     name = draw.choice([key for key in header if key != "__metadata__"])
     said = draw.choice((header[name], header.setdefault("__metadata__", {}) or {"kind": ""}))
     key = draw.choice(list(said))
-    said[key] = draw.choice(("F16", "BOOL", "I64", "C64", "F8_E4M3", "F4", "U8", "BF16", [0, 2**62], [2**40, 2**40], [-1, 4],
-                             [], [1] * 64, "\x1b[31m", None, 1e300, {}, '{"a": 1}', "[" * 5000, "nan", "99999999999"))
+    said[key] = draw.choice(("F16", "BOOL", "I64", "C64", "F8_E4M3", "F4", "U8", "BF16", [0, 2**62], [2**40, 2**40],
+                             [-1, 4], [], [1] * 64, "\x1b[31m", None, 1e300, {}, '{"a": 1}', "[" * 5000, "nan", "99999999999"))
     if draw.random() < 0.3:
         header[draw.choice(ODD_TEXTS)[:100]] = header.pop(name)
     raw = json.dumps(header).encode()

@@ -54,9 +54,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def checks() -> Mapping[str, tuple[Callable[[Path], object], str]]:
     """What decides where a hash cannot: a function that raises UserError, and what it has shown if it does not."""
-    from attention.files.authors import from_released
+    from attention.files.authors import from_released, read_released
     from attention.files.generator import load_generator
-    from attention.files.torch_files import read_torch_file
     from attention.generator import published_channels
     from attention.inversion import load_e4e, load_recogniser
 
@@ -69,7 +68,7 @@ def checks() -> Mapping[str, tuple[Callable[[Path], object], str]]:
     return {"generator": (generator, "a 1024 px generator by names and shapes"),
             "e4e": (load_e4e, "e4e's encoder by names and shapes"),
             "arcface": (load_recogniser, "the IR-SE50 recogniser by names and shapes"),
-            "mapper": (lambda path: from_released(read_torch_file(path), path),
+            "mapper": (lambda path: from_released(read_released(path), path),
                        "the authors' mapper by names and shapes")}
 
 

@@ -93,7 +93,7 @@ def test_a_folder_without_captions_is_refused_and_says_what_is_there(tmp_path):
 def test_a_folder_in_which_nothing_can_be_read_is_refused(tmp_path):
     (tmp_path / "0.txt").mkdir()
     (tmp_path / "1.txt").write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match=r"1 file, 1 line, in 2 of 2 files, first .*0\.txt: cannot be read"):
+    with pytest.raises(UserError, match=r"1 file, 1 line, in 2 of 2 files, first .*0\.txt: is a folder"):
         list(read_phrases(tmp_path))
 
 

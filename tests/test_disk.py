@@ -13,7 +13,7 @@ def test_a_name_as_long_as_names_can_be_is_written(tmp_path):
         write_text(tmp_path / name, "text")
         assert (tmp_path / name).read_text() == "text"
     assert len(list(tmp_path.iterdir())) == 3
-    with pytest.raises(UserError, match="could not be written .*too long"):
+    with pytest.raises(UserError, match=r"could not be written .*too long"):
         write_text(tmp_path / ("a" * 256), "text")
 
 

@@ -70,7 +70,7 @@ def test_a_wrong_toml_is_named_with_what_was_found(lines, words, tmp_path):
 
 
 def test_a_missing_toml_is_named(tmp_path):
-    with pytest.raises(UserError, match=r"absent.toml cannot be read .*example.toml"):
+    with pytest.raises(UserError, match=r"absent.toml is missing.*example.toml"):
         world_entry(str(tmp_path / "absent.toml"))
 
 

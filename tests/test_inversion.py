@@ -1,5 +1,10 @@
 """e4e and the face recogniser: the published blocks, names and shapes; the whole passes; files of other kinds."""
 
+import warnings
+from argparse import Namespace
+from pathlib import PosixPath
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -229,10 +234,26 @@ def test_recogniser_lists_names_and_shapes_that_differ(tmp_path):
 def test_encoder_refuses_files_of_another_kind(tmp_path, e4e_checkpoint):
     for change, message in (
             ({"state_dict": None}, r"holds state_dict, latent_avg, opts, global_step"),
-            ({"latent_avg": None}, r"holds state_dict, latent_avg"),
+            ({"latent_avg": [0.0]}, r"holds state_dict, latent_avg"),
+            ({"latent_avg": None, "opts": {"start_from_latent_avg": True}}, r"no latent_avg, but its options"),
             ({"latent_avg": torch.zeros(14, 512)}, r"latent_avg of shape \(14, 512\).*\(18, 512\)"),
             ({"opts": {"encoder_type": "GradualStyleEncoder"}}, r"type GradualStyleEncoder"),
             ({"state_dict": {"decoder.input.input": torch.zeros(1)}}, r"missing: encoder\.input_layer\.0\.weight")):
         torch.save({**e4e_checkpoint, **change}, tmp_path / "other.pt")
         with pytest.raises(UserError, match=r"other\.pt .*" + message + ".*" + E4E_COMMAND):
             load_e4e(tmp_path / "other.pt")
+
+
+def test_an_encoder_that_was_trained_without_an_average_adds_none(tmp_path, e4e_checkpoint):
+    """As e4e's own training saves it: a latent_avg only with start_from_latent_avg, which is not its default."""
+    del e4e_checkpoint["latent_avg"]
+    state = {f"module.{name}": value for name, value in e4e_checkpoint["state_dict"].items()}           # DataParallel
+    torch.save({"state_dict": state, "opts": {"start_from_latent_avg": False, "exp_dir": PosixPath("runs"),
+                                              "lr": np.float64(1e-4)}}, tmp_path / "e4e.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        encoder = load_e4e(tmp_path / "e4e.pt")
+    assert not encoder.latent_avg.any() and encoder.latent_avg.shape == (18, 512)
+    torch.save({"state_dict": state, "opts": Namespace(lr=1e-4)}, tmp_path / "e4e.pt")
+    with pytest.warns(UserWarning, match=r"e4e\.pt has no latent_avg and does not say"):
+        assert not load_e4e(tmp_path / "e4e.pt").latent_avg.any()

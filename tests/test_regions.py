@@ -311,8 +311,8 @@ def _without_a_field(path):
 
 @pytest.mark.parametrize("spoil, said", [
     (lambda path: None, "no regions there"),
-    (lambda path: path.write_bytes(b""), "not a whole safetensors file"),
-    (_truncated, "not a whole safetensors file"),
+    (lambda path: path.write_bytes(b""), "not a complete safetensors file"),
+    (_truncated, "not a complete safetensors file"),
     (lambda path: save_file({"conv1.weight": torch.zeros(1)}, path), "conv1.weight"),
     (lambda path: save_file({"centroids": torch.zeros(1)}, path, {"kind": "where2edit editor"}), "where2edit editor"),
     (_without_a_field, "layer"),

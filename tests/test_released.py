@@ -357,7 +357,7 @@ NOT_CENTROIDS = {"truncated": (WHOLE[:100], "cannot be read"), "cut at the end":
 
 @pytest.mark.parametrize("kind", ("missing", *NOT_CENTROIDS))
 def test_a_pickle_of_anything_else_is_refused(kind, tmp_path):
-    path, (content, words) = tmp_path / "k_means.pkl", NOT_CENTROIDS.get(kind, (None, "No such file"))
+    path, (content, words) = tmp_path / "k_means.pkl", NOT_CENTROIDS.get(kind, (None, "is missing"))
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(UserError, match=rf"k_means\.pkl .*{words}.*clustering_feature"):

@@ -213,7 +213,8 @@ def test_an_empty_prompt_and_unknown_words_are_told(user):
     user.clicks("edit")
     expect(user.page.locator(".toast-body")).to_contain_text("the text is empty")
     for _ in range(2):                                                         # each time, not only the first
-        user.edits("purple qwertz <b>hair</b>")
+        user.types("what", "purple qwertz <b>hair</b>")
+        user.clicks("edit")
         user.sees("'qwertz'")
         user.clicks("over")
         user.sees("seed 21 (")

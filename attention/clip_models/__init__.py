@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,11 @@ def _released(source: Path | str, trust: bool = False) -> TextImageModel:
     return load_clip(source, trust=trust)
 
 
+def _released_gelu(source: Path | str, trust: bool = False) -> TextImageModel:
+    from attention.clip_models.released import load_clip
+    return load_clip(source, trust=trust, gelu=True)
+
+
 def _tiny(source: Path | str, trust: bool = False) -> TextImageModel:
     from attention.clip_models.tiny import TinyCLIP
     return TinyCLIP.load(source)
@@ -22,4 +28,12 @@ def _tiny(source: Path | str, trust: bool = False) -> TextImageModel:
 
 # Name -> loader(source, trust=False) of a file (or of a named model); every loader returns a frozen TextImageModel on the
 # CPU. Only the released models come as archives that need trust.
-CLIP_MODELS: dict[str, Callable[..., TextImageModel]] = {"released": _released, "tiny": _tiny}
+CLIP_MODELS: dict[str, Callable[..., TextImageModel]] = {"released": _released, "released-gelu": _released_gelu,
+                                                         "tiny": _tiny}
+# Kinds that read only the words that they were taught.
+TAUGHT = frozenset(("tiny",))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text as a CLIP that was taught whole words tells them apart: lower case, no punctuation."""
+    return re.findall(r"[^\W_]+", text.lower().replace("'", "").replace("’", ""))

@@ -13,10 +13,12 @@ class TextImageModel(Protocol):
     Attributes:
         dim: width D of the embeddings.
         image_size: side in pixels of the model's own input; encode_image resizes to it.
+        words: that it was taught, in lower case; None if it reads any word by its letters.
     """
 
     dim: int
     image_size: int
+    words: frozenset[str] | None
 
     def to(self, device: torch.device) -> "TextImageModel":
         """Move to a device."""
@@ -33,9 +35,3 @@ class TextImageModel(Protocol):
     def fits(self, text: str) -> bool:
         """Whether the model reads the whole text; a longer one is cut."""
         ...
-
-    def unknown_words(self, text: str) -> list[str]:
-        """What of the text the model cannot read, in its order; nothing if it reads every word by its letters."""
-        ...
-
-

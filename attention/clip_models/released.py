@@ -1,6 +1,7 @@
 """Released CLIP models through open_clip: OpenAI's ViT-B-32.pt from disk, or a model that open_clip can download."""
 
 import hashlib
+import os
 import warnings
 import zipfile
 from pathlib import Path
@@ -10,15 +11,20 @@ from typing import Any
 import open_clip
 import torch
 from open_clip.model import CLIP, build_model_from_openai_state_dict
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attention.errors import UserError
+from attention.files.reading import readable, shown
+from attention.files.tensors import bare, checked
+from attention.files.torch_files import read_tensors
 from attention.images import area_resize
 
 # The published archive's SHA-256; it is also part of its address at OpenAI's download server.
 OPENAI_SHA256 = {"ViT-B-32.pt": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af"}
 OPENAI_SCALARS = ("input_resolution", "context_length", "vocab_size")    # entries of the archive that are not weights
+LONGEST_CONTEXT = 1024          # tokens; OpenAI's read 77, others some hundreds
+HASHED = 2**20                  # bytes at a time
+GET_OPENAI = "get OpenAI's with: python -m attention.download ViT-B-32.pt"
 FILE_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
@@ -27,6 +33,8 @@ class OpenClip(nn.Module):
 
     Images enter in [-1, 1] without OpenAI's mean and standard deviation, as in the published program.
     """
+
+    words: frozenset[str] | None = None                 # its tokens are pieces of words
 
     def __init__(self, model: nn.Module, tokenize=open_clip.tokenize, dtype: torch.dtype = torch.float32):
         super().__init__()
@@ -54,13 +62,9 @@ class OpenClip(nn.Module):
         """Whether the model reads the whole text; a longer one is cut."""
         return not self.tokenize([text], context_length=self.model.context_length + 1)[0, -1]
 
-    def unknown_words(self, text: str) -> list[str]:
-        """None: its tokens are pieces of words."""
-        return []
-
 
 def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bool = False,
-              dtype: torch.dtype = torch.float32) -> OpenClip:
+              dtype: torch.dtype = torch.float32, gelu: bool = False) -> OpenClip:
     """Load a released CLIP from a local file, or by its open_clip name.
 
     Args:
@@ -70,6 +74,9 @@ def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bo
         trust: for a file: run a TorchScript archive that is not one of OpenAI's by its hash. An archive holds a
             program, so this is for files whose origin you know. Other kinds are read as tensors only.
         dtype: that the model computes in; embeddings are float32 all the same.
+        gelu: for a file: its model was trained with GELU, as most of open_clip's own; else QuickGELU is taken, OpenAI's.
+            The weights do not say which. OpenAI's files are known by three whole numbers beside them, which open_clip
+            never writes; of any other file it is told what is assumed.
     Raises:
         UserError: no such file or name, a damaged file, weights of another model, an unknown archive without trust.
     """
@@ -77,20 +84,32 @@ def load_clip(name_or_path: str | Path, *, pretrained: str = "openai", trust: bo
     if name in open_clip.list_models():
         return _load_named(name, str(pretrained), dtype)
     path = Path(name_or_path)
-    if not path.is_file():
-        if path.suffix in FILE_SUFFIXES or path.exists() or "/" in str(name_or_path):
-            raise UserError(f"{path} is not a file; it should be the CLIP weights that turn texts and pictures into "
-                            "embeddings; get OpenAI's with: python -m attention.download ViT-B-32.pt")
-        raise UserError(f"{name_or_path} is neither a file nor a CLIP that open_clip knows; use for example "
+    if not os.path.exists(path):
+        if path.suffix in FILE_SUFFIXES or "/" in str(name_or_path):
+            raise UserError(f"{shown(path)} is not a file; it should be the CLIP weights that turn texts and pictures into "
+                            f"embeddings; {GET_OPENAI}")
+        raise UserError(f"{shown(name_or_path)} is neither a file nor a CLIP that open_clip knows; use for example "
                         "ViT-B-32, or the path of OpenAI's ViT-B-32.pt")
+    readable(path, f"CLIP weights ({GET_OPENAI})")
     weights = _read_weights(path, trust)
+    openai = all(name in weights for name in OPENAI_SCALARS)
+    weights = checked({name: value for name, value in weights.items() if name not in OPENAI_SCALARS}, path, GET_OPENAI)
     try:
+        # First without memory: sizes that contradict each other are told before any is asked for.
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            if build_model_from_openai_state_dict(dict(weights), cast_dtype=None).context_length > LONGEST_CONTEXT:
+                raise ValueError(f"texts of more than {LONGEST_CONTEXT} tokens")
         # open_clip builds this model in half precision: load again after widening, or float32 weights get rounded.
-        model = build_model_from_openai_state_dict(dict(weights), cast_dtype=None).float()
+        model = build_model_from_openai_state_dict(dict(weights), quick_gelu=not gelu, cast_dtype=None).float()
         model.load_state_dict(weights)
-    except (KeyError, RuntimeError, IndexError, ValueError, ZeroDivisionError, AssertionError) as error:
+    except (KeyError, RuntimeError, IndexError, ValueError, ZeroDivisionError, AssertionError, TypeError) as error:
         raise UserError(f"{path} does not hold OpenAI CLIP weights ({_reason(error)}); "
-                        "expected the tensors of OpenAI's ViT-B-32.pt: python -m attention.download ViT-B-32.pt") from error
+                        f"expected the tensors of OpenAI's ViT-B-32.pt: {GET_OPENAI}") from error
+    if not (openai or gelu):
+        warnings.warn(f"{path} does not say by which activation it was trained: QuickGELU is taken, as OpenAI's and "
+                      "open_clip's -quickgelu models; for one of GELU, such as LAION's, write in the world's TOML file "
+                      f'clip = {{ kind = "released-gelu", source = "{path.name}" }}', stacklevel=2)
     return OpenClip(model, dtype=dtype)
 
 
@@ -112,26 +131,23 @@ def _read_weights(path: Path, trust: bool) -> dict[str, Tensor]:
     """The tensors of a file as a plain dict. Only an archive that is known or trusted is ever executed."""
     weights: Any
     try:
-        if path.suffix == ".safetensors":
-            weights = load_file(path)
-        elif _is_torchscript(path):
+        if _is_torchscript(path):
             _check_archive(path, trust)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", FutureWarning)      # torch.jit.load is deprecated; the format is not
                 weights = torch.jit.load(path, map_location="cpu").state_dict()
         else:
-            weights = torch.load(path, map_location="cpu", weights_only=True)
-            weights = weights.get("state_dict", weights) if isinstance(weights, dict) else weights
-    except UserError:
-        raise
-    except Exception as error:          # zipfile, pickle, torch and safetensors each raise their own kinds
+            weights = read_tensors(path)
+            weights = weights.get("state_dict", weights)
+    except UserError as error:
+        raise UserError(f"{error}; it may be cut short or of another kind") from error
+    except Exception as error:          # zipfile and torch each raise their own kinds
         raise UserError(f"{path} cannot be read as CLIP weights ({_reason(error)}); "
                         "it may be cut short or of another kind: download it again") from error
-    if not isinstance(weights, dict) or not all(isinstance(name, str) and isinstance(value, Tensor)
-                                                for name, value in weights.items()):
+    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise UserError(f"{path} holds a {type(weights).__name__} that is not a table of tensors; "
                         "expected CLIP weights such as OpenAI's ViT-B-32.pt")
-    return {name.removeprefix("module."): value for name, value in weights.items() if name not in OPENAI_SCALARS}
+    return bare(weights)
 
 
 def _is_torchscript(path: Path) -> bool:
@@ -144,11 +160,15 @@ def _is_torchscript(path: Path) -> bool:
 def _check_archive(path: Path, trust: bool) -> None:
     if trust:
         return
-    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    with path.open("rb") as file:
+        digest = hashlib.sha256()
+        while piece := file.read(HASHED):
+            digest.update(piece)
+    found = digest.hexdigest()
     if found not in OPENAI_SHA256.values():
         raise UserError(f"{path} is a TorchScript archive (a program) with SHA-256 {found[:12]}..., not OpenAI's "
                         f"{OPENAI_SHA256['ViT-B-32.pt'][:12]}...; download it again, or run it with --trust (trust=True)")
 
 
 def _reason(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return f"{type(error).__name__}: {shown(' '.join(str(error).split()))}"

@@ -4,8 +4,6 @@ Released picture towers shrink a picture 4x or more at once; on drawn faces they
 (area under the curve 0.5 for eyes and noses), strided convolutions with dense layers do.
 """
 
-import re
-import unicodedata
 import warnings
 from collections import OrderedDict
 from collections.abc import Iterable
@@ -15,10 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from attention.clip_models import words_of
 from attention.files.networks import FileKind
 from attention.images import area_resize
 
 KIND = FileKind("where2edit tiny clip 1", "python -m attention.worlds.drawn.build")
+MOST_WARNED, LONGEST_WARNED = 1000, 40      # words, and their characters, that are remembered as told
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 3
 
 
@@ -30,7 +30,7 @@ class WordTokenizer:
     """
 
     def __init__(self, words: Iterable[str], context_length: int = 24):
-        self.words = tuple(dict.fromkeys(word for entry in words for word in _split(entry)))
+        self.words = tuple(dict.fromkeys(word for entry in words for word in words_of(entry)))
         self.context_length = context_length
         self._ids = {word: index for index, word in enumerate(self.words, start=FIRST_WORD)}
         self.end = FIRST_WORD + len(self.words)
@@ -40,13 +40,13 @@ class WordTokenizer:
         """B texts -> (B, context_length) int64. A text that is too long is cut, its last token is the end."""
         tokens = torch.full((len(texts), self.context_length), PADDING)
         for row, text in zip(tokens, texts, strict=True):
-            ids = [START, *(self._ids.get(word, UNKNOWN) for word in _split(text))][:self.context_length - 1]
+            ids = [START, *(self._ids.get(word, UNKNOWN) for word in words_of(text))][:self.context_length - 1]
             row[:len(ids) + 1] = torch.tensor([*ids, self.end])
         return tokens
 
     def unknown(self, text: str) -> list[str]:
         """The words of `text` that the vocabulary lacks, each once, in the order of the text."""
-        return [word for word in dict.fromkeys(_split(text)) if word not in self._ids]
+        return [word for word in dict.fromkeys(words_of(text)) if word not in self._ids]
 
 
 class ConvTower(nn.Module):
@@ -144,6 +144,7 @@ class TinyCLIP(nn.Module):
                            text_layers=text_layers, context_length=context_length)
         self.tokenizer = WordTokenizer(words, context_length)
         self.dim, self.image_size, self.frozen = dim, image_size, False
+        self.words: frozenset[str] | None = frozenset(self.tokenizer.words)
         self._warned: set[str] = set()
         # Channels-last convolutions take a fifth less time on a CPU at these widths.
         visual = ConvTower(image_size, width, dim).to(memory_format=torch.channels_last)
@@ -156,22 +157,18 @@ class TinyCLIP(nn.Module):
         return embedded.float()
 
     def encode_text(self, texts: list[str]) -> Tensor:
-        """B texts -> (B, dim) float32, not normalised. Warns once about every word that the vocabulary lacks."""
-        unknown = [word for word in self.tokenizer.unknown(" ".join(texts)) if word not in self._warned]
+        """B texts -> (B, dim) float32, not normalised. Warns once about each of the first MOST_WARNED unknown words."""
+        unknown = [word[:LONGEST_WARNED] for word in self.tokenizer.unknown(" ".join(texts))]
+        unknown = [word for word in unknown if word not in self._warned][:MOST_WARNED - len(self._warned)]
         if unknown:
             self._warned.update(unknown)
             warnings.warn(f"the drawn faces' CLIP does not know {', '.join(map(repr, unknown))} and will ignore what "
                           "is meant; it was trained on the words in tokenizer.words", stacklevel=2)
         return self.model.encode_text(self.tokenizer(texts).to(self.model.logit_scale.device)).float()
 
-    def unknown_words(self, text: str) -> list[str]:
-        """The words of a text that the vocabulary lacks, and signs that are no punctuation, such as emoji."""
-        signs = [sign for sign in dict.fromkeys(text) if unicodedata.category(sign) in ("So", "Sc", "Sm")]
-        return self.tokenizer.unknown(text) + signs
-
     def fits(self, text: str) -> bool:
         """Whether the model reads the whole text; a longer one is cut."""
-        return len(_split(text)) + 2 <= self.tokenizer.context_length           # with the start and the end
+        return len(words_of(text)) + 2 <= self.tokenizer.context_length           # with the start and the end
 
     def freeze(self) -> "TinyCLIP":
         """Fix the weights and the normalisation's statistics for good; returns itself."""
@@ -200,7 +197,3 @@ class TinyCLIP(nn.Module):
             return clip, clip.model
 
         return KIND.load(path, build).freeze()
-
-
-def _split(text: str) -> list[str]:
-    return re.findall(r"[^\W_]+", text.lower().replace("'", "").replace("’", ""))

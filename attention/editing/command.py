@@ -18,9 +18,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from attention.config import DEVICE, TRUST, Config, option, parse_config
+from attention.editing.words import check_before_loading, listed
 from attention.errors import UserError
 from attention.files.reading import readable, shown
 from attention.method.defaults import COVERAGE, STRENGTH
+from attention.worlds.registry import WORLDS
 
 STRENGTHS = (0.05, 0.1, 0.15, 0.2)          # of --grid
 
@@ -50,7 +52,8 @@ class EditConfig(Config):
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Edit and write; returns what --out says."""
-    config = parse_config(EditConfig, _as_flags(sys.argv[1:] if argv is None else argv), __doc__)
+    told = f"{__doc__}\nWhat can be said of drawn faces, by place (--where):\n{listed(WORLDS['drawn'])}\n"
+    config = parse_config(EditConfig, _as_flags(sys.argv[1:] if argv is None else argv), told)
     _check(config)
 
     from attention.editing.pictures import edit_folder, edit_one
@@ -70,8 +73,14 @@ def _as_flags(argv: Sequence[str]) -> list[str]:
     return [*rest, "--then", "\n".join(words[i + 1] for i in changes)]
 
 
+def further_changes(config: EditConfig) -> list[tuple[str, str | None]]:
+    """What and where of every --then."""
+    parts = [change.partition("@") for change in config.then.split("\n")] if config.then is not None else []
+    return [(what.strip(), where.strip() or None) for what, _, where in parts]
+
+
 def _check(config: EditConfig) -> None:
-    """Refuse flags that contradict each other, before anything is loaded."""
+    """Refuse flags that contradict each other, and texts of which nothing is known, before anything is loaded."""
     if (config.photo is None) == (config.seed is None):
         raise UserError("give either a photo (or a folder of them) or --seed; for example: --seed 7 --what \"grey hair\"")
     if (config.what is None) == (config.reference is None):
@@ -88,3 +97,7 @@ def _check(config: EditConfig) -> None:
         readable(config.photo, "a photo or a folder of them")
     if not whole_folder and config.out.suffix.lower() != ".png":
         raise UserError(f"--out is {shown(config.out)}, expected a name that ends in .png, which keeps the recipe")
+    changes = [(config.what, config.where), *further_changes(config)]
+    shipped = None if (config.run / "editor.safetensors").exists() else WORLDS.get(str(config.run))
+    check_before_loading([what for what, _ in changes if what is not None],
+                         [where for _, where in changes if where is not None], shipped)

@@ -7,9 +7,9 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from attention.editing.command import STRENGTHS, EditConfig
+from attention.editing.command import STRENGTHS, EditConfig, further_changes
 from attention.editing.photo import load_detector, read_photo
-from attention.editing.session import Change, Edited, Editor, load_editor
+from attention.editing.session import Edited, Editor, load_editor
 from attention.errors import UserError
 from attention.files.disk import refuse_overwriting, run_folder, write_picture
 from attention.files.pictures import picture_endings
@@ -108,22 +108,12 @@ def _landmarks_of(photo: Path, folder: Path | None) -> Path | None:
 
 
 def check_changes(config: EditConfig) -> Image.Image | None:
-    """Refuse changes that can be none, before an editor is loaded; returns the picture to resemble, if there is one.
+    """The picture to resemble, if there is one; refused before an editor is loaded.
 
     Raises:
-        UserError: a text is empty, or the reference is no picture.
+        UserError: the reference is no picture.
     """
-    texts = [config.what, config.where, *(part for change in further_changes(config) for part in change)]
-    for text in texts:
-        if text is not None:
-            Change(text, text)
     return None if config.reference is None else read_photo(config.reference)
-
-
-def further_changes(config: EditConfig) -> list[tuple[str, str | None]]:
-    """What and where of every --then."""
-    parts = [change.partition("@") for change in config.then.split("\n")] if config.then is not None else []
-    return [(what.strip(), where.strip() or None) for what, _, where in parts]
 
 
 def opened(editor: Editor, photo: Path | None, landmarks: Path | None, config: EditConfig) -> Edited:

@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from numbers import Integral, Real
 from pathlib import Path
 from typing import TypeAlias
@@ -42,6 +42,7 @@ from attention.editing.recipes import (
     unpack,
     unpack_mask,
 )
+from attention.editing.words import Words, check_text, words_in
 from attention.errors import UserError
 from attention.files.disk import refuse_overwriting, write_atomically
 from attention.files.reading import shown
@@ -55,7 +56,6 @@ from attention.training.runs import load_run
 from attention.worlds.registry import WORLDS
 from attention.worlds.world import World
 
-NAMED_WORDS = 5             # unknown ones that a warning names
 BAR_AFTER = 2               # seconds, from which on a long chain shows how far it is
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
 
@@ -71,7 +71,7 @@ class Change:
         strength, coverage: see RegionEditor and threshold_for.
         replace: let earlier changes give way to this one there, instead of adding to them.
     Raises:
-        UserError: a text is empty; strength or coverage is no number or out of range.
+        UserError: a text is empty or too long; strength or coverage is no number or out of range.
         ValueError: what or where is of another kind, which only a garbled recipe can be.
     """
 
@@ -96,8 +96,8 @@ class Change:
                 raise ValueError(f"{value!r} says neither what nor where")
             if isinstance(value, list) and (not value or not all(type(region) is int for region in value)):
                 raise ValueError(f"{value!r} are no numbers of regions")
-            if isinstance(value, str) and not value.strip():
-                raise UserError("the text is empty, expected words such as \"grey hair\"")
+            if isinstance(value, str):
+                check_text(value)
 
 
 def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> "Editor":
@@ -109,8 +109,9 @@ def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> 
     entry, folder = WORLDS.get(str(name)), Path(name)
     if entry is not None and entry.editor is not None and not (folder / "editor.safetensors").exists():
         folder = entry.editor
-    editor, world, _ = load_run(folder, device, trust)
-    return Editor(editor, world, hashlib.sha256((folder / "editor.safetensors").read_bytes()).hexdigest()[:16])
+    editor, world, config = load_run(folder, device, trust)
+    identity = hashlib.sha256((folder / "editor.safetensors").read_bytes()).hexdigest()[:16]
+    return Editor(editor, world, identity, from_captions=config.captions is not None)
 
 
 class Editor:
@@ -120,10 +121,12 @@ class Editor:
         region_editor: frozen.
         world: in which it was trained.
         identity: of its weights, for recipes.
+        from_captions: it was trained on captions and not on the world's prompts alone.
     """
 
-    def __init__(self, region_editor: RegionEditor, world: World, identity: str):
+    def __init__(self, region_editor: RegionEditor, world: World, identity: str, from_captions: bool = False):
         self.region_editor, self.world, self.identity = region_editor, world, identity
+        self.from_captions = from_captions
         self.side = region_editor.attention.map_size
         self.embed = lru_cache(maxsize=256)(self._embed)
 
@@ -212,8 +215,8 @@ class Editor:
         opened, titles, edits = face.with_changes(()), [], []
         for change in changes:
             if isinstance(change, str):
-                self.warn_of(change)
-                change = Change(change, change)
+                read = self.read(change)
+                change = Change(read, read)
             for strength in strengths:
                 edits.append(opened.with_changes([replace(change, strength=strength)]))
                 titles.append(f"{change.what if isinstance(change.what, str) else 'reference'} {strength:g}")
@@ -269,15 +272,26 @@ class Editor:
         raise UserError(f"the latent is {told}, expected {generator.style_dim} or {generator.n_latent} x "
                         f"{generator.style_dim} finite numbers")
 
-    def warn_of(self, text: str) -> None:
-        """Warn of what CLIP will not read of a text, every time that it is said."""
-        clip = self.world.clip
-        if not clip.fits(text):
+    @cached_property
+    def words(self) -> Words:
+        """What can be said to this editor."""
+        return words_in(self.world, self.world.clip.words, self.from_captions)
+
+    def read(self, text: str, place: bool = False) -> str:
+        """What was typed, as CLIP is given it; whatever is not read as it stands is told every time that it is said.
+
+        Args:
+            place: the text says where, not what.
+        Raises:
+            UserError: see `check_text`, `Words.read` and `Words.read_place`.
+        """
+        check_text(text)
+        read = self.words.read_place(text) if place else self.words.read(text)
+        for note in read.notes:
+            warnings.warn(note, stacklevel=4)
+        if not self.world.clip.fits(read.text):
             warnings.warn(f"the text is longer than CLIP reads ({text[:40]!r}...); the rest is passed over", stacklevel=4)
-        if unknown := clip.unknown_words(text):
-            named = ", ".join(repr(word[:40]) for word in unknown[:NAMED_WORDS])
-            more = f" and {len(unknown) - NAMED_WORDS:,} words more" if len(unknown) > NAMED_WORDS else ""
-            warnings.warn(f"CLIP does not know {named}{more}, and passes over what is meant", stacklevel=4)
+        return read.text
 
     @torch.no_grad()
     def embedding_of(self, picture: Picture) -> Tensor:
@@ -296,7 +310,7 @@ class Editor:
     def _embed(self, text: str) -> Tensor:
         """(1, D) CLIP embedding of a text."""
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")                 # it warns once in its life; warn_of says it to everyone
+            warnings.simplefilter("ignore")                 # it warns once in its life; read says it to everyone
             return self.world.clip.encode_text([text])
 
 
@@ -377,7 +391,7 @@ class Edited:
         What is found by a text, and what a change does, count from the unedited face; so the order hardly matters.
 
         Args:
-            what: a text, such as "grey hair".
+            what: a text, such as "grey hair"; docs/words.md lists what can be said of drawn faces.
             where: a text; None takes `what`, unless regions or a mask say where.
             regions: numbers of regions instead.
             mask: a grey picture or array of the framed square instead, white where the edit goes.
@@ -385,12 +399,12 @@ class Edited:
             coverage: 0 edits almost nowhere, 1 widely; a text decides where, so it does nothing to regions and masks.
             replace: let earlier changes give way to this one there, instead of adding to them.
         Raises:
-            UserError: an argument is out of range, or more than one says where.
+            UserError: an argument is out of range, a text is nothing that is known, or more than one says where.
         """
         if not isinstance(what, str):
             raise UserError(f"what is a {type(what).__name__}, expected a text; resemble takes a picture, take_styles a "
                             "face")
-        self.editor.warn_of(what)
+        what = self.editor.read(what)
         return self._then(Change(what, self._where(where, regions, mask, otherwise=what), strength, coverage, replace))
 
     def resemble(self, picture: Picture, where: str | None = None, *, regions: Sequence[int] | None = None,
@@ -530,8 +544,7 @@ class Edited:
             return otherwise or {"mask": pack_mask(np.ones((self.editor.side,) * 2, bool), self.editor.side)}
         if not isinstance(where, str):
             raise UserError(f"where is a {type(where).__name__}, expected a text; say regions=[...] or mask=...")
-        self.editor.warn_of(where)
-        return where
+        return self.editor.read(where, place=True)
 
     def _regions(self, regions: Sequence[int]) -> list[int]:
         count, chosen = self.editor.region_editor.regions.num_regions, list(regions)

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 
 from attention.errors import UserError
-from attention.files.pictures import read_picture
+from attention.files.pictures import decoding, open_picture
+from attention.files.reading import readable, shown
 from attention.worlds.concepts import CONCEPTS, PART_NAMES
 
+LARGEST_SIDE = 4096             # pixels; the published ones have 512
 FOLDER = "CelebAMask-HQ-mask-anno"
 PICTURES_PER_FOLDER = 2000
 # A part's place in this list is its label. Files of parts overlap: the one further down is in front.
@@ -90,6 +92,11 @@ class CelebAMask:
 def _read(path: Path) -> np.ndarray:
     """(H, W) bool of a black-and-white file."""
     try:
-        return np.asarray(read_picture(path, "a mask").convert("L")) > 127
+        name = shown(readable(path, "a mask"))
+        with decoding(name, "a mask"), open_picture(path) as picture:
+            if max(picture.size) > LARGEST_SIDE:                            # before a pixel of it is read
+                raise UserError(f"{name} cannot be read as a mask ({picture.width} x {picture.height} pixels, at most "
+                                f"{LARGEST_SIDE} a side are read)")
+            return np.asarray(picture.convert("L")) > 127
     except UserError as error:
         raise UserError(f"{error}; get it again, or leave out --masks") from error

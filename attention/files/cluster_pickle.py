@@ -3,7 +3,6 @@
 import io
 import math
 import pickle
-from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,10 @@ import torch
 from torch import Tensor
 
 from attention.errors import UserError
+from attention.files.pickles import InertUnpickler, check_torch_file
+from attention.files.reading import readable
+from attention.files.tensors import checked
+from attention.files.torch_files import first_line
 from attention.method.regions import UNKNOWN, RegionClusters, fit_command
 
 REGION_SEED, ENLARGE = 42, 2            # of the published run
@@ -40,31 +43,31 @@ def read_cluster_pickle(path: Path) -> Tensor:
         UserError: the file is missing, cut short, or holds anything else; nothing that it asks for is run.
     """
     remake = f"get the authors' file again, or fit regions: {fit_command()}"
+    path = readable(path, f"a pickle of one tensor ({remake})")
     try:
-        with Path(path).open("rb") as file:
+        with path.open("rb") as file:
             content = _TensorUnpickler(file).load()
-    except Exception as error:          # pickle, torch and the file system each raise their own kinds
-        lines = [line for line in str(error).splitlines() if line] or [type(error).__name__]
-        reason = next((line for line in lines if "GLOBAL" in line), lines[0])[:160]     # torch names what it refused there
-        raise UserError(f"{path} cannot be read as a pickle of one tensor ({reason}); {remake}") from error
+    except Exception as error:          # pickle and torch each raise their own kinds
+        raise UserError(f"{path} cannot be read as a pickle of one tensor ({first_line(error)}); {remake}") from error
     if not isinstance(content, Tensor) or content.ndim != 2 or not content.is_floating_point():
         found = f"{content.dtype} {tuple(content.shape)}" if isinstance(content, Tensor) else f"a {type(content).__name__}"
         raise UserError(f"{path} holds {found}, but floating centroids (regions, width) were expected; {remake}")
-    return content.float()
+    return checked({"centroids": content}, path, remake)["centroids"].float()
 
 
-class _TensorUnpickler(pickle.Unpickler):
+class _TensorUnpickler(InertUnpickler):
     """Builds a tensor and refuses every class and function that a tensor does not need."""
 
     def find_class(self, module: str, name: str) -> Any:
         # Bound methods: a pickle may set attributes of what it is given, and these have none to set.
         needed = {"torch._utils._rebuild_tensor_v2": self._rebuild, "torch.storage._load_from_bytes": self._load_storage,
-                  "collections.OrderedDict": OrderedDict}
+                  "collections.OrderedDict": dict}
         if f"{module}.{name}" not in needed:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which was refused")
         return needed[f"{module}.{name}"]
 
     def _load_storage(self, content: bytes) -> Any:
+        check_torch_file(io.BytesIO(content), len(content))
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
     def _rebuild(self, storage: Any, offset: int, size: Sequence[int], stride: Sequence[int], *_: object) -> Tensor:

@@ -1,8 +1,10 @@
 """Writing files: all of a file or nothing of it."""
 
+import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -72,6 +74,39 @@ def _identities(path: Path | str) -> list[object]:
         return []
 
 
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Be the only process that makes `path`; the lock ends with the process, however that ends.
+
+    Raises:
+        UserError: another process holds the lock; or the folder cannot be written.
+    """
+    lock = path.with_name(f".{path.name[:KEPT_OF_NAME]}.lock")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        held = os.open(lock, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o666)
+    except OSError as error:
+        raise UserError(f"{shown(path.name)} could not be written into {shown(path.parent)} ({error.strerror}); choose a "
+                        "folder that can be written") from error
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # The one before may have removed the file while this one opened it.
+            alone = os.path.exists(lock) and os.path.samestat(os.fstat(held), os.stat(lock))
+        except BlockingIOError:
+            alone = False
+        except OSError:                                     # a file system without locks
+            alone = True
+        if not alone:
+            raise UserError(f"{shown(path)} is being made by another process; wait until that has ended")
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+    finally:
+        os.close(held)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text, all of it or nothing.
 
@@ -99,8 +134,8 @@ def run_folder(path: Path, flag: str = "--run") -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / f".{os.getpid()}.partial"
-        probe.touch()
+        probe = path / f".{secrets.token_hex(4)}.partial"
+        probe.touch(exist_ok=False)
         probe.unlink()
     except OSError as error:
         raise UserError(f"{flag} {path} cannot be written ({error.strerror}); choose another folder") from error

@@ -11,6 +11,7 @@ from gdown.exceptions import DownloadError
 from pooch import HTTPDownloader, file_hash
 
 from attention.errors import UserError
+from attention.files.disk import locked
 from attention.files.published import PUBLISHED, SETS, download_command
 from attention.files.random_face import fetch_mobile
 
@@ -41,17 +42,24 @@ def download(name: str, folder: Path, checks: Checks) -> str:
     """
     entry, path, errors = PUBLISHED[name], Path(folder) / name, []
     if path.is_file():
-        try:
-            return f"{path} is already there, {verify(path, entry, checks)}{_next_step(path)}"
-        except UserError as error:
-            raise UserError(f"{path} is not the published file: {error}; delete it and run: "
-                            f"{download_command(path)}") from error
-    for kind, address in entry["sources"]:
-        try:
-            return f"{path} is {_from_source(kind, address, path, checks)}{_next_step(path)}"
-        except UserError as error:
-            errors.append(str(error))
+        return _present(path, entry, checks)
+    with locked(path):
+        if path.is_file():              # another process has got it meanwhile
+            return _present(path, entry, checks)
+        for kind, address in entry["sources"]:
+            try:
+                return f"{path} is {_from_source(kind, address, path, checks)}{_next_step(path)}"
+            except UserError as error:
+                errors.append(str(error))
     raise UserError("\nerror: ".join(errors))
+
+
+def _present(path: Path, entry: dict, checks: Checks) -> str:
+    try:
+        return f"{path} is already there, {verify(path, entry, checks)}{_next_step(path)}"
+    except UserError as error:
+        raise UserError(f"{path} is not the published file: {error}; delete it and run: "
+                        f"{download_command(path)}") from error
 
 
 def verify(path: Path, entry: dict, checks: Checks) -> str:
@@ -89,6 +97,8 @@ def _from_source(kind: str, address: str, path: Path, checks: Checks) -> str:
     partial = path.with_name(f".{path.name}.{kind}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for link in filter(Path.is_symlink, _beginnings(partial)):     # bytes would go to where it points
+            link.unlink()
         FETCH[kind](address, partial)
     except (OSError, DownloadError) as error:                               # requests' errors are OSErrors
         resume = "what arrived is kept, and the same command goes on from there; or " if _kept(partial) else ""
@@ -136,9 +146,14 @@ def _fetch_drive(file_id: str, partial: Path) -> None:
 FETCH: dict[str, Callable[[str, Path], None]] = {"url": _fetch_url, "google_drive": _fetch_drive, "wheel": fetch_mobile}
 
 
+def _beginnings(partial: Path) -> list[Path]:
+    """The files that a download to `partial` goes on from: gdown adds to its name."""
+    return [file for file in partial.parent.iterdir() if file.name.startswith(partial.name)]
+
+
 def _kept(partial: Path) -> bool:
     """Whether bytes wait to be continued; temporary files without any are removed."""
-    files = list(partial.parent.glob(f"{partial.name}*"))
+    files = _beginnings(partial)
     for file in files:
         if file.stat().st_size == 0:
             file.unlink()

@@ -3,16 +3,18 @@
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from attention.errors import UserError
-from attention.files.nvidia import read_nvidia
-from attention.files.published import missing
-from attention.files.torch_files import read_torch_file
+from attention.files.nvidia import is_pickle, read_nvidia
+from attention.files.published import found
+from attention.files.reading import shown
+from attention.files.safetensors import is_safetensors
+from attention.files.tensors import bare, checked
+from attention.files.torch_files import read_tensors
 from attention.generator import Generator, MobileStyleGAN, StyleGAN2
 
 
@@ -28,6 +30,8 @@ class Architecture(NamedTuple):
     build: Callable[[Mapping[str, Tensor]], Generator]
 
 
+AVERAGE = "latent_avg"
+ADVICE = "get or make the file again"
 # The first that recognises a file builds it; if none does, StyleGAN2 says what is missing.
 GENERATORS: dict[str, Architecture] = {
     "stylegan2": Architecture(lambda state: "to_rgb1.conv.weight" in state, StyleGAN2.from_state_dict),
@@ -41,43 +45,45 @@ def load_generator(path: Path) -> tuple[Generator, str]:
         UserError: see `read_generator`; or the tensors are no generator.
     """
     state = read_generator(path)
-    weights = {key: value for key, value in state.items() if key != "latent_avg"}
-    found = next((kind for kind in GENERATORS.values() if kind.recognises(weights)), GENERATORS["stylegan2"])
+    weights = {key: value for key, value in state.items() if key != AVERAGE}
     try:
-        generator = found.build(weights)
+        generator = (*_kinds(weights), GENERATORS["stylegan2"])[0].build(weights)
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    if "latent_avg" in state:
-        generator.mean_w = state["latent_avg"].flatten()[-generator.style_dim:]
+        raise UserError(f"{path}: {shown(error, 1000)}") from error
+    if AVERAGE in state:
+        if state[AVERAGE].numel() % generator.style_dim:
+            raise UserError(f"{path} has a mean latent of shape {tuple(state[AVERAGE].shape)}, expected "
+                            f"{generator.style_dim} numbers; {ADVICE}")
+        generator.mean_w = state[AVERAGE].flatten()[-generator.style_dim:]
     return generator.requires_grad_(False).eval(), weights_hash(state)
 
 
 def read_generator(path: Path) -> dict[str, Tensor]:
-    """A generator's tensors: safetensors, a published .pt (its g_ema, and latent_avg where it has one), NVIDIA's .pkl.
+    """A generator's tensors under their names without wrappers, and `latent_avg` where the file has one, all checked.
+
+    A safetensors file, rosinality's checkpoint (its g_ema) or a state dict alone, or NVIDIA's pickle; the content says
+    which it is, not the name.
 
     Raises:
-        UserError: the file is missing, cut short or of another kind.
+        UserError: the file is missing, cut short, of another kind, or holds what no network has.
     """
-    if not path.is_file():
-        raise missing(path)
-    if path.suffix == ".pkl":
-        return read_nvidia(path)
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except Exception as error:      # safetensors raises its own type for a broken header, OSError for a short file
-            raise UserError(f"{path} is not a whole safetensors file ({error}); make or download it again") from error
-    checkpoint = read_torch_file(path)
-    if "g_ema" not in checkpoint:
-        raise UserError(f"{path} has no g_ema, but a generator's checkpoint keeps its weights there; "
-                        f"it holds {', '.join(map(str, list(checkpoint)[:4]))}, ...")
-    state = checkpoint["g_ema"]
-    if not isinstance(state, dict) or not all(isinstance(name, str) and isinstance(value, Tensor)
-                                              for name, value in state.items()):
-        raise UserError(f"{path} has a g_ema that is no table of tensors; expected a StyleGAN2 generator's weights: "
-                        "get or make the file again")
-    average = checkpoint.get("latent_avg")
-    return {**state, "latent_avg": average} if isinstance(average, Tensor) else state
+    path = found(path, "a generator's weights")
+    if is_pickle(path):
+        return checked(read_nvidia(path), path, ADVICE)
+    checkpoint = read_tensors(path)
+    state = checkpoint.get("g_ema", checkpoint)
+    if not isinstance(state, dict) or not all(isinstance(name, str) for name in state):
+        raise UserError(f"{path} has a g_ema that is no table of tensors; expected a generator's weights: {ADVICE}")
+    weights = bare({name: value for name, value in state.items() if name != AVERAGE})
+    if state is checkpoint and not is_safetensors(path) and not _kinds(weights):
+        raise UserError(f"{path} has no g_ema, but a generator's checkpoint keeps its weights there; it holds "
+                        f"{shown(', '.join(list(checkpoint)[:4]))}, ...")
+    average = state.get(AVERAGE, checkpoint.get(AVERAGE))
+    return checked(weights | ({AVERAGE: average} if isinstance(average, Tensor) else {}), path, ADVICE)
+
+
+def _kinds(state: Mapping[str, Any]) -> list[Architecture]:
+    return [kind for kind in GENERATORS.values() if kind.recognises(state)]
 
 
 def weights_hash(state: Mapping[str, Tensor]) -> str:

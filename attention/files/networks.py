@@ -9,7 +9,9 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from attention.files.reading import parse_json, shown
 from attention.files.safetensors import consistent, read_safetensors, write_safetensors
+from attention.files.tensors import Bounded
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -49,8 +51,10 @@ class FileKind:
         """
         tensors, metadata = read_safetensors(Path(path), self.name, self.remake)
         with consistent(Path(path), self.remake):
-            said = {key: json.loads(value) for key, value in metadata.items() if key != "kind"}
-            network, weights = build(said, tensors)
+            said = {key: parse_json(value, f"{path} has a {shown(key, 80)} that is no JSON", "what describes the network")
+                    for key, value in metadata.items() if key != "kind"}
+            with Bounded(tensors):
+                network, weights = build(said, tensors)
             weights.load_state_dict(tensors)
         network.requires_grad_(False).eval()
         return network

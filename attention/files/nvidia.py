@@ -6,15 +6,20 @@ outside of the table ends the reading.
 """
 
 import io
+import os
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 from attention.errors import UserError
+from attention.files.pickles import Ignored, InertUnpickler, check_torch_file, is_torch_file, plain_set
+from attention.files.reading import readable, shown
+from attention.files.safetensors import is_safetensors
+from attention.files.tensors import checked
 
 LR_MUL = 0.01           # learning rate factor of the mapping network that StyleGAN2.from_state_dict assumes
 UP_GAIN = 4             # our filters make up for the zeros of a doubling, theirs sum to one
@@ -51,60 +56,55 @@ def read_nvidia(path: Path) -> dict[str, Tensor]:
         if not problems:
             tensors, plan = _tensors(generator), list(_plan(generator))
             known = {theirs for theirs, *_ in plan}
+            tensors = checked(tensors, path, SUPPORTED)
             problems = [f"G_ema lacks {name}" for name in sorted(known - tensors.keys())]
             problems += [f"G_ema has an unknown {name}" for name in sorted(tensors.keys() - known)
                          if not name.endswith(".resample_filter")]               # layers that do not resample have one
+    except UserError:
+        raise
     except Exception as error:          # the dictionaries may hold anything anywhere
-        problems = [f"G_ema has an unknown layout ({type(error).__name__}: {str(error)[:80]})"]
+        problems = [f"G_ema has an unknown layout ({type(error).__name__}: {shown(error, 80)})"]
     if problems:
         more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise UserError(f"{path} holds another kind of generator: {', '.join(problems[:4])}{more}; {SUPPORTED}")
+        raise UserError(f"{path} holds another kind of generator: {shown(', '.join(problems[:4]), 1000)}{more}; "
+                        f"{SUPPORTED}")
     return {ours: tensors[theirs][axes] * factor for theirs, ours, axes, factor in plan}
 
 
 # --- reading without running
-
-class _Ignored:
-    """Stands for a value that no weight depends on, such as a gain that is stored as a numpy number."""
-
-    def __init__(self, *arguments: Any):
-        pass
-
-    def __setstate__(self, state: Any):
-        pass
-
 
 # Names in a file -> what stands for them; "_name" is a method of the unpickler.
 STAND_INS = {
     ("torch_utils.persistence", "_reconstruct_persistent_obj"): dict,      # a network: {"class_name", "state", ...}
     ("dnnlib.util", "EasyDict"): dict,
     ("collections", "OrderedDict"): dict,
-    ("builtins", "set"): set,
+    ("builtins", "set"): plain_set,
     ("torch.storage", "_load_from_bytes"): "_storage",
     ("torch._utils", "_rebuild_tensor_v2"): "_tensor",
     ("torch._utils", "_rebuild_parameter"): "_parameter",
-    ("numpy", "dtype"): _Ignored,
-    ("numpy", "ndarray"): _Ignored,
-    **{(module, name): _Ignored for module in ("numpy.core.multiarray", "numpy._core.multiarray")
+    ("numpy", "dtype"): Ignored,
+    ("numpy", "ndarray"): Ignored,
+    **{(module, name): Ignored for module in ("numpy.core.multiarray", "numpy._core.multiarray")
        for name in ("scalar", "_reconstruct")},
 }
 
 
-class _InertUnpickler(pickle.Unpickler):
+class _NetworkUnpickler(InertUnpickler):
     """Builds plain dictionaries and tensors; every other name in the file is refused."""
 
-    def __init__(self, file: io.BufferedIOBase, path: Path):
+    def __init__(self, file: BinaryIO, path: Path):
         super().__init__(file)
         self.path = path
-        self._ignored = type("Ignored", (_Ignored,), {})        # of this file alone: it too may get attributes
+        self._ignored = type("Ignored", (Ignored,), {})        # of this file alone: it too may get attributes
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in STAND_INS:
-            raise UserError(f"{self.path} asks for {module}.{name}, which is no part of a network pickle of "
+            name = shown(f"{module}.{name}", 80)
+            raise UserError(f"{self.path} asks for {name}, which is no part of a network pickle of "
                             f"stylegan2-ada-pytorch or stylegan3 and was not run; {SUPPORTED} "
                             "(their legacy.py converts the older TensorFlow pickles)")
         stand_in = STAND_INS[module, name]
-        if stand_in is _Ignored:
+        if stand_in is Ignored:
             return self._ignored
         # Bound methods: a pickle may set attributes of what it is given, and these have none to set.
         return getattr(self, stand_in) if isinstance(stand_in, str) else stand_in
@@ -112,6 +112,7 @@ class _InertUnpickler(pickle.Unpickler):
     def _storage(self, payload: bytes) -> torch.storage.TypedStorage:
         """The numbers under a tensor: a torch file of their own within the pickle."""
         try:
+            check_torch_file(io.BytesIO(payload), len(payload))
             return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
         except Exception as error:      # torch and pickle each raise their own kinds, with advice that is wrong here
             raise pickle.UnpicklingError("the storage of a tensor is damaged or holds more than numbers") from error
@@ -126,21 +127,29 @@ class _InertUnpickler(pickle.Unpickler):
 
 def _inert_generator(path: Path) -> dict:
     """The network G_ema of a pickle as a dictionary with "class_name" and "state"."""
-    if not path.is_file():
+    if not os.path.exists(path):
         raise UserError(f"{path} is missing; {SUPPORTED}")
+    readable(path, "a network pickle")
     try:
         with path.open("rb") as file:
-            content = _InertUnpickler(file, path).load()
+            content = _NetworkUnpickler(file, path).load()
     except UserError:
         raise
     except Exception as error:          # a damaged pickle can raise nearly anything
-        reason = (str(error) or type(error).__name__).splitlines()[0][:120]
+        reason = shown((str(error) or type(error).__name__).splitlines()[0], 120)
         raise UserError(f"{path} is not a whole network pickle ({reason}); download it again; {SUPPORTED}") from error
     generator = content.get("G_ema") if isinstance(content, dict) else None
     if not isinstance(generator, dict) or not {"class_name", "state"} <= generator.keys():
         held = ", ".join(map(str, list(content)[:4])) if isinstance(content, dict) else f"a {type(content).__name__}"
-        raise UserError(f"{path} has no network G_ema (it holds: {held[:120]}); {SUPPORTED}")
+        raise UserError(f"{path} has no network G_ema (it holds: {shown(held, 120)}); {SUPPORTED}")
     return generator
+
+
+def is_pickle(path: Path) -> bool:
+    """Whether a file is a pickle of its own, not a torch file, which begins with one."""
+    with path.open("rb") as file:
+        pickled = file.read(1) == pickle.PROTO
+    return (pickled or path.suffix == ".pkl") and not is_torch_file(path) and not is_safetensors(path)
 
 
 # --- their layout
@@ -186,7 +195,7 @@ def _plan(generator: dict) -> Iterator[tuple[str, str, tuple, float]]:
     networks = _children(generator)
     layers = _children(networks["mapping"])
     for number in range(len(layers)):
-        factor = layers[f"fc{number}"]["state"]["bias_gain"] / LR_MUL            # exactly 1 for the published 0.01
+        factor = float(layers[f"fc{number}"]["state"]["bias_gain"]) / LR_MUL            # exactly 1 for the published 0.01
         for part in ("weight", "bias"):
             yield f"mapping.fc{number}.{part}", f"style.{number + 1}.{part}", SAME, factor
     if "w_avg" in networks["mapping"]["state"]["_buffers"]:

@@ -11,6 +11,7 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from attention.errors import UserError
+from attention.files.reading import readable
 
 E4E_FILE, RECOGNISER_FILE, VGG_FILE = "e4e_ffhq_encode.pt", "model_ir_se50.pth", "vgg16-397923af.pth"
 INCEPTION_FILE, MOBILE_FILE = "weights-inception-2015-12-05-6726825d.pth", "mobilestylegan-ffhq.safetensors"
@@ -37,3 +38,18 @@ def missing(path: Path) -> UserError:
     if path.name not in PUBLISHED:
         return UserError(f"{path} is missing and has no published file's name; check the path, or make the file again")
     return UserError(f"{path} is missing ({PUBLISHED[path.name]['for']}); get it with: {download_command(path)}")
+
+
+def found(path: Path | str, what: str) -> Path:
+    """A path that can be opened; see `readable`. One that is missing is told with the command that gets it.
+
+    Raises:
+        UserError: it is missing, no regular file, or cannot be read.
+    """
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        raise missing(Path(path)) from None
+    except (OSError, ValueError):
+        pass                                            # `readable` tells it
+    return readable(path, what)

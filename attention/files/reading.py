@@ -9,7 +9,7 @@ import os
 import stat
 from pathlib import Path
 
-from attention.errors import UserError
+from attention.errors import UserError, printable
 
 TEXT_BYTES = 16_000_000         # of JSON, TOML, landmarks, captions: far more than any of ours
 
@@ -31,6 +31,8 @@ def readable(path: str | Path, what: str, most: int | None = None) -> Path:
             raise UserError(f"{name} is {kind}, expected {what}")
         if not os.access(path, os.R_OK):
             raise UserError(f"{name} may not be read, expected {what}; change its permissions or give another file")
+    except UserError:                                       # which is a ValueError
+        raise
     except FileNotFoundError:
         raise UserError(f"{name} is missing, expected {what}; check the path") from None
     except (OSError, ValueError) as error:              # may not be entered, a loop of links, too long, a NUL in it
@@ -85,5 +87,5 @@ def parse_json(text: str, wrong: str, what: str) -> object:
 
 def shown(path: object, most: int = 200) -> str:
     """A path or name from somebody else as it may stand in a message: printable, of one line, not endless."""
-    text = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in str(path))
+    text = printable(str(path))
     return text if len(text) <= most else f"{text[:most]}..."

@@ -1,16 +1,21 @@
 """Safetensors files: the same content is the same file, and a broken one is a sentence."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from attention.errors import UserError
 from attention.files.disk import write_atomically
+from attention.files.reading import readable, shown
+from attention.files.tensors import checked
+
+HEADER_BYTES = 4_000_000        # names, shapes and metadata; those of a thousand tensors are a hundred thousand
 
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
@@ -34,9 +39,9 @@ def consistent(path: Path, remake: str) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
-        raise UserError(f"{path} contradicts its own configuration ({' '.join(str(error).split())[:200]}); make it again "
-                        f"with: {remake}") from error
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"{path} contradicts its own configuration ({shown(' '.join(str(error).split()))}); make it "
+                        f"again with: {remake}") from error
 
 
 def read_safetensors(path: Path, kind: str, remake: str) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -45,15 +50,38 @@ def read_safetensors(path: Path, kind: str, remake: str) -> tuple[dict[str, Tens
     Raises:
         UserError: the file is missing, cut short or of another kind; the message ends with the command `remake`.
     """
-    if not Path(path).is_file():
+    if not os.path.exists(path):
         raise UserError(f"{path} is not a file; it should be a {kind}, made by: {remake}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}      # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path} is not a complete safetensors file ({error}); make it again with: {remake}") from error
+    advice = f"make it again with: {remake}"
+    tensors, metadata = all_of(readable(path, f"a {kind}, made by: {remake}"), advice)
     if metadata.get("kind") != kind:
-        raise UserError(f"{path} is marked {metadata.get('kind')!r}, but {kind!r} was expected; "
-                        f"make it again with: {remake}")
+        raise UserError(f"{path} is marked {shown(repr(metadata.get('kind')), 80)}, but {kind!r} was expected; {advice}")
     return tensors, metadata
+
+
+def is_safetensors(path: Path) -> bool:
+    """Whether the file begins as a safetensors file: the length of a header of JSON, and the header."""
+    with path.open("rb") as file:
+        head = file.read(9)
+    return head[8:] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8
+
+
+def all_of(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a safetensors file, every tensor checked.
+
+    Raises:
+        UserError: it is cut short, or holds what no network has; the message ends with `advice`.
+    """
+    try:
+        with path.open("rb") as file:
+            if (length := int.from_bytes(file.read(8), "little")) > HEADER_BYTES and is_safetensors(path):
+                raise UserError(f"{path} has a header of {length:,} bytes, but at most {HEADER_BYTES:,} are read; "
+                                f"{advice}")
+        with safe_open(path, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}      # noqa: SIM118 (not a dict)
+    except UserError:
+        raise
+    except Exception as error:          # safetensors raises its own kind, torch others for what it cannot hold
+        raise UserError(f"{path} is not a complete safetensors file ({shown(error)}); {advice}") from error
+    return checked(tensors, path, advice), metadata

@@ -135,9 +135,15 @@ class MobileStyleGAN(nn.Module):
             depth = sum(name.startswith("style.") and name.endswith(".weight") for name in state)
             blocks = sum(name.endswith(".depthwise") for name in state) // 2
             widths = [len(state[f"synthesis_layers.{3 * block}.bias"]) for block in range(blocks + 1)]
-            generator = cls(widths, state["synthesis_layers.0.modulation.weight"].shape[1], depth)
+            style_dim = state["synthesis_layers.0.modulation.weight"].shape[1]
+            # Held against what is there before memory of these sizes is asked for.
+            wanted = depth * style_dim**2 + sum(layer.in_channels * style_dim + (layer.kind == "conv") * (
+                layer.resolution**2 + layer.in_channels * layer.out_channels) for layer in mobile_layers(widths))
+            if wanted > (held := sum(tensor.numel() for tensor in state.values())):
+                raise ValueError(f"they hold {held:,} numbers, but widths of {widths} need more")
+            generator = cls(widths, style_dim, depth)
             generator.load_state_dict(state)
-        except (KeyError, IndexError, RuntimeError, TypeError) as error:
+        except (KeyError, IndexError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(f"these weights are not a whole MobileStyleGAN ({reason})") from error
         return generator

@@ -15,6 +15,8 @@ from attention.errors import UserError
 from attention.generator.base import Blend, LayerSpec, Synthesis, conv_layers, sample_z, synthesise
 from attention.generator.layers import ConstantInput, EqualLinear, PixelNorm, StyledConv, ToRGB
 
+MOST_BLOCKS = 9         # 2048 px; published are 8
+
 
 def published_channels(resolution: int, channel_multiplier: int = 2) -> dict[int, int]:
     """Channels at every resolution by the published rule: at most 512, then halved as the side doubles."""
@@ -216,7 +218,21 @@ def _sizes(state: Mapping[str, Tensor]) -> dict[str, Any]:
         absent = "to_rgbs.0.conv.weight" if blocks == 0 else ", ".join(missing)
         raise UserError(f"these weights are not a StyleGAN2 generator: {absent} is missing{hint}; "
                         f"they hold {', '.join(list(state)[:4])}, ...")
-    channels = {4: state["input.input"].shape[1]}
-    channels |= {8 * 2**block: state[f"convs.{2 * block}.conv.weight"].shape[1] for block in range(blocks)}
-    return dict(resolution=4 * 2**blocks, style_dim=state["conv1.conv.modulation.weight"].shape[1],
-                mapping_layers=depth, channels=channels)
+    shapes = {name: tuple(state[name].shape) for name in needed}
+    axes = {"input.input": 4, "conv1.conv.modulation.weight": 2}
+    if flat := [name for name, shape in shapes.items() if len(shape) != axes.get(name, 5)]:
+        raise UserError(f"these weights are not a StyleGAN2 generator: {flat[0]} is of the shape {shapes[flat[0]]}")
+    if blocks > MOST_BLOCKS:
+        raise UserError(f"these weights have {blocks} blocks, but a StyleGAN2 generator has at most {MOST_BLOCKS}, for "
+                        f"{4 * 2**MOST_BLOCKS} px")
+    channels = {4: shapes["input.input"][1]}
+    channels |= {8 * 2**block: shapes[f"convs.{2 * block}.conv.weight"][1] for block in range(blocks)}
+    sizes: dict[str, Any] = dict(resolution=4 * 2**blocks, style_dim=shapes["conv1.conv.modulation.weight"][1],
+                                 mapping_layers=depth, channels=channels)
+    # Held against what is there before memory of these sizes is asked for.
+    wanted = sum(layer.in_channels * ((9 if layer.kind == "conv" else 1) * layer.out_channels + sizes["style_dim"])
+                 for layer in synthesis_layers(sizes["resolution"], channels)) + depth * sizes["style_dim"]**2
+    if wanted > (held := sum(tensor.numel() for tensor in state.values())):
+        raise UserError(f"these weights are not a whole StyleGAN2 generator: they hold {held:,} numbers, but their sizes, "
+                        f"{sizes}, need more than {wanted:,}")
+    return sizes

@@ -1,5 +1,6 @@
 """e4e: from the picture of a face to the w+ with which the FFHQ generator draws it again."""
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,8 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.errors import UserError
+from attention.files.pickles import Ignored
 from attention.files.published import E4E_FILE
-from attention.files.torch_files import fill_frozen, read_torch_file
+from attention.files.reading import shown
+from attention.files.tensors import bare, checked
+from attention.files.torch_files import fill_frozen, read_tensors
 from attention.generator.layers import EqualLinear
 from attention.inversion.irse import STAGES, IRSEBody, require_square
 
@@ -17,6 +21,7 @@ DOWNLOAD = f"python -m attention.download {E4E_FILE}"
 INPUT_SIDE = 256
 LEVEL_STARTS = (3, 7)               # w+ rows from which the next finer map of the pyramid is read: 16, 32, 64 px
 NEGATIVE_SLOPE = 0.01
+MOST_ROWS = 20                      # of w+, for 2048 px
 
 
 class GradualStyleBlock(nn.Module):
@@ -93,28 +98,42 @@ class Encoder4Editing(IRSEBody):
 def load_e4e(path: Path) -> Encoder4Editing:
     """The encoder of a local file in e4e's published layout, frozen, in evaluation mode; its decoder is dropped.
 
+    A file without latent_avg was trained without start_from_latent_avg, which is that program's default: nothing is added
+    to its output. Where its options do not say so, that is told.
+
     Args:
-        path: {"state_dict": encoder.* and decoder.*, "latent_avg": (n_latent, 512) or (512,), "opts": a plain dict}.
+        path: {"state_dict": encoder.* and decoder.*, "latent_avg": (n_latent, 512) or (512,), "opts": a plain dict or
+            a namespace}.
     Raises:
         UserError: the file is missing, cut short or of another kind.
     """
-    checkpoint = read_torch_file(path)
+    checkpoint = read_tensors(path)
     state, average, options = (checkpoint.get(name) for name in ("state_dict", "latent_avg", "opts"))
-    if not (isinstance(state, dict) and isinstance(average, Tensor) and isinstance(options, dict)):
-        raise UserError(f"{path} holds {', '.join(map(str, list(checkpoint)[:4]))}, ..., but e4e's layout is state_dict, "
-                        f"latent_avg and opts; fetch a file of it with: {DOWNLOAD}")
+    options = {} if options is None or isinstance(options, Ignored) else options
+    if not (isinstance(state, dict) and isinstance(average, Tensor | None) and isinstance(options, dict)):
+        raise UserError(f"{path} holds {shown(', '.join(map(str, list(checkpoint)[:4])))}, ..., but e4e's layout is "
+                        f"state_dict, latent_avg and opts; fetch a file of it with: {DOWNLOAD}")
     # pSp's encoder has the same names and shapes, but its rows are no distances from row 0.
     if (kind := options.get("encoder_type", "Encoder4Editing")) != "Encoder4Editing":
-        raise UserError(f"{path} holds an encoder of type {kind}, but Encoder4Editing was expected; "
+        raise UserError(f"{path} holds an encoder of type {shown(kind, 80)}, but Encoder4Editing was expected; "
                         f"fetch one with: {DOWNLOAD}")
-    state = {name: tensor for name, tensor in state.items() if str(name).startswith("encoder.")}
-    n_latent = max(1, sum(name.endswith(".linear.weight") for name in state))
+    if average is None and options.get("start_from_latent_avg"):
+        raise UserError(f"{path} has no latent_avg, but its options say start_from_latent_avg, so that it is needed; "
+                        f"fetch a whole file with: {DOWNLOAD}")
+    state = {name: tensor for name, tensor in bare(state).items() if name.startswith("encoder.")}
+    n_latent = min(MOST_ROWS, max(1, sum(name.endswith(".linear.weight") for name in state)))
     with torch.device("meta"):
         encoder = Encoder4Editing(n_latent)
     fill_frozen(encoder, state, path, E4E_FILE, prefix="encoder.")
     expected = tuple(encoder.latent_avg.shape)
+    if average is None:
+        if "start_from_latent_avg" not in options:
+            warnings.warn(f"{path} has no latent_avg and does not say whether it was trained with one; none is added, "
+                          "as by e4e's default", stacklevel=2)
+        average = torch.zeros(expected)
     if tuple(average.shape) not in (expected, expected[1:]):
         raise UserError(f"{path} has a latent_avg of shape {tuple(average.shape)}, but {expected} or {expected[1:]} was "
                         f"expected; fetch the file again with: {DOWNLOAD}")
+    average = checked({"latent_avg": average}, path, f"fetch the file again with: {DOWNLOAD}")["latent_avg"]
     encoder.latent_avg = average.float().expand(expected).clone()
     return encoder

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.files.published import RECOGNISER_FILE
-from attention.files.torch_files import fill_frozen, read_torch_file
+from attention.files.tensors import bare
+from attention.files.torch_files import fill_frozen, read_tensors
 
 STAGES = ((64, 3), (128, 4), (256, 14), (512, 3))               # of the 50 layers: width and units of each stage
 SE_REDUCTION = 16
@@ -134,7 +135,7 @@ def load_recogniser(path: Path) -> IRSE50:
     Raises:
         UserError: the file is missing, cut short or of another kind.
     """
-    state = read_torch_file(path)
+    state = bare(read_tensors(path))
     with torch.device("meta"):
         recogniser = IRSE50()
     return fill_frozen(recogniser, state, path, RECOGNISER_FILE)

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from attention.errors import UserError
 from attention.files.published import VGG_FILE, WEIGHTS
-from attention.files.torch_files import fill_frozen, read_torch_file
+from attention.files.tensors import bare
+from attention.files.torch_files import fill_frozen, read_tensors, read_torch_file
 from attention.images import area_resize
 
 VGG_WEIGHTS = WEIGHTS / VGG_FILE
@@ -45,7 +46,7 @@ def vgg_features(path: Path, length: int) -> nn.Sequential:
     with torch.device("meta"):
         network = nn.Sequential(*vgg16().features[:length])
     used = {f"features.{name}" for name in network.state_dict()}
-    tensors = {name: tensor for name, tensor in read_torch_file(path).items() if name in used}
+    tensors = {name: tensor for name, tensor in bare(read_tensors(path)).items() if name in used}
     return fill_frozen(network, tensors, path, VGG_FILE, prefix="features.")
 
 

@@ -1,6 +1,7 @@
 """The corpus: captions from disk, cut into phrases as they stream by, and prompts drawn from them."""
 
 import json
+import os
 import re
 import warnings
 from collections import Counter
@@ -10,6 +11,7 @@ from pathlib import Path
 import torch
 
 from attention.errors import UserError
+from attention.files.reading import TEXT_BYTES, readable
 
 PAIR_SHARE = 0.16       # share of prompts that join two phrases, as published (its randn() < 1 is true in 84 %)
 JOIN = " and "
@@ -116,8 +118,8 @@ class _Skipped:
 
 
 def _caption_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
+    if not os.path.isdir(path) and os.path.exists(path):
+        return [readable(path, "captions")]
     try:
         entries = sorted(path.iterdir())
     except FileNotFoundError as error:
@@ -138,6 +140,7 @@ def _captions(file: Path, skipped: _Skipped) -> Iterator[tuple[str, str]]:
     kind, empty = "description" if file.suffix.lower() == ".json" else "line", True
     try:
         # Bytes that are not UTF-8 become U+FFFD. UTF-16, as some editors write, shows in its zero bytes.
+        file = readable(file, "captions", None if kind == "line" else TEXT_BYTES)
         with file.open(encoding="utf-8-sig", errors="replace") as stream:
             for number, caption in enumerate(stream if kind == "line" else _face2text(stream.read(), file), start=1):
                 if not caption.strip():
@@ -149,6 +152,10 @@ def _captions(file: Path, skipped: _Skipped) -> Iterator[tuple[str, str]]:
                     yield f"{kind} {number}", caption
     except OSError as error:
         skipped.add("file", file, f"cannot be read ({error.strerror})")
+    except UserError as error:
+        if kind == "description":                           # of raw.json, beside which there are no others
+            raise
+        skipped.add("file", file, str(error).removeprefix(f"{file} "))
     else:
         if empty:
             skipped.add("file", file, "is empty")
@@ -158,6 +165,6 @@ def _face2text(text: str, path: Path) -> list[str]:
     try:
         return [description.strip() for entry in json.loads(text) for description in
                 ([entry["description"]] if "description" in entry else [one["text"] for one in entry["descriptions"]])]
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{path} is not face2text's raw.json ({type(error).__name__}: {error}); expected a list of "
                         '{"description": text}') from error

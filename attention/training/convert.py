@@ -3,23 +3,27 @@
 import json
 from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from attention.config import TrainConfig
 from attention.errors import UserError
-from attention.files.authors import TrainedParts, from_released, to_released
+from attention.files.authors import TrainedParts, from_released, read_released, released_noise, to_released
 from attention.files.cluster_pickle import released_regions
+from attention.files.disk import refuse_overwriting
 from attention.files.generator import load_generator
+from attention.files.reading import parse_json, shown
 from attention.files.regions import regions_from_metadata
 from attention.files.safetensors import read_safetensors, write_safetensors
-from attention.files.torch_files import atomic_torch_save, read_torch_file
+from attention.files.torch_files import atomic_torch_save
 from attention.generator import blended_layers, conv_layers
 from attention.method.regions import UNKNOWN, position_planes
 from attention.training.runs import plain
 from attention.worlds.registry import configured
 
 DOMAIN = "ffhq"           # of the published run
+NOISE_KEY = "released noise"            # in the metadata of a converted editor, see `authors.released_noise`
 
 
 def convert(file: Path, output: Path | None = None, generator: Path | None = None,
@@ -33,7 +37,8 @@ def convert(file: Path, output: Path | None = None, generator: Path | None = Non
     Raises:
         UserError: `file` is not a whole published mapper, its regions do not fit their layer, or `generator` is another.
     """
-    parts, centroids = from_released(read_torch_file(file), file)
+    state = read_released(file)
+    parts, centroids = from_released(state, file)
     layer = parts.blend if cluster_layer is None else cluster_layer - 1
     blended_layers(parts.layers, layer)                                     # refuses a layer that is not a conv layer
     channels = parts.layers[layer].out_channels
@@ -44,11 +49,13 @@ def convert(file: Path, output: Path | None = None, generator: Path | None = Non
     regions = released_regions(centroids, layer, DOMAIN, generator_hash)
     output = output or file.with_suffix("")
     output = output if output.suffix == ".safetensors" else output / "editor.safetensors"
+    refuse_overwriting([output], [file, *([generator] if generator else [])], "--output")
     config = configured(TrainConfig, domain=DOMAIN, run=output.parent, recipe="released", ckpt=generator, max_change=0.0,
                         attention_layer=parts.blend + 1, cluster_layer=layer + 1, cluster_num=regions.num_regions)
     write_safetensors(output, parts.state_dict() | {"regions.centroids": regions.centroids},
                       {"kind": "where2edit editor", "config": json.dumps(plain(config)),
-                       "generator_hash": generator_hash, "regions": json.dumps(regions.metadata)})
+                       "generator_hash": generator_hash, "regions": json.dumps(regions.metadata),
+                       NOISE_KEY: json.dumps(released_noise(state))})
     print(f"{output}: blends at layer {parts.blend + 1} (counted from 1), {regions.num_regions} regions, "
           f"generator {generator_hash or 'unknown'}")
     return output
@@ -67,6 +74,8 @@ def restore(file: Path, output: Path | None = None) -> Path:
     heads = sum(name.endswith(".style.weight") for name in tensors) - 1         # the rest but attention.last
     edited = sum(name.startswith("mapper.from_style.") and name.endswith(".weight") for name in tensors)
     try:
+        noise: Any = parse_json(metadata.get(NOISE_KEY, "{}"), f"{file} has no table of noise", "a table of numbers")
+        noise = {name: float(value) for name, value in noise.items()}
         regions = regions_from_metadata(tensors.pop("regions.centroids"), json.loads(metadata["regions"]), file)
         if "mapper.limit_0" in tensors or regions.position_weight != 1:
             raise UserError(f"{file} bounds the change of styles or weighs positions by {regions.position_weight:g}, which "
@@ -76,11 +85,15 @@ def restore(file: Path, output: Path | None = None) -> Path:
         with torch.device("meta"):
             parts = TrainedParts(channels, edited, text_dim, hidden, features=len(tensors["attention.heads.0.weight"]))
         parts.load_state_dict(tensors, assign=True)
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise UserError(f"{file} does not hold a whole editor ({' '.join(str(error).split())[:200]}); train it again: "
+        state = to_released(parts, regions.centroids, noise)
+    except UserError:
+        raise
+    except (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} does not hold a whole editor ({shown(' '.join(str(error).split()))}); train it again: "
                         "python -m attention.run_attention") from error
     output = output or file.with_name("final_mapper.pt")
-    atomic_torch_save(OrderedDict(to_released(parts, regions.centroids)), output)
+    refuse_overwriting([output], [file], "--output")
+    atomic_torch_save(OrderedDict(state), output)
     print(f"{output}: for the authors' program; the {len(parts.unused)} tensors that it never uses are zeros")
     return output
 

@@ -3,7 +3,7 @@
 A `WorldEntry` names the parts and loads none, so that a command line can show a world's settings at once.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ class WorldEntry:
         clip, encoder: see `CLIP_MODELS` and `ENCODERS`; without an encoder the world cannot take pictures.
         truncation: of sampled latents.
         words: a key of WORDS: which texts name the place of a prompt.
+        synonyms: word or phrase that its CLIP knows -> other words for it, beside those in SAYINGS.
         places: what --shared_where draws from; the prompts if empty.
         frame: a key of FRAMES: how its pictures frame a face.
         views: a key of VIEWS: what CLIP is shown of an edit in training.
@@ -45,6 +46,7 @@ class WorldEntry:
     encoder: Part | None = None
     truncation: float = 0.7
     words: str = "itself"
+    synonyms: Mapping[str, Sequence[str]] = field(default_factory=dict)
     places: tuple[str, ...] = ()
     frame: str = "ffhq"
     views: str = "plain"

@@ -3,7 +3,8 @@
 One table for every world of faces. What makes a phrase true of a face is the world's own business (worlds/drawn/).
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,51 @@ CONCEPTS = (
     Concept("a short face", "skin", "face_height"),
 )
 BY_PHRASE = {concept.phrase: concept for concept in CONCEPTS}
+# What the small CLIP knows, a word or a whole phrase -> other words for it. Plurals, comparatives and such need no entry;
+# "no ..." is what cannot be done.
+OTHER_WORDS: dict[str, tuple[str, ...]] = {
+    "hair": ("haircut", "hairdo", "hairstyle"),
+    "eyes": ("eye", "eyed", "iris", "irises"),
+    "eyebrows": ("brow", "brows", "browed"),
+    "cheeks": ("cheeked",),
+    "lips": ("lipped",),
+    "nose": ("nosed",),
+    "skin": ("skinned", "complexion"),
+    "grey": ("gray", "greying", "graying", "silver", "silvery"),
+    "blonde": ("blond", "golden"),
+    "red": ("ginger",),
+    "purple": ("violet",),
+    "black": ("jet black",),
+    "tanned": ("tan", "suntanned", "sun tanned", "bronzed"),
+    "big": ("bigger", "biggest", "fat", "huge"),
+    "wide": ("broad",),
+    "small": ("tiny", "little"),
+    "thin": ("thinner", "thinnest"),
+    "blonde hair": ("blonde", "fair hair"),
+    "brown hair": ("brunette", "brunet"),
+    "red hair": ("ginger", "redhead", "redheads", "redheaded"),
+    "purple hair": ("purple",),
+    "grey hair": ("grey",),
+    "pale skin": ("pale", "pallid", "fair skin"),
+    "tanned skin": ("tanned",),
+    "rosy cheeks": ("rosy", "blush", "blushed", "flushed", "flushed cheeks", "pink cheeks"),
+    "bushy eyebrows": ("bushy",),
+    "smiling": ("smiles", "laughing", "laugh", "laughs", "happy", "cheerful", "grin", "grins", "grinning",
+                "big smile", "wide smile", "broad smile"),
+    "frowning": ("frown", "sad", "unhappy"),
+    "mouth slightly open": ("open lips", "parted lips"),
+    "mouth closed": ("mouth shut", "closed lips"),
+    "beard": ("bearded", "goatee", "stubble", "facial hair", "unshaven"),
+    "earrings": ("ear ring", "ear rings"),
+    "glasses": ("spectacles", "specs", "eyewear"),
+    "no hair": ("bald", "balding", "hairless"),
+    "no beard": ("clean shaven", "cleanshaven", "shaved", "shaven", "shave"),
+}
+# What the small CLIP has nothing for -> the phrase that comes nearest, for a hint.
+NEAREST = {"moustache": "beard", "mustache": "beard", "sunglasses": "glasses",
+           "bald": "short hair", "balding": "short hair", "less hair": "short hair"}
+# Colours that no phrase has: a text without its colour is not what was meant.
+OTHER_COLOURS = frozenset(("white", "orange", "yellow", "auburn", "turquoise", "gold", "hazel", "amber", "teal", "beige"))
 
 # What a user would type. The shape of a face cannot be edited in place and is left out.
 EDIT_PROMPTS = tuple(concept.phrase for concept in CONCEPTS if concept.attribute not in ("face_width", "face_height")
@@ -75,3 +121,25 @@ def where_texts(prompt: str) -> tuple[str, ...]:
     others = tuple(other for other in EDIT_PROMPTS if BY_PHRASE[other].part == part)
     # Half of the draws are to be names, however many prompts share the part.
     return PART_NAMES[part] * max(1, len(others) // len(PART_NAMES[part])) + others
+
+
+@dataclass(frozen=True)
+class Sayings:
+    """What can be said of a world's pictures. A world whose CLIP reads any word needs none.
+
+    Attributes:
+        concepts: phrases; none where only the world's prompts are known.
+        places: part -> its names, the *where* texts.
+        other_words: known word or phrase -> other words for it.
+        nearest: unknown word -> a phrase to hint at.
+        other_colours: that no phrase has.
+    """
+
+    concepts: tuple[Concept, ...] = ()
+    places: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    other_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    nearest: Mapping[str, str] = field(default_factory=dict)
+    other_colours: frozenset[str] = frozenset()
+
+
+FACES = Sayings(CONCEPTS, PART_NAMES, OTHER_WORDS, NEAREST, OTHER_COLOURS)

@@ -56,6 +56,8 @@ def _pixels(device: torch.device) -> Features:
 ENCODERS: dict[str, Callable[[Path], nn.Module]] = {"e4e": _e4e, "drawn": drawn.encoder}
 # Prompt -> texts that name its place.
 WORDS: dict[str, Callable[[str], tuple[str, ...]]] = {"itself": lambda prompt: (prompt,), "faces": concepts.where_texts}
+# And what people may say of their pictures; where nothing is known, the prompts.
+SAYINGS: dict[str, concepts.Sayings] = {"itself": concepts.Sayings(), "faces": concepts.FACES}
 # Landmarks of a photo -> the square that the world's pictures show.
 FRAMES: dict[str, Callable[[np.ndarray], Frame]] = {"ffhq": _ffhq_frame, "drawn": drawn.frame}
 # Pictures (B, 3, R, R) and a seed each -> what CLIP is shown of them in training.

@@ -1,5 +1,6 @@
 """A world that a TOML file describes; see pretrained_models/example.toml."""
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from attention.clip_models import CLIP_MODELS
 from attention.config import ClusterConfig, TrainConfig, expected, settings_of
 from attention.errors import UserError
+from attention.files.reading import read_text, shown
 from attention.worlds.base import Part, WorldEntry
 from attention.worlds.parts import ENCODERS, FRAMES, PERCEPTUAL, TRUTHS, VIEWS, WORDS
 
@@ -18,6 +20,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+EXAMPLE, MOST_BYTES = "pretrained_models/example.toml", 1_000_000
 SETTINGS = {**settings_of(ClusterConfig), **settings_of(TrainConfig)}
 
 
@@ -41,6 +44,7 @@ class TomlWorld(BaseModel):
     captions: str | None = Field(None, description="a text")
     where: list[str] = Field([], description="a list of texts")
     words: str = Field("itself", description="a text")
+    synonyms: dict[str, list[str]] = Field({}, description="a table of lists of texts")
     frame: str = Field("ffhq", description="a text")
     views: str = Field("plain", description="a text")
     perceptual: str = Field("vgg16", description="a text")
@@ -54,12 +58,15 @@ def read_toml(path: Path) -> WorldEntry:
     Raises:
         UserError: the file is missing or no TOML, or says something unknown or of another kind.
     """
+    text = read_text(path, f"a world in TOML, such as {EXAMPLE}", MOST_BYTES)
     try:
-        said = TomlWorld(**tomllib.loads(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise _wrong(path, f"cannot be read as TOML ({error})") from error
+        said = TomlWorld(**tomllib.loads(text))
+    except RecursionError:
+        raise _wrong(path, "cannot be read as TOML (nested too deeply)") from None
     except ValidationError as error:
         raise _wrong(path, _first_mistake(error.errors()[0])) from None
+    except ValueError as error:                         # TOMLDecodeError, and what int() has to say of too many digits
+        raise _wrong(path, f"cannot be read as TOML ({shown(error)})") from error
     clip = said.clip if isinstance(said.clip, TomlPart) else TomlPart(kind="released", source=said.clip)
     kinds: dict[str, tuple[str, Mapping[str, Any]]] = {
         "clip": (clip.kind, CLIP_MODELS), "words": (said.words, WORDS), "frame": (said.frame, FRAMES),
@@ -68,31 +75,33 @@ def read_toml(path: Path) -> WorldEntry:
     kinds |= {"truth": (said.truth, TRUTHS)} if said.truth else {}
     for key, (kind, known) in kinds.items():
         if kind not in known:
-            raise _wrong(path, f"has {kind!r} for {key}, expected one of {', '.join(known)}")
+            raise _wrong(path, f"has {shown(repr(kind), 80)} for {key}, expected one of {', '.join(known)}")
     settings = {name: _setting(path, name, value) for name, value in said.settings.items()}
     return WorldEntry(
         name=path.stem, generator=path.parent / said.generator, prompts=tuple(said.prompts),
         clip=Part(clip.kind, _local(path, clip.source)), truncation=said.truncation,
         encoder=Part(said.encoder.kind, _local(path, said.encoder.source)) if said.encoder else None, words=said.words,
-        places=tuple(said.where), frame=said.frame, views=said.views, perceptual=said.perceptual, truth=said.truth,
+        synonyms=said.synonyms, places=tuple(said.where), frame=said.frame, views=said.views,
+        perceptual=said.perceptual, truth=said.truth,
         captions=path.parent / said.captions if said.captions else None, settings=settings)
 
 
 def _local(path: Path, source: str) -> Path | str:
     """A file beside the TOML file if there is one of this name, else the name as it is: open_clip knows some."""
     local = path.parent / source
-    return local if local.exists() else source
+    return local if os.path.exists(local) else source
 
 
 def _setting(path: Path, name: str, value: object) -> Any:
     if name not in SETTINGS:
-        raise _wrong(path, f"has the setting {name!r}, but knows only {', '.join(SETTINGS)}")
+        raise _wrong(path, f"has the setting {shown(repr(name), 80)}, but knows only {', '.join(SETTINGS)}")
     field = SETTINGS[name]
     try:
         kind: Any = Annotated[field.annotation, field]
         return TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
-        raise _wrong(path, f"has {value!r} for the setting {name}, expected {expected(field, error.errors()[0])}") from None
+        raise _wrong(path, f"has {shown(repr(value), 80)} for the setting {name}, expected "
+                           f"{expected(field, error.errors()[0])}") from None
 
 
 def _first_mistake(error: Any) -> str:
@@ -100,12 +109,12 @@ def _first_mistake(error: Any) -> str:
     if error["type"] == "missing":
         return f"lacks {key}"
     if error["type"] == "extra_forbidden" and len(error["loc"]) == 1:
-        return f"has the key {key!r}, but knows only {', '.join(TomlWorld.model_fields)}"
+        return f"has the key {shown(repr(key), 80)}, but knows only {', '.join(TomlWorld.model_fields)}"
     if error["type"] == "too_short":
         return f"lacks {key}"
     found = error["input"] if len(error["loc"]) == 1 else [error["input"]]
-    return f"has {found!r} for {key}, expected {TomlWorld.model_fields[key].description}"
+    return f"has {shown(repr(found), 80)} for {key}, expected {TomlWorld.model_fields[key].description}"
 
 
 def _wrong(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} {reason}; see the example pretrained_models/example.toml")
+    return UserError(f"{path} {reason}; see the example {EXAMPLE}")

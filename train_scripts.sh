@@ -1,18 +1,40 @@
 #!/usr/bin/env bash
 # The main job: regions, training, evaluation; makes its own virtual environment if none is active.
 #     bash train_scripts.sh                       drawn faces, on a CPU, nothing to download -> runs/drawn
-#     bash train_scripts.sh drawn --seed 1        arguments after the first go to attention.run_attention
+#     bash train_scripts.sh drawn --seed 1        arguments after the name go to attention.run_attention
 #     bash train_scripts.sh ffhq                  real faces, one GPU, published settings    -> runs/ffhq
 #     bash train_scripts.sh ffhq-8gpu             the same on eight GPUs, one prompt each    -> runs/ffhq-8gpu
 #     bash train_scripts.sh released              the authors' run to the letter, eight GPUs -> runs/released
 #     bash train_scripts.sh benchmark             ours against other methods on drawn faces  -> benchmarks/results
-# After an interruption, the same command with --resume auto at its end goes on from the last checkpoint.
+# After an interruption, the same command with --resume auto at its end goes on from the last checkpoint; with --overwrite
+# it replaces a run that is there already. A stopped step ends the job, with exit code 128 + the signal's number.
 set -euo pipefail
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 
-name="${1:-drawn}"
+name=drawn
+if [[ $# -gt 0 && "$1" != -* ]]; then             # options without a name mean drawn
+    name="$1"
+    shift
+fi
 domain=drawn
-shift || true                                     # with no argument there is nothing to shift
+run="runs/$name"
+
+resumes=no begins=no needs_vgg=yes
+overwrite=()
+words=("$@")
+for i in "${!words[@]}"; do
+    next="${words[i + 1]:-}"
+    case "${words[i]}" in
+        -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
+        --overwrite) overwrite=(--overwrite) ;;
+        --resume | --resume=*) resumes=yes ;;
+        --init | --init=*) begins=yes ;;          # it brings its regions
+        --run) run="$next" ;;
+        --run=*) run="${words[i]#*=}" ;;
+        --lambda_id) [[ "$next" =~ ^0*\.?0*$ ]] && needs_vgg=no ;;
+        --lambda_id=*) [[ "${words[i]#*=}" =~ ^0*\.?0*$ ]] && needs_vgg=no ;;
+    esac
+done
 
 weights="${WHERE2EDIT_WEIGHTS:-pretrained_models}"
 need() {                                          # need FILE ADDRESS: name the file if it is not there
@@ -30,7 +52,7 @@ case "$name" in
         complete=yes
         need stylegan2-ffhq-config-f.pt "https://drive.google.com/file/d/1EM87UquaoQmk17Q8d5kYIAHqu0dkYqdT"
         need ViT-B-32.pt "https://openaipublic.azureedge.net/clip/models/40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af/ViT-B-32.pt"
-        need vgg16-397923af.pth "https://download.pytorch.org/models/vgg16-397923af.pth"
+        [[ $needs_vgg == no ]] || need vgg16-397923af.pth "https://download.pytorch.org/models/vgg16-397923af.pth"
         [[ $complete == yes ]] || exit 2
         # The published layer and number of regions. The rest of the published settings are the general defaults
         # (attention/config.py), and the size of 1024 px is read from the weights. The published run gave 8 GPUs one
@@ -45,16 +67,34 @@ case "$name" in
         ;;
 esac
 
+# Each step has a process group of its own, and a signal to this script is handed on to it once: a scheduler may tell the
+# script alone, a terminal all of them.
+set -m
+step() {                                          # step COMMAND...: run it, and end as it ended if it failed
+    local code=0
+    "$@" &
+    child=$!
+    wait "$child" || code=$?
+    while kill -0 "$child" 2>/dev/null; do        # a signal ends the wait and not the step
+        wait "$child" || code=$?
+    done
+    [[ $code -eq 0 ]] || exit "$code"
+}
+child=
+for signal in INT TERM USR1; do
+    trap '[[ -z "$child" ]] || kill -s '"$signal"' -- "-$child" 2>/dev/null || true' "$signal"
+done
+
 source "$here/.ci/environment.sh"                 # from here on, paths count from the repository root
 if [[ $name == benchmark ]]; then                 # every method is trained already (attention.baselines.fit)
-    exec python -m benchmarks.compare "$@"
+    step python -m benchmarks.compare "$@"
+    exit
 fi
-run="runs/$name"
 settings=(--domain "$domain" --run "$run" ${settings[@]+"${settings[@]}"})   # bash before 4.4: an empty array is unset
-if [[ " $* " != *" --resume "* ]]; then           # a run that goes on keeps its regions
-    python -m attention.clustering_feature "${settings[@]}"
+if [[ $begins == no && ! ($resumes == yes && -e "$run/regions.safetensors") ]]; then     # a run that goes on keeps its regions
+    step python -m attention.clustering_feature "${settings[@]}" ${overwrite[@]+"${overwrite[@]}"}
 fi
-python -m attention.run_attention "${settings[@]}" ${training[@]+"${training[@]}"} "$@"
+step python -m attention.run_attention "${settings[@]}" ${training[@]+"${training[@]}"} "$@"
 if [[ $name == drawn ]]; then                     # the measures need faces whose true parts are known
-    python -m attention.evaluate --run "$run"
+    step python -m attention.evaluate --run "$run"
 fi

@@ -26,11 +26,19 @@ def main(argv: Sequence[str] | None = None) -> Path:
     config = parse_config(ClusterConfig, argv, __doc__, world_defaults)
     need("training", "finding regions")
 
+    from attention.training.folder import claimed, refuse_run
+    refuse_run(config.run, config.overwrite, "other regions than its own")
+    with claimed(config.run):
+        return write_regions(config)
+
+
+def write_regions(config: ClusterConfig) -> Path:
+    """Fit the regions that the options name and write all that is to be seen of them; returns their path."""
     from attention.evaluation.regions import regions_against_parts
-    from attention.files.disk import run_folder, write_picture, write_text
+    from attention.files.disk import write_picture, write_text
     from attention.files.regions import save_regions
     from attention.training.clustering import fit_regions, sample_overlay
-    world, folder = world_of(config), run_folder(config.run)
+    world, folder = world_of(config), config.run
     regions = fit_regions(world, config)
     save_regions(regions, folder / "regions.safetensors")
     write_picture(folder / "regions.png", sample_overlay(world, regions, config.seed + 1))

@@ -5,8 +5,10 @@
 
 Every prompt of the world edits the same unseen faces, at every strength of the sweep. Writes RUN/metrics.json, .md (the
 table, at --strength, which is also printed), RUN/edits.png and RUN/sweep.png. Pictures count as a screen shows them:
-  success       share of the faces that lacked the attribute for which the attribute reader now sees it
-  collateral    share of a face's other attributes that the reader sees changed, of those that were plainly true or false
+  success       share of the faces that lacked the attribute for which the attribute reader now sees it and, of colours and
+                noses, at least 60 % of the part's pixels show it ("by reader": without asking the pixels)
+  collateral    share of a face's other attributes that the reader sees changed, of those that were plainly true or false,
+                or that lost 15 % of their pixels: glasses, earrings, a beard, rosy cheeks
   PSNR, SSIM,   of edit against source outside the prompt's true part, grown by 2 px, the inside taken from the source;
     MSE, LPIPS    pixels in [0, 1]; LPIPS where the weights of VGG-16 are here
   largest out   largest change of a channel there, mean over faces

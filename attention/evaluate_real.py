@@ -8,7 +8,9 @@ Every picture is inverted and edited by every prompt. Writes RUN/real/metrics.js
                    the published variant, edits against their own originals, which doing nothing wins
   CLIP             share of edits that are nearer to the text than their source, and the mean gain in cosine
   identity         ArcFace cosine with the inversion and with the photo
-  IoU, Jaccard     of the gated attention with the labelled part: of the part alone, and the published mean with the rest
+  IoU              of the gated attention with the labelled part, the mean over pictures
+  macro Jaccard    as published, with --prompts published: of each of the eight parts the IoU over the pixels of all
+                   pictures together, and the mean of these; one figure of the run
   MSE, PSNR, SSIM, LPIPS    outside the labelled part, grown by 1/64 of the side, against the inversion (what the edit
                    changed) and against the photo (what was lost in all)
 Labels (--masks) are those of CelebAMask-HQ; a picture that lacks the part of a prompt does not count there.

@@ -79,7 +79,7 @@ def folder(name: str) -> str:
 
 def train(run: Path, both: str, regions: str, training: str) -> None:
     """One variant, as the main job trains."""
-    world = ["--domain", "drawn", "--run", str(run), *both.split()]
+    world = ["--domain", "drawn", "--run", str(run), "--overwrite", *both.split()]       # what was not finished
     clustering_feature.main([*world, *regions.split()])
     run_attention.main([*world, *training.split(), "--step", str(STEPS)])
 

@@ -40,6 +40,7 @@ def wheel(tmp_path_factory):
     top = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT / "attention", top / "attention", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(SHIPPED, top / "pretrained_models/drawn")
+    shutil.copytree(ROOT / "celeba-caption", top / "celeba-caption")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, top)
     done = subprocess.run([sys.executable, "-m", "build", "--wheel", "--no-isolation", top], capture_output=True, text=True)
@@ -109,6 +110,7 @@ def test_the_wheel_has_all_modules_and_the_shipped_weights(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "attention").rglob("*.py")}
     shipped = {f"attention/shipped/{path.name}" for path in SHIPPED.iterdir()}
+    shipped |= {f"attention/shipped_captions/{path.name}" for path in (ROOT / "celeba-caption/sample").iterdir()}
     assert {name for name in names if ".dist-info/" not in name} == modules | shipped | {TABLE}
     assert wheel.stat().st_size < 25e6
 

@@ -212,7 +212,8 @@ def train_variant(variant: Variant, world: World, run: Path, seed: int, step: in
     Raises:
         UserError: the training was asked to stop before its end.
     """
-    config = variant_config(variant, world, run=run_folder(run), seed=seed, step=step, device=str(world.device))
+    config = variant_config(variant, world, run=run_folder(run), seed=seed, step=step, device=str(world.device),
+                            overwrite=True)
     train(config, world, variant.regions(world))
     if not (run / "checkpoints" / f"{config.step:06d}.pt").is_file():
         raise UserError(f"{run} was asked to stop before its {config.step} steps, and half an editor is no fair "

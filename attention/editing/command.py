@@ -17,7 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from attention.config import DEVICE, TRUST, Config, option, parse_config
+from attention.config import CKPT, DEVICE, TRUST, Config, option, parse_config
 from attention.editing.words import check_before_loading, listed
 from attention.errors import UserError
 from attention.files.reading import readable, shown
@@ -33,6 +33,7 @@ class EditConfig(Config):
     photo: Path | None = option(None, "picture or folder of pictures; the flag's name may be left out if it comes first")
     seed: int | None = option(None, "edit the face of this seed instead of a photo", min=0, max=2**63 - 1)
     run: Path = option(Path("drawn"), "run folder of the editor, or the name of a shipped one")
+    ckpt: Path | None = option(None, CKPT)
     what: str | None = option(None, "the change, as in \"grey hair\"")
     reference: Path | None = option(None, "a square picture that the region should resemble, instead of --what")
     where: str | None = option(None, "the place, as in \"hair\"; default: --what says it too, with --reference everywhere")

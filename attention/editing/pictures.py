@@ -27,7 +27,7 @@ def edit_one(config: EditConfig) -> Path:
         raise UserError(f"--out {shown(config.out)} is a folder, expected a name for one picture")
     reference = check_changes(config)
     run_folder(config.out.parent, "--out")
-    editor = load_editor(config.run, config.device, config.trust)
+    editor = load_editor(config.run, config.device, config.trust, config.ckpt)
     source = opened(editor, config.photo, config.landmarks, config)
     unchanged = write(editor, changed(source, reference, config), config.out, config)
     if unchanged is not None:
@@ -59,7 +59,7 @@ def edit_folder(folder: Path, config: EditConfig) -> Path:
                        [*paths, *(file for file in (*points.values(), config.reference) if file is not None)])
     reference = check_changes(config)
     run_folder(config.out, "--out")
-    editor, failed, unchanged = load_editor(config.run, config.device, config.trust), [], []
+    editor, failed, unchanged = load_editor(config.run, config.device, config.trust, config.ckpt), [], []
     if not config.aligned and config.landmarks is None:
         load_detector(str(editor.world.device))                    # what is missing for all of them is told once
     for path in others:

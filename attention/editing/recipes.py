@@ -186,16 +186,18 @@ def check_recipe(recipe: dict, sizes: Sizes, name: str) -> None:
     try:
         Recipe.model_validate(recipe, context=sizes)
     except ValidationError as error:
-        place = [part for part in error.errors()[0]["loc"] if isinstance(part, int) or part in PLACES][:3]
-        expected, fields = "such as an edit writes", SaidChange.model_fields | SaidPhoto.model_fields
+        first = error.errors()[0]
+        place = [part for part in first["loc"] if isinstance(part, int) or part in FIELDS][:3]
+        expected = "what an edit writes"
         for part in place:
-            field = (fields | SaidSource.model_fields | Recipe.model_fields).get(str(part))
-            expected = field.description if field is not None and field.description else expected
+            expected = getattr(FIELDS.get(str(part)), "description", None) or expected
+        if first["type"] == "extra_forbidden":
+            expected = f"no {shown(first['loc'][-1], 40)!r}"
         told = ".".join(map(str, place)) or "as a whole"
         raise UserError(f"{name} has a garbled recipe ({told}: expected {expected}); it cannot be made again") from None
 
 
-PLACES = {name for part in (SaidChange, SaidPhoto, SaidSource, Recipe) for name in part.model_fields}
+FIELDS = Recipe.model_fields | SaidSource.model_fields | SaidPhoto.model_fields | SaidChange.model_fields
 
 
 # --- tensors, masks, photos

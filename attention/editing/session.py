@@ -57,6 +57,8 @@ from attention.worlds.registry import WORLDS
 from attention.worlds.world import World
 
 BAR_AFTER = 2               # seconds, from which on a long chain shows how far it is
+WHOLE_EDITS = 2             # of a chain that stay in memory with their features: the last, and what undo gives back
+KEPT_PLACES = 16            # texts whose place in a face is kept
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
 
 
@@ -100,8 +102,9 @@ class Change:
                 check_text(value)
 
 
-def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> "Editor":
-    """The editor of a run folder, or the shipped one of a world by its name, such as "drawn".
+def load_editor(name: str | Path, device: str = "auto", trust: bool = False, ckpt: Path | None = None) -> "Editor":
+    """The editor of a run folder, or the shipped one of a world by its name, such as "drawn"; `ckpt` is where its generator
+    lies now, if not where the run says.
 
     Raises:
         UserError: the folder holds no whole editor; see `runs.load_run`.
@@ -109,7 +112,7 @@ def load_editor(name: str | Path, device: str = "auto", trust: bool = False) -> 
     entry, folder = WORLDS.get(str(name)), Path(name)
     if entry is not None and entry.editor is not None and not (folder / "editor.safetensors").exists():
         folder = entry.editor
-    editor, world, config = load_run(folder, device, trust)
+    editor, world, config = load_run(folder, device, trust, ckpt)
     identity = hashlib.sha256((folder / "editor.safetensors").read_bytes()).hexdigest()[:16]
     return Editor(editor, world, identity, from_captions=config.captions is not None)
 
@@ -235,10 +238,14 @@ class Editor:
             raise UserError(f"{name} was made by the editor {shown(recipe.get('editor'))}, but this one is "
                             f"{self.identity}; load the editor that made it")
         check_recipe(recipe, self._sizes, name)
-        origin, changes = recipe["source"], [Change(**change) for change in recipe["changes"]]
+        origin = recipe["source"]
         if photo is not None and "photo" not in origin:
             raise UserError(f"{name} is no edit of a photo, so the photo has no use here; leave it out")
         found = self._photo(name, origin["photo"], photo) if "photo" in origin else None
+        try:
+            changes = [Change(**change) for change in recipe["changes"]]
+        except UserError as error:
+            raise UserError(f"{name} has a garbled recipe: {error}") from None
         return self._opened(origin, found).with_changes(changes)
 
     @property
@@ -257,7 +264,10 @@ class Editor:
             raise UserError(f"{path} is the edit of another photo than the one given; it was called "
                             f"{shown(said['name'])!r}")
         frame = Frame(np.array(said["center"], float), np.array(said["right"], float))
-        frame.check(picture.size)
+        try:
+            frame.check(picture.size)
+        except UserError:
+            raise UserError(f"{path} has a garbled recipe: the face lies outside of the photo") from None
         return picture, frame
 
     def _latent(self, w: Tensor | np.ndarray) -> Tensor:
@@ -336,13 +346,15 @@ class Edited:
         regions: (h, h) int64, the number of the region of every pixel of the blend layer.
         styles: by layer, (1, C_l), of the last change.
         changes: how it was made, in order.
+        masks: (1, 1, h, h), of every change.
+        edits: of the last WHOLE_EDITS changes; a long chain takes hardly more memory than a short one.
     """
 
     def __init__(self, editor: Editor, origin: dict, source: Source, changes: tuple[Change, ...] = (),
                  edits: tuple[Edit, ...] = (), places: dict[str, Place] | None = None,
-                 photo: tuple[Image.Image, Frame] | None = None):
-        self.editor, self.origin, self.source, self.changes, self.edits = editor, origin, source, changes, edits
-        self.photo = photo
+                 photo: tuple[Image.Image, Frame] | None = None, masks: tuple[Tensor, ...] = ()):
+        self.editor, self.origin, self.source, self.changes = editor, origin, source, changes
+        self.edits, self.masks, self.photo = edits[-WHOLE_EDITS:], masks, photo
         # Where text -> its place, shared by the whole chain: moving a slider does not attend again.
         self._places = {} if places is None else places
 
@@ -359,10 +371,15 @@ class Edited:
         if not self.edits:
             return photo
         after = to_pixels(self.tensor)[0]
-        edited = torch.stack([edit.mask for edit in self.edits]).amax(dim=0)                 # (1, 1, h, h)
+        edited = torch.stack(self.masks).amax(dim=0)                                         # (1, 1, h, h)
         mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu().numpy()
         before, after = (from_srgb(pixels, photo) for pixels in (to_pixels(self.source.image)[0], after))
         return frame.put_back(photo, before, after, mask)
+
+    def with_photo(self, photo: Image.Image, frame: Frame) -> "Edited":
+        """The same with the photo at another size (`Frame.scaled`)."""
+        return Edited(self.editor, self.origin, self.source, self.changes, self.edits, self._places, (photo, frame),
+                      self.masks)
 
     @property
     def mask(self) -> Tensor:
@@ -440,7 +457,9 @@ class Edited:
         """The picture before the last change."""
         if not self.changes:
             raise UserError("there is nothing to undo: the picture has not been edited")
-        return self._with(self.changes[:-1], self.edits[:-1])
+        if len(self.edits) == 1 and len(self.changes) > 1:              # what it gives back is no longer kept
+            return self.with_changes(self.changes[:-1])
+        return self._with(self.changes[:-1], self.edits[:-1], self.masks[:-1])
 
     def retouch(self, strength: float, coverage: float) -> "Edited":
         """The last change again with another strength and coverage, as a slider asks for; all else is kept.
@@ -453,10 +472,21 @@ class Edited:
 
     def with_changes(self, changes: Sequence[Change]) -> "Edited":
         """The same source with other changes, such as these in another order."""
-        edited = self._with((), ())
+        edited = self._with((), (), ())
         for change in tqdm(changes, "changes", leave=False, delay=BAR_AFTER):
             edited = edited._then(change)
         return edited
+
+    def then(self, change: Change) -> "Edited":
+        """A further change, as a recipe holds it."""
+        return self._then(change)
+
+    def tensors(self) -> list[Tensor]:
+        """All that it keeps in memory; much of it is shared with what it came of."""
+        maps = [(place.raw, place.attention, place.gated, place.mask) for place in list(self._places.values())]
+        edits = [(edit.image, *edit.styles, *edit.features) for edit in self.edits]
+        source = self.source
+        return [source.image, source.labels, *source.styles, *source.features, *self.masks, *sum(edits, ()), *sum(maps, ())]
 
     def save(self, path: str | Path) -> Path:
         """Write the picture as PNG with its recipe inside, all of it or nothing.
@@ -510,17 +540,22 @@ class Edited:
             styles = face[:count] + source.styles[count:]
         else:
             styles = editor.mapper(source.styles, self._embedding(change.what), change.strength)
-        return self._with((*self.changes, change), (*self.edits, editor.apply(source, styles, mask, before)))
+        edit = editor.apply(source, styles, mask, before)
+        return self._with((*self.changes, change), (*self.edits, edit), (*self.masks, mask))
 
-    def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...]) -> "Edited":
-        return Edited(self.editor, self.origin, self.source, changes, edits, self._places, self.photo)
+    def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...], masks: tuple[Tensor, ...]) -> "Edited":
+        return Edited(self.editor, self.origin, self.source, changes, edits, self._places, self.photo, masks)
 
     def _mask(self, change: Change) -> Tensor:
         """(1, 1, h, h) where a change goes; texts and regions are found in the source, so that the order is free."""
         if isinstance(change.where, str):
-            if change.where not in self._places:
-                self._places[change.where] = self.editor.region_editor.locate(self.source, self.editor.embed(change.where))
-            return self._places[change.where].at(threshold_for(change.coverage)).mask
+            place = self._places.get(change.where)
+            if place is None:
+                place = self.editor.region_editor.locate(self.source, self.editor.embed(change.where))
+                if len(self._places) >= KEPT_PLACES:
+                    del self._places[next(iter(self._places))]
+                self._places[change.where] = place
+            return place.at(threshold_for(change.coverage)).mask
         if isinstance(change.where, dict):
             return unpack_mask(change.where["mask"], self.editor.side).to(self.source.image.device)
         self._regions(change.where)                                               # refuses regions that there are not

@@ -1,188 +1,327 @@
 """The web page's widgets, and which action of the desk each of them starts."""
 
-import tempfile
+import html
+import os
+import threading
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from starlette.middleware import Middleware
 
 from attention.editing.desk import (
     GALLERY,
+    LONGEST_ADDRESS,
+    LONGEST_TEXT,
+    MOST_FACES,
+    MOST_REFINED,
+    STRONGEST,
+    USUAL,
     Desk,
     Page,
-    compared,
-    history,
-    mask_picture,
-    picture_of,
-    regions_picture,
+    said_what,
     summary,
 )
+from attention.editing.door import Door
+from attention.editing.folder import KEPT_SECONDS, PARENT
 from attention.errors import UserError
 from attention.method.defaults import COVERAGE, STRENGTH
 
-STRONGEST = 0.3             # of the slider; more leaves what faces look like
 UPLOAD = "20mb"
-KEPT_USERS = 64             # pages whose pictures are kept; the one that was idle longest goes first
-KEPT_SECONDS = 3600         # that files, and the pictures of closed pages, are kept
+KEPT_USERS = 256            # pages that are remembered; the one that was idle longest goes first
+TIDIED = 60                 # seconds between two looks at the files
 NEW_SEEDS = 10_000          # from which "Another face" draws
-GONE = "this page was left for so long that its picture is gone; choose a face again"
+GONE = "this page was left for so long that its picture is gone; reload it, and what its address says comes back"
+FAST, SLOW = "edits", "photos"              # queues: a photo that takes minutes keeps nobody from editing
 STYLE = """
-#download { position: absolute; left: -999px }
-#strength input[type=number], #coverage input[type=number] { pointer-events: none }
+#address, #saved { display: none }
+#title h2 { margin: 0 }
+#told { height: 66px; overflow-y: auto; padding: 0 4px }
+#told p { margin: 0; font-size: 14px; line-height: 22px; overflow-wrap: anywhere }
+#told .wrong p { color: #b91c1c }
+.dark #told .wrong p { color: #fca5a5 }
 .picture button, .picture .image-frame, .picture img { width: 100%; height: auto; object-fit: contain }
+#chips .part { display: flex; flex-wrap: wrap; gap: 4px; margin-bottom: 5px; font-size: 13px; line-height: 20px }
+#chips b { width: 5.5em; font-weight: 600 }
+#chips button { font-size: 13px; font-weight: 400; border: 1px solid var(--border-color-primary); border-radius: 1em;
+    padding: 0 8px; box-shadow: none }
+#history .grid-wrap, #examples .grid-wrap { min-height: 0; height: auto; max-height: 330px; overflow-y: auto; padding: 0 }
+#history .caption-label, #examples .caption-label { font-size: 12px }
+@media (max-width: 640px) {
+    main.app { padding: 8px 12px !important }
+    #title h2 { font-size: 18px }
+    #desk, #desk > .column { gap: 8px }
+    #edited img, #mask img { max-height: 300px }
+    #history .grid-container, #examples .grid-container { grid-template-columns: repeat(3, 1fr) !important }
+}
 """
+# The address keeps the recipe; a chip fills *what*; a download begins once its file is there.
+REMEMBER = "address => { history.replaceState(null, '', address || location.pathname) }"
+RECALL = "() => [null, location.search]"
+DOWNLOAD = """path => { if (!path) return; const link = document.createElement('a');
+link.href = 'gradio_api/file=' + path; link.download = 'edited.png'; link.click() }"""
+CHIP = """(() => { for (const [id, text] of [['what', this.innerText], ['where', '']]) {
+const field = document.querySelector(`#${id} textarea, #${id} input`);
+field.value = text; field.dispatchEvent(new Event('input', {bubbles: true})) }
+scrollTo({top: 0, behavior: 'smooth'}) })()"""
+# On a phone what was clicked may lie screens below the picture that it changes.
+SHOW = "(...inputs) => { scrollTo({top: 0, behavior: 'smooth'}); return inputs.length == 1 ? inputs[0] : inputs }"
+PROXIES = [name for kind in ("http", "https", "all") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())]
 
 
-def serve(page: gr.Blocks, **options: Any) -> None:
-    """Start the page with its limits; options go to gradio's `launch`."""
+def serve(page: gr.Blocks, desk: Desk, **options: Any) -> None:
+    """Start the page with its limits and come back; options go to gradio's `launch`."""
     page.queue(default_concurrency_limit=1, max_size=64)
-    page.launch(max_file_size=UPLOAD, state_session_capacity=KEPT_USERS, show_error=True, css=STYLE, footer_links=[],
-                theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["monospace"]), ssr_mode=False, **options)
+    door = Middleware(Door, blocks=page, uploads=desk.folder.uploads)
+    threading.Thread(target=_tidy, args=[desk], daemon=True).start()
+    os.environ["GRADIO_RUN_HISTORY"] = "False"                      # nothing of a user is kept elsewhere
+    with _without_proxies():                                        # gradio asks its own page whether it is there
+        page.launch(max_file_size=UPLOAD, state_session_capacity=KEPT_USERS, show_error=True, css=STYLE, footer_links=[],
+                    theme=gr.themes.Soft(font=["system-ui", "sans-serif"], font_mono=["monospace"]), ssr_mode=False,
+                    share=False, mcp_server=False, enable_monitoring=False, prevent_thread_lock=True,
+                    app_kwargs={"middleware": [door]}, **options)
 
 
 class Views:
     """The widgets that show a Page, how each of them is made from it, and how an event changes it."""
 
-    def __init__(self) -> None:
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
         self.state = gr.State(None, time_to_live=KEPT_SECONDS)
         self.seed = gr.Number(GALLERY[0][0], label="Seed", elem_id="seed", render=False)
-        self.what = gr.Textbox(label="What", placeholder="purple hair", max_lines=1, elem_id="what", render=False)
-        self.where = gr.Textbox(label="Where (in words, or click regions)", placeholder="as what says", max_lines=1,
-                                elem_id="where", render=False)
-        self.strength = gr.Slider(0, STRONGEST, STRENGTH, step=0.005, label="Strength", elem_id="strength", render=False)
+        self.what = gr.Textbox(label="What", placeholder="purple hair", max_lines=1, max_length=LONGEST_TEXT,
+                               elem_id="what", min_width=120, render=False)
+        self.where = gr.Textbox(label="Where", placeholder="as What says", max_lines=1, min_width=120,
+                                max_length=LONGEST_TEXT, elem_id="where", render=False)
+        self.strength = gr.Slider(0, USUAL, STRENGTH, step=0.005, label="Strength", elem_id="strength", render=False)
+        self.stronger = gr.Checkbox(False, label="stronger (colours turn lurid)", container=False, elem_id="stronger",
+                                    render=False)
         self.coverage = gr.Slider(0, 1, COVERAGE, step=0.01, label="Coverage", elem_id="coverage", render=False)
-        self.regions, self.original, self.edited, self.mask = (_picture(name) for name in
-                                                               ("regions", "original", "edited", "mask"))
-        self.compare = gr.ImageSlider(label="Original | edited", format="png", elem_id="compare", interactive=False,
-                                      max_height=420, buttons=["fullscreen"], render=False)
-        self.told = gr.Textbox(show_label=False, interactive=False, elem_id="told", max_lines=3, render=False)
-        self.steps = _gallery("History", "history", 160)
-        self.made = {
-            self.edited: lambda page: picture_of(page.edited.tensor), self.mask: lambda page: mask_picture(page.edited),
-            self.original: lambda page: picture_of(page.edited.source.image), self.regions: regions_picture,
-            self.compare: compared, self.steps: lambda page: history(page.edited), self.where: lambda page: page.where,
-            self.strength: lambda page: page.edited.changes[-1].strength if page.edited.changes else STRENGTH,
-            self.coverage: lambda page: page.edited.changes[-1].coverage if page.edited.changes else COVERAGE}
-        self.typed = {self.seed: lambda page: page.edited.origin["seed"],
-                      self.what: lambda page: page.edited.changes[-1].what}
-        self.after_edit = [self.edited, self.mask, self.compare, self.steps]
+        self.regions, self.edited, self.mask = (_picture(name) for name in ("regions", "edited", "mask"))
+        self.compare = gr.ImageSlider(label="Original | edited", show_label=False, elem_id="compare", interactive=False,
+                                      buttons=["fullscreen"], render=False)
+        self.told = gr.HTML(elem_id="told", render=False)
+        self.steps = _gallery("history", columns=8)
+        self.address = gr.Textbox(elem_id="address", label="address", max_length=LONGEST_ADDRESS, render=False)
+        self.saved = gr.Textbox(elem_id="saved", label="saved", render=False)
+        self.after_edit: list[Any] = [self.edited, self.mask, self.compare, self.steps]
+        self.how: list[Any] = [self.strength, self.stronger, self.coverage]
+        self.fields: list[Any] = [self.what, self.where, *self.how, self.regions]
+        self.all: list[Any] = [self.seed, *self.after_edit, *self.fields]
+        self.made: dict[Any, Callable[[Page], Any]] = {
+            self.edited: desk.picture, self.mask: desk.mask, self.regions: desk.regions, self.compare: desk.compared,
+            self.steps: desk.history, self.address: desk.address, self.saved: lambda page: page.saved,
+            self.seed: lambda page: page.opened.origin.get("seed", gr.skip()),
+            self.what: lambda page: said_what(page.last) if page.last else gr.skip(),
+            self.where: lambda page: page.where,
+            self.strength: lambda page: gr.update(value=page.sliders[0], maximum=STRONGEST if page.stronger else USUAL),
+            self.stronger: lambda page: page.stronger, self.coverage: lambda page: page.sliders[1]}
 
     def on(self, event: Callable, action: Callable, inputs: Sequence[Any] = (), shows: Sequence[Any] | None = None,
-           opens: bool = False, selects: bool = False, **options: Any) -> None:
+           opens: bool = False, selects: bool = False, queue: str = FAST, **options: Any) -> None:
         """Let an action answer an event.
 
         Args:
             event: a widget's, such as `button.click`.
             action: (Page, *inputs) -> Page; if it `opens`, (*inputs) -> Page; if it `selects`, the inputs are what was
                 clicked: x and y in a picture, the number in a gallery. The same Page again changes nothing.
-            shows: the widgets that change; None: all that people do not type into.
+            shows: the widgets that change; None: all.
         """
-        shows = list(self.made if shows is None else shows)
-        makers = [(self.made | self.typed)[widget] for widget in shows]
+        shows = [self.address, *(self.all if shows is None else shows)]
 
         def answer(page: Page | None, *values: Any) -> tuple:
-            if page is None and not opens:
-                raise gr.Error(GONE, duration=None, print_exception=False)
             begun = time.perf_counter()
-            with warnings.catch_warnings(record=True) as notes:
-                warnings.simplefilter("always", UserWarning)
-                try:
+            try:
+                if page is None and not opens:
+                    raise UserError(GONE)
+                with _listening() as notes:
                     following = action(*values) if opens else action(page, *values)
-                except UserError as error:
-                    raise gr.Error(_without_folders(str(error), values), duration=None, print_exception=False) from None
-            if following is page:
-                return (gr.skip(),) * (2 + len(shows))
-            shown = [make(following) for make in makers]
-            told = [f"{summary(following.edited)} ({(time.perf_counter() - begun) * 1000:.0f} ms)"]
-            told += [f"Note: {_without_folders(str(note.message), values)}" for note in notes
-                     if note.category is UserWarning]
-            return following, "\n".join(told), *shown
+                    if following is page:
+                        return (gr.skip(),) * (2 + len(shows))
+                    self.desk.folder.used(following.files)
+                    shown = [self.made[widget](following) for widget in shows]
+            except Exception as error:
+                wrong = _note(_without_folders(_told(error), values), wrong=True)
+                return (gr.skip(), wrong, *(gr.skip(),) * len(shows))
+            told = f"{summary(following)} ({(time.perf_counter() - begun) * 1000:.0f} ms)"
+            return following, _note(told, *(_without_folders(note, values) for note in notes)), *shown
 
         def select(page: Page | None, clicked: gr.SelectData) -> tuple:
             return answer(page, *np.ravel(clicked.index).tolist())
 
         event(select if selects else answer, [self.state, *inputs], [self.state, self.told, *shows],
-              concurrency_id="editor", api_visibility="private", **{"show_progress": "hidden", **options})
+              concurrency_id=queue, api_visibility="private",
+              **{"show_progress": "hidden" if queue == FAST else "full", "show_progress_on": self.told, **options})
 
 
 def build(desk: Desk) -> gr.Blocks:
     """The page: widgets, and which action each of them starts."""
-    with gr.Blocks(title="Where2Edit", analytics_enabled=False, delete_cache=(KEPT_SECONDS, KEPT_SECONDS)) as page:
-        views = Views()
-        gr.Markdown("## Where you edit is what you get\nSay *what* to change and *where*; the rest of the picture stays as "
-                    "it was. Strength and coverage (of a place in words) move the last change.")
-        with gr.Row():
-            with gr.Column(scale=2, min_width=300):
-                _face_panel(desk, views)
+    os.environ[PARENT] = str(desk.folder.uploads)
+    gr.set_static_paths([desk.folder.pictures])                     # they are served as they are, and never copied
+    with gr.Blocks(title="Where2Edit", analytics_enabled=False) as page:
+        views = Views(desk)
+        gr.Markdown("## Where you edit is what you get", elem_id="title")
+        with gr.Row(elem_id="desk"):
+            with gr.Column(scale=5, min_width=300):
+                with gr.Tabs():
+                    for title, widget in (("Edited", views.edited), ("Compare", views.compare), ("Mask", views.mask)):
+                        with gr.Tab(title, render_children=True):
+                            widget.render()
+                views.told.render()
+            with gr.Column(scale=5, min_width=300):
                 _edit_panel(desk, views)
-            with gr.Column(scale=5):
-                with gr.Row():
-                    for title, picture in (("**Regions**: click to choose", views.regions),
-                                           ("**Original**", views.original), ("**Edited**", views.edited),
-                                           ("**Where** it changed last", views.mask)):
-                        with gr.Column(min_width=140):
-                            gr.Markdown(title)
-                            picture.render()
-                views.compare.render()
-                views.steps.render()
-        examples = _gallery("Examples: click one", "examples", 230, desk.examples()).render()
-        views.on(examples.select, desk.example, shows=[*views.made, *views.typed], opens=True, selects=True)
+            with gr.Column(scale=4, min_width=300):
+                _face_panel(desk, views)
+                gr.Markdown("Regions: click where the next edit should go")
+                views.regions.render()
+        gr.Markdown("History: click a step to go there")
+        views.steps.render()
+        gr.Markdown("Examples: click one to begin with it")
+        examples = _gallery("examples", desk.examples()).render()
+        for hidden in (views.address, views.saved):
+            hidden.render()
+        views.on(examples.select, desk.example, opens=True, selects=True, js=SHOW)
+        views.on(views.steps.select, desk.go_to, shows=[*views.after_edit, *views.fields], selects=True, js=SHOW)
         views.on(views.regions.select, desk.click, shows=[views.regions, views.where], selects=True)
-        views.on(page.load, desk.show_seed, [views.seed], opens=True)
+        views.on(page.load, desk.begin, [views.address], opens=True, js=RECALL)
+        views.address.change(None, views.address, None, js=REMEMBER)
     return page
 
 
 def _face_panel(desk: Desk, views: Views) -> None:
     """Where faces come from."""
-    with gr.Tab("A face"):
-        views.seed.render()
-        another = gr.Button("Another face", elem_id="another")
-    with gr.Tab("Your photo"):
-        photo = gr.File(label="Photo", file_types=["image"], height=130, elem_id="photo")
-        framed = gr.Checkbox(False, label="it is square and framed like the faces here", elem_id="framed")
-        with gr.Accordion("If it is not framed", open=False):
-            face = gr.Number(0, label="Which face (0: the largest)", precision=0, elem_id="face")
-            landmarks = gr.File(label="Its landmarks (without a detector)", file_types=[".json", ".txt"], height=130,
-                                elem_id="landmarks")
-        refine = gr.Slider(0, 50, 0, step=10, label="Refinement, steps", elem_id="refine")
-        show = gr.Button("Show", elem_id="show")
+    with gr.Tabs():
+        with gr.Tab("A face"), gr.Row():
+            views.seed.render()
+            another = gr.Button("Another face", elem_id="another")
+        with gr.Tab("Your photo"):
+            if needs := desk.photo_needs():
+                gr.Markdown(needs, elem_id="needs")
+            photo = gr.File(label="Photo", file_types=["image"], height=110, elem_id="photo")
+            framed = gr.Checkbox(False, label="it is square and framed like the faces here", elem_id="framed")
+            with gr.Accordion("If it is not framed", open=False):
+                face = gr.Number(0, label="Which face (0: the largest)", precision=0, minimum=0, maximum=MOST_FACES,
+                                 elem_id="face")
+                landmarks = gr.File(label="Its landmarks (without a detector)", file_types=[".json", ".txt"], height=110,
+                                    elem_id="landmarks")
+            refine = gr.Slider(0, MOST_REFINED, 0, step=10, label="Refinement, steps", elem_id="refine")
+            show = gr.Button("Show", elem_id="show")
+        with gr.Tab("Like a picture"):
+            reference = gr.File(label="A square picture", file_types=["image"], height=110, elem_id="reference")
+            exact = gr.Checkbox(False, label="take over its very styles (a framed face)", elem_id="exact")
+            like = gr.Button("Make it like this", elem_id="like")
     views.on(views.seed.submit, desk.show_seed, [views.seed], opens=True)
     chosen = another.click(lambda: int(np.random.default_rng().integers(NEW_SEEDS)), None, views.seed,
                            api_visibility="private")
-    views.on(chosen.then, desk.show_seed, [views.seed], opens=True)
-    views.on(show.click, desk.show_photo, [photo, framed, landmarks, face, refine], opens=True, show_progress="full")
+    views.on(chosen.then, desk.show_seed, [views.seed], opens=True, js=SHOW)
+    views.on(show.click, desk.show_photo, [photo, framed, landmarks, face, refine], opens=True, queue=SLOW, js=SHOW)
+    views.on(like.click, desk.resemble, [reference, exact, views.where, views.strength, views.coverage],
+             [*views.after_edit, *views.fields], queue=SLOW, js=SHOW)
 
 
 def _edit_panel(desk: Desk, views: Views) -> None:
     """What the user says, and the buttons."""
-    how = [views.where, views.strength, views.coverage]
-    views.what.render()
-    views.where.render()
+    sliders = [views.strength, views.coverage]
+    with gr.Row(elem_id="said"):
+        views.what.render()
+        views.where.render()
     edit = gr.Button("Edit", variant="primary", elem_id="edit")
-    views.told.render()
-    for slider in (views.strength, views.coverage):
-        slider.render()
-        views.on(slider.input, desk.slide, how[1:], views.after_edit, trigger_mode="always_last")
-    with gr.Row():
-        undo, over, save = (gr.Button(label, elem_id=name, size="md", min_width=80)
-                            for label, name in (("Undo", "undo"), ("Reset", "over"), ("Download", "save")))
-    with gr.Accordion("Like another picture", open=False):
-        reference = gr.File(label="A square picture", file_types=["image"], height=130, elem_id="reference")
-        exact = gr.Checkbox(False, label="take over its very styles (a framed face)", elem_id="exact")
-        like = gr.Button("Make it like this", elem_id="like")
-    download = gr.DownloadButton(elem_id="download")
+    with gr.Row(elem_id="sliders"):
+        for slider in sliders:
+            slider.render()
+    views.stronger.render()
+    with gr.Row(elem_id="buttons"):
+        undo, redo, over, save = (gr.Button(label, elem_id=name, size="sm", min_width=60) for label, name in
+                                  (("Undo", "undo"), ("Redo", "redo"), ("Reset", "over"), ("Download", "save")))
+    gr.HTML(_chips(desk.phrases()), elem_id="chips")
     for event in (views.what.submit, views.where.submit, edit.click):
-        views.on(event, desk.change, [views.what, *how], views.after_edit)
-    views.on(like.click, desk.resemble, [reference, exact, *how], views.after_edit)
+        views.on(event, desk.change, [views.what, views.where, *sliders],
+                 [*views.after_edit, views.what, views.where, views.regions], js=SHOW)
+    for slider in sliders:
+        views.on(slider.input, desk.slide, sliders, views.after_edit, trigger_mode="always_last")
+    views.on(views.stronger.input, desk.allow, [views.stronger, *sliders], [*views.after_edit, *views.how])
     views.on(views.where.change, desk.type_where, [views.where], [views.regions])      # no input comes when it is emptied
-    views.on(undo.click, desk.undo, shows=[*views.after_edit, views.strength, views.coverage])
-    views.on(over.click, desk.start_over)
-    saved = save.click(_save, views.state, download, show_progress="hidden", api_visibility="private")
-    saved.success(None, js="() => document.querySelector('#download').click()")
+    for button, action in ((undo, desk.undo), (redo, desk.redo), (over, desk.start_over)):
+        views.on(button.click, action, shows=[*views.after_edit, *views.fields])
+    views.on(save.click, desk.save, shows=[views.saved], queue=SLOW)
+    views.saved.change(None, views.saved, None, js=DOWNLOAD)
+
+
+@contextmanager
+def _listening() -> Iterator[list[str]]:
+    """What is warned of meanwhile in this thread; `warnings.catch_warnings` would mix up those of several."""
+    warnings.simplefilter("always", UserWarning)
+    if warnings.showwarning is not _hear:
+        _heard.otherwise, warnings.showwarning = warnings.showwarning, _hear
+    _heard.here.notes = []
+    try:
+        yield _heard.here.notes
+    finally:
+        _heard.here.notes = None
+
+
+class _Heard:
+    def __init__(self) -> None:
+        self.here, self.otherwise = threading.local(), warnings.showwarning
+
+
+_heard = _Heard()
+
+
+def _hear(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+    notes = getattr(_heard.here, "notes", None)
+    if notes is None:
+        _heard.otherwise(message, category, *place, **more)
+    elif category is UserWarning:
+        notes.append(f"Note: {message}")
+
+
+@contextmanager
+def _without_proxies() -> Iterator[None]:
+    """No proxy meanwhile: it would be asked for our own address, and its answer taken for ours."""
+    taken = {name: os.environ.pop(name) for name in PROXIES if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(taken)
+
+
+def _told(error: Exception) -> str:
+    """A sentence about what kept an action from being done."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"the server cannot keep or find a picture ({error.strerror}); nothing changed, try again later"
+    traceback.print_exc()               # a fault of ours, which must not end the page for everyone
+    return f"this went wrong inside the program ({type(error).__name__}); nothing changed, and the server's log says more"
+
+
+def _tidy(desk: Desk) -> None:
+    while desk.folder.path.exists():
+        desk.folder.tidy()
+        time.sleep(TIDIED)
+
+
+def _note(*lines: str, wrong: bool = False) -> str:
+    """Lines of the one place for notes."""
+    shown = "".join(f"<p>{html.escape(line)}</p>" for line in lines)
+    return f'<div class="wrong" role="alert">{shown}</div>' if wrong else f'<div role="status">{shown}</div>'
+
+
+def _chips(phrases: dict[str, tuple[str, ...]]) -> str:
+    """What can be said, by part of the face; a click fills *what*."""
+    rows = []
+    for part, said in phrases.items():
+        chips = "".join(f'<button type="button" onclick="{html.escape(CHIP)}">{html.escape(phrase)}</button>'
+                        for phrase in said)
+        rows.append(f'<div class="part"><b>{html.escape(part)}</b>{chips}</div>')
+    return f"<p>What can be said:</p>{''.join(rows)}"
 
 
 def _without_folders(message: str, values: Sequence[Any]) -> str:
@@ -194,18 +333,10 @@ def _without_folders(message: str, values: Sequence[Any]) -> str:
 
 
 def _picture(name: str) -> gr.Image:
-    return gr.Image(label=name, show_label=False, format="png", interactive=False, elem_id=name, elem_classes="picture",
-                    buttons=[], render=False)
+    return gr.Image(label=name, show_label=False, interactive=False, elem_id=name, elem_classes="picture", buttons=[],
+                    render=False)
 
 
-def _gallery(label: str, name: str, height: int, value: list | None = None) -> gr.Gallery:
-    return gr.Gallery(value, label=label, format="png", columns=6, fit_columns=False, height=height, elem_id=name,
+def _gallery(name: str, value: list | None = None, columns: int = 6) -> gr.Gallery:
+    return gr.Gallery(value, label=name, show_label=False, columns=columns, fit_columns=False, height="auto", elem_id=name,
                       allow_preview=False, interactive=False, buttons=[], render=False)
-
-
-def _save(page: Page | None) -> Iterator[str]:
-    """The picture with its recipe; gradio copies the file before the folder goes."""
-    if page is None:
-        raise gr.Error(GONE, duration=None)
-    with tempfile.TemporaryDirectory() as folder:
-        yield str(page.edited.save(Path(folder) / "edited.png"))

@@ -10,19 +10,19 @@ from pathlib import Path
 import numpy as np
 
 from attention.errors import UserError
-from attention.files.pictures import decoding, open_picture
-from attention.files.reading import readable, shown
+from attention.files.pictures import read_picture
 from attention.worlds.concepts import CONCEPTS, PART_NAMES
 
-LARGEST_SIDE = 4096             # pixels; the published ones have 512
 FOLDER = "CelebAMask-HQ-mask-anno"
 PICTURES_PER_FOLDER = 2000
 # A part's place in this list is its label. Files of parts overlap: the one further down is in front.
 PARTS = ("background", "skin", "nose", "eye_g", "l_eye", "r_eye", "l_brow", "r_brow", "l_ear", "r_ear", "mouth", "u_lip",
          "l_lip", "hair", "hat", "ear_r", "neck_l", "neck", "cloth")
-# The prompts whose attention the published program held against labels.
-PUBLISHED_PROMPTS = ("rosy cheeks", "big nose", "brown eyes", "bushy eyebrows", "large ears", "mouths are slightly open",
-                     "pink lipsticks", "blonde hair")
+# The prompts whose attention the published program held against labels, and the parts that it counted for each.
+PUBLISHED_PARTS = {"rosy cheeks": ("skin",), "big nose": ("nose",), "brown eyes": ("l_eye", "r_eye"),
+                   "bushy eyebrows": ("l_brow", "r_brow"), "large ears": ("l_ear", "r_ear"),
+                   "mouths are slightly open": ("mouth",), "pink lipsticks": ("u_lip", "l_lip"), "blonde hair": ("hair",)}
+PUBLISHED_PROMPTS = tuple(PUBLISHED_PARTS)
 # Which labels a part of our concepts is. There is none for cheeks and jaw, which are skin, and what is worn on ears or
 # around eyes is looked for there. A closed mouth has no inside, so a mouth is its lips too.
 LABELS_OF_PART = {"hair": ("hair",), "skin": ("skin",), "cheeks": ("skin",), "jaw": ("skin",), "nose": ("nose",),
@@ -37,6 +37,11 @@ def labels_of(text: str) -> tuple[int, ...] | None:
     """The labels of the part that a text speaks of; None for a text that the tables do not know."""
     part = PART_OF_TEXT.get(text.strip().lower())
     return None if part is None else tuple(PARTS.index(name) for name in LABELS_OF_PART[part])
+
+
+def published_labels(prompt: str) -> tuple[int, ...]:
+    """The labels that the published program counted for one of PUBLISHED_PROMPTS."""
+    return tuple(PARTS.index(name) for name in PUBLISHED_PARTS[prompt])
 
 
 class CelebAMask:
@@ -92,11 +97,6 @@ class CelebAMask:
 def _read(path: Path) -> np.ndarray:
     """(H, W) bool of a black-and-white file."""
     try:
-        name = shown(readable(path, "a mask"))
-        with decoding(name, "a mask"), open_picture(path) as picture:
-            if max(picture.size) > LARGEST_SIDE:                            # before a pixel of it is read
-                raise UserError(f"{name} cannot be read as a mask ({picture.width} x {picture.height} pixels, at most "
-                                f"{LARGEST_SIDE} a side are read)")
-            return np.asarray(picture.convert("L")) > 127
+        return np.asarray(read_picture(path, "a mask").convert("L")) > 127
     except UserError as error:
         raise UserError(f"{error}; get it again, or leave out --masks") from error

@@ -23,7 +23,7 @@ from attention.inversion.perceptual import VGG_WEIGHTS, load_lpips, lpips_availa
 from attention.method.editor import Place, RegionEditor, Source, autocast
 from attention.method.spatial_attention import threshold_for
 from attention.sheets import edit_sheet, evenly
-from attention.training.runs import load_run
+from attention.training.runs import load_run, trained_steps
 from attention.worlds.truth import Faces, balanced_accuracy
 from attention.worlds.world import World
 
@@ -39,7 +39,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         UserError: the run has no whole editor, or nothing is known of its world's faces.
     """
     strengths = sorted({*parse_strengths(config.strengths), config.strength})
-    editor, world, trained = load_run(config.run, config.device, config.trust)
+    editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt)
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, w = world.truth.faces(z), world.w_from_z(z)
     sources = [editor.source(part) for part in w.split(FACES_AT_ONCE)]
@@ -50,7 +50,7 @@ def evaluate(config: EvaluateConfig) -> Path:
                                     "prompts": rows[strength]} for strength in strengths]
     unedited = balanced_accuracy(world.truth.attributes, faces.states(), world.truth.read(before).holds())
     report = {"run": str(config.run), "faces": config.faces, "strength": config.strength, "coverage": config.coverage,
-              "training_steps": trained.step,
+              "training_steps": trained_steps(config.run),
               "reader_balanced_accuracy": {"exact": world.truth.accuracies, "unedited": unedited},
               "seconds_per_edit": seconds_per_edit(editor, world, w[:1], config),
               "mean": means(rows[config.strength]), "prompts": rows[config.strength], "sweep": sweep}

@@ -93,6 +93,11 @@ class Measured:
         return self.asked.truth.read(self.before), self.asked.truth.read(self.after)
 
     @cached_property
+    def succeeded(self) -> dict[str, float | None]:
+        """See `success`."""
+        return success(self.asked, *self.seen, self.asked.faces.shows(self.asked.prompt, self.after))
+
+    @cached_property
     def kept(self) -> dict[str, float]:
         """Means over faces of `locality` outside."""
         batches = zip(self.after.split(AT_ONCE), self.before.split(AT_ONCE), self.outside.split(AT_ONCE), strict=True)
@@ -109,13 +114,15 @@ class Metric(NamedTuple):
 
 
 # In the order of tables. Success: share of the faces that lacked the attribute, by the truth and by the reader, in which
-# the reader sees it now; faces: their number. PSNR at most 80 dB a face; what is measured outside is of pixels in [0, 1],
-# but `change_inside` and `change_outside`, mean absolute changes, are of pixels in [-1, 1]. Identity: share of faces that
-# are the same face (`Seen.same_face`).
+# the reader sees it now and, where pixels can tell, most of the true part shows it (`Faces.shows`); by reader: the same
+# without asking the pixels; faces: their number. PSNR at most 80 dB a face; what is measured outside is of pixels in
+# [0, 1], but `change_inside` and `change_outside`, mean absolute changes, are of pixels in [-1, 1].
+# Identity: share of faces that are the same face (`Seen.same_face`).
 METRICS: dict[str, Metric] = {
-    "success": Metric("success", ".2f", lambda edits: success(edits.asked, *edits.seen)["success"]),
-    "faces": Metric("faces", ".0f", lambda edits: success(edits.asked, *edits.seen)["faces"]),
-    "collateral": Metric("collateral", ".3f", lambda edits: collateral(edits.asked, *edits.seen)),
+    "success": Metric("success", ".2f", lambda edits: edits.succeeded["success"]),
+    "faces": Metric("faces", ".0f", lambda edits: edits.succeeded["faces"]),
+    "collateral": Metric("collateral", ".3f", lambda edits: collateral(
+        edits.asked, *edits.seen, edits.asked.faces.lost(edits.asked.prompt, edits.asked.part, edits.before, edits.after))),
     "psnr_outside": Metric("PSNR out", ".1f", lambda edits: edits.kept["psnr"]),
     "ssim_outside": Metric("SSIM out", ".4f", lambda edits: edits.kept["ssim"]),
     "mse_outside": Metric("MSE out", ".1e", lambda edits: edits.kept["mse"]),
@@ -126,6 +133,7 @@ METRICS: dict[str, Metric] = {
     "iou": Metric("IoU", ".2f", lambda edits: None if edits.gated is None else iou(edits.gated, edits.part)),
     "iou_part_name": Metric("IoU by name", ".2f",
                             lambda edits: None if edits.named is None else iou(edits.named, edits.part)),
+    "success_by_reader": Metric("by reader", ".2f", lambda edits: success(edits.asked, *edits.seen)["success"]),
     "identity": Metric("identity", ".2f", lambda edits: float(edits.seen[0].same_face(edits.seen[1]).mean())),
     "clip_gain": Metric("CLIP gain", ".3f",
                         lambda edits: clip_gain(edits.before, edits.after, edits.asked.prompt, edits.clip)),
@@ -151,14 +159,19 @@ def measure(before: Tensor, after: Tensor, gated: Tensor | None, asked: Asked, c
     return {name: metric.value(edits) for name, metric in METRICS.items()}
 
 
-def success(asked: Asked, before: Seen, after: Seen) -> dict[str, float | None]:
-    """The success, and the number of faces that it counts, from what the reader saw before and after; see METRICS."""
+def success(asked: Asked, before: Seen, after: Seen, shown: np.ndarray | None = None) -> dict[str, float | None]:
+    """The success, and the number of faces that it counts, from what the reader saw before and after; see METRICS.
+
+    Args:
+        shown: (N,) bool, `Faces.shows` of the edits; None leaves the verdict to the reader.
+    """
     lacked = (asked.faces.states()[asked.row] == 0) & ~before.holds()[asked.row]
-    return {"success": mean(after.holds()[asked.row][lacked].tolist()), "faces": int(lacked.sum())}
+    gained = after.holds()[asked.row] & (True if shown is None else shown)
+    return {"success": mean(gained[lacked].tolist()), "faces": int(lacked.sum())}
 
 
-def collateral(asked: Asked, before: Seen, after: Seen) -> float:
-    """Share of a face's other attributes that the reader sees changed, mean over faces.
+def collateral(asked: Asked, before: Seen, after: Seen, lost: np.ndarray | None = None) -> float:
+    """Share of a face's other attributes that the reader sees changed, or that pixels show lost, mean over faces.
 
     Phrases about the prompt's own attribute do not count: a face with red hair cannot keep black hair. Only what was
     plainly true or false of the face counts; where the truth is a matter of taste, the reader is near its bound and turns
@@ -167,7 +180,9 @@ def collateral(asked: Asked, before: Seen, after: Seen) -> float:
     own = asked.truth.attributes[asked.row].attribute
     others = [row for row, attribute in enumerate(asked.truth.attributes) if attribute.attribute != own]
     plain = ~np.isnan(asked.faces.states()[others])                                         # (others, N)
-    changed = before.holds()[others] != after.holds()[others]
+    changed = (before.holds() != after.holds())[others]
+    if lost is not None:
+        changed = changed | lost[others]
     return float(((changed & plain).sum(axis=0) / np.maximum(plain.sum(axis=0), 1)).mean())
 
 

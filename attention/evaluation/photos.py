@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from attention.config import RealConfig
 from attention.errors import UserError
-from attention.evaluation.celeba_mask import PUBLISHED_PROMPTS, CelebAMask, labels_of
+from attention.evaluation.celeba_mask import PUBLISHED_PROMPTS, CelebAMask, labels_of, published_labels
 from attention.evaluation.real import (
     Features,
     Judges,
@@ -24,7 +24,9 @@ from attention.evaluation.real import (
     distances,
     join,
     load_inception,
+    macro_jaccard,
     picture_paths,
+    pixels_shared,
     read_pictures,
 )
 from attention.evaluation.tables import markdown
@@ -36,7 +38,7 @@ from attention.inversion.perceptual import load_lpips
 from attention.method.editor import RegionEditor, autocast
 from attention.method.spatial_attention import threshold_for
 from attention.sheets import edit_sheet, evenly
-from attention.training.runs import load_run
+from attention.training.runs import load_run, trained_steps
 from attention.worlds.world import World
 
 PICTURES_AT_ONCE = 4
@@ -46,7 +48,7 @@ AGAINST_REAL, FLOOR = "edits against the real pictures", "inversions (nothing ed
 PUBLISHED_VARIANT = "published variant: edits against their own originals (can be won by doing nothing)"
 # Key of a prompt's figures -> heading. Their sizes differ too much for a format each, see `_written`.
 HEADINGS = {"clip_improved": "CLIP", "clip_gain": "gain", "identity_inverted": "identity", "identity_photo": "of photo",
-            "iou": "IoU", "macro_jaccard": "Jaccard",
+            "iou": "IoU",
             **{f"{name.lower()}_{of}": f"{name} {against}" for of, against in (("inverted", "inv"), ("photo", "photo"))
                for name in ("MSE", "PSNR", "SSIM", "LPIPS")}}
 DISTANCES = {"fid": ("FID", ".2f"), "kid": ("KID", ""), "kid_subset_size": ("KID subset", ""),
@@ -68,7 +70,7 @@ def evaluate(config: RealConfig) -> Path:
     masks = CelebAMask(config.masks) if config.masks else None
     if masks is not None:
         masks.check(path.stem for path in paths)
-    editor, world, trained = load_run(config.run, config.device, config.trust)
+    editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt)
     world.encoder                                              # noqa: B018  (loaded now, so that it fails now)
     inception = _inception(config, world)
     left_out: list[str] = []
@@ -85,7 +87,7 @@ def evaluate(config: RealConfig) -> Path:
     if masks is not None:
         left_out += [f"labels: {place!r} is no part that CelebAMask-HQ has labels for, so nothing is measured against one"
                      for place in ([config.where] if config.where else evaluation.prompts) if labels_of(place) is None]
-    report = {"run": str(config.run), "training_steps": trained.step, "photos": str(config.photos),
+    report = {"run": str(config.run), "training_steps": trained_steps(config.run), "photos": str(config.photos),
               "pictures": evaluation.count, "skipped": evaluation.skipped, "real": str(config.real or config.photos),
               "skipped_real": skipped_real, "strength": config.strength, "coverage": config.coverage,
               "where": config.where or "each prompt", "refine": config.refine, "left_out": left_out,
@@ -115,6 +117,9 @@ class Evaluation:
         self.inversion: dict[str, list[float]] = defaultdict(list)
         self.features: dict[str, list[Features]] = {"photos": [], "inversions": [], "edits": []}
         self.shown: dict[str, tuple[Tensor, Tensor]] = {}            # title -> pictures and masks
+        # Of the published measure, which is one figure of all its prompts, each of which names its own place.
+        published = masks is not None and config.where is None and set(PUBLISHED_PROMPTS) <= set(prompts)
+        self.shared = dict.fromkeys(PUBLISHED_PROMPTS if published else (), (0, 0))
 
     def edit_all(self, paths: Sequence[Path]) -> None:
         """Invert, edit and measure every picture that can be read."""
@@ -153,6 +158,11 @@ class Evaluation:
                 edit = self.editor(originals.source, what.expand(len(w), -1), where.expand(len(w), -1),
                                    self.config.strength, threshold_for(self.config.coverage))
             _extend(self.rows[prompt], originals.measure(edit, what, self._part(labels, prompt)))
+            if prompt in self.shared:
+                assert labels is not None and edit.place is not None
+                part = torch.isin(labels, torch.tensor(published_labels(prompt), device=labels.device))
+                together, either = (int(count.sum()) for count in pixels_shared(edit.place.gated, part))
+                self.shared[prompt] = self.shared[prompt][0] + together, self.shared[prompt][1] + either
             self._remember("edits", edit.image)
             self._show(prompt, edit.image, edit.mask)
 
@@ -188,14 +198,14 @@ class Evaluation:
         return {AGAINST_REAL: distances(edits, real or photos), FLOOR: distances(inversions, real or photos),
                 PUBLISHED_VARIANT: distances(edits, own)}
 
-    def figures(self) -> dict[str, dict]:
+    def figures(self) -> dict[str, Any]:
         """The means over pictures: of the inversion, of every prompt, and over prompts."""
         prompts = {prompt: {name: _mean(values) for name, values in row.items()} | {"labelled": _count(row.get("iou", []))}
                    for prompt, row in self.rows.items()}
         names = dict.fromkeys(name for row in prompts.values() for name in row if name != "labelled")
         mean = {name: _mean([row.get(name) for row in prompts.values()]) for name in names}
         return {"inversion": {name: _mean(values) for name, values in self.inversion.items()}, "mean": mean,
-                "prompts": prompts}
+                "published_jaccard": macro_jaccard(self.shared) if self.shared else None, "prompts": prompts}
 
     def sheet(self) -> Image.Image:
         """Photos, their inversions and edits of the first batch."""
@@ -214,6 +224,9 @@ def table(report: dict[str, Any]) -> str:
              *(f"left out: {reason}" for reason in report["left_out"])]
     if report["distances"]:
         lines += _distances_table(report["distances"])
+    if report["published_jaccard"]:
+        lines += ["", "macro Jaccard as published (each part's IoU over the pixels of all pictures together, the mean over "
+                      f"the {len(PUBLISHED_PROMPTS)} parts): {_written(report['published_jaccard']['macro'])}"]
     rows = {prompt: {name: _written(value) for name, value in row.items()} | {"labelled": row.get("labelled")}
             for prompt, row in {**report["prompts"], "**mean**": report["mean"]}.items()}
     columns = {name: (heading, "") for name, heading in {**HEADINGS, "labelled": "labelled"}.items()}

@@ -5,9 +5,11 @@ and how far everything outside the labelled part stayed as it was. One-sided fig
 together.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -204,16 +206,33 @@ class Originals:
 
 
 def overlap(gated: Tensor, part: Tensor) -> dict[str, Tensor]:
-    """How well a gated attention (B, 1, h, h) above 0 is a part (B, R, R) bool, each figure (B,).
+    """How well a gated attention (B, 1, h, h) above 0 is a part (B, R, R) bool, picture by picture: "iou" (B,).
 
-    "iou" is that of the part, "macro_jaccard" (published) the mean of that and the IoU of everything else. Unlike in the
-    published program, the attention was not blurred before, which would take its edges away.
+    Unlike in the published program, the attention was not blurred before, which would take its edges away.
     """
+    together, either = pixels_shared(gated, part)
+    return {"iou": torch.where(either > 0, together / either.clamp(min=1), 1.0)}            # nothing asked, nothing found
+
+
+def pixels_shared(gated: Tensor, part: Tensor) -> tuple[Tensor, Tensor]:
+    """(B,) pixels of a part (B, R, R) bool that a gated attention (B, 1, h, h) above 0 covers, and those of either."""
     mask = F.interpolate(gated, size=part.shape[-2:], mode="nearest")[:, 0] > 0
+    return (mask & part).sum(dim=(1, 2)), (mask | part).sum(dim=(1, 2))
 
-    def jaccard(a: Tensor, b: Tensor) -> Tensor:
-        together, either = (a & b).sum(dim=(1, 2)), (a | b).sum(dim=(1, 2))
-        return torch.where(either > 0, together / either.clamp(min=1), 1.0)                  # nothing asked, nothing found
 
-    inside, outside = jaccard(mask, part), jaccard(~mask, ~part)
-    return {"iou": inside, "macro_jaccard": (inside + outside) / 2}
+def macro_jaccard(shared: Mapping[str, tuple[int, int]]) -> dict[str, Any]:
+    """The published measure of the attention: the mean over parts of each part's IoU over the pixels of all pictures.
+
+    It is scikit-learn's `jaccard_score` of (pixels of all pictures, parts) columns with the average "macro": a large part
+    of one picture weighs more than a small one of another, and a picture that lacks a part counts what was found there.
+
+    Args:
+        shared: prompt -> the sums over pictures of `pixels_shared`.
+    Returns:
+        "macro", and "parts": prompt -> IoU; as in scikit-learn 0, with a warning, where no picture has the part or a mask.
+    """
+    if empty := [prompt for prompt, (_, either) in shared.items() if either == 0]:
+        warnings.warn(f"no picture has the part of {', '.join(empty)}, nor any attention there: counted as an IoU of 0",
+                      stacklevel=2)
+    parts = {prompt: together / either if either else 0.0 for prompt, (together, either) in shared.items()}
+    return {"macro": sum(parts.values()) / len(parts), "parts": parts}

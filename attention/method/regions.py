@@ -2,6 +2,7 @@
 
 import colorsys
 import math
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -217,8 +218,10 @@ class RegionClusters(nn.Module):
         return F.interpolate(labels[:, None].float(), size=(size, size), mode="nearest")[:, 0].long()
 
     def check(self, *, layer: int | None = None, generator_hash: str | None = None, channels: int | None = None,
-              num_regions: int | None = None) -> None:
+              num_regions: int | None = None, remake: str | None = None) -> None:
         """Refuse regions that were fitted for something else; None means any will do, and an unknown hash passes.
+
+        `remake` is the command that fits the regions that are needed, where more is known of it than here.
 
         Raises:
             UserError: names the file, what it holds, what this run needs, and the command that fits the regions again.
@@ -231,16 +234,17 @@ class RegionClusters(nn.Module):
             ("number of regions", self.num_regions, num_regions),
         ):
             if wanted is not None and found not in (wanted, UNKNOWN):
-                command = fit_command(self.domain, self.layer if layer is None else layer, num_regions)
+                command = remake or fit_command(self.domain, self.layer if layer is None else layer, num_regions)
                 raise UserError(f"{self.path or 'these regions'}: the {what} is {found}, but this run needs {wanted}. "
                                 f"Fit them again: {command}")
 
 
-def fit_command(domain: str | None = None, layer: int | None = None, num_regions: int | None = None) -> str:
+def fit_command(domain: str | None = None, layer: int | None = None, num_regions: int | None = None,
+                run: Path | None = None, ckpt: Path | None = None) -> str:
     """The command line that fits regions, for messages; unknown parts are left to the defaults."""
-    flags = {"--domain": domain, "--attention_layer": None if layer is None else layer + 1,
+    flags = {"--domain": domain, "--ckpt": ckpt, "--run": run, "--attention_layer": None if layer is None else layer + 1,
              "--cluster_num": num_regions}
-    given = [f"{flag} {value}" for flag, value in flags.items() if value is not None]
+    given = [f"{flag} {shlex.quote(str(value))}" for flag, value in flags.items() if value is not None]
     return " ".join(["python -m attention.clustering_feature", *given])
 
 

@@ -5,13 +5,17 @@ import os
 import re
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import torch
 
+from attention.config import TrainConfig
 from attention.errors import UserError
-from attention.files.reading import TEXT_BYTES, readable
+from attention.files.reading import TEXT_BYTES, read_text, readable, shown
+from attention.processes import rank, world_size
+from attention.sheets import evenly
+from attention.worlds.world import World
 
 PAIR_SHARE = 0.16       # share of prompts that join two phrases, as published (its randn() < 1 is true in 84 %)
 JOIN = " and "
@@ -68,16 +72,29 @@ class PhraseSampler:
     as each other's wrong answer in the contrastive loss.
 
     Attributes:
+        phrases: the different ones.
+        counts: how often each of them occurs, float64.
         generator: the torch.Generator behind it; save and restore its state to resume a run.
+        source: where the phrases come from, in words.
     """
 
-    def __init__(self, phrases: Iterable[str], seed: int):
+    def __init__(self, phrases: Iterable[str], seed: int, source: str = "the corpus"):
         counts = Counter(phrases)
         if not counts:
             raise UserError("the corpus holds no phrases to draw prompts from; give captions with at least one phrase")
-        self.phrases = tuple(counts)
-        self._counts = torch.tensor(list(counts.values()), dtype=torch.float64)
+        self.phrases, self.source = tuple(counts), source
+        self.counts = torch.tensor(list(counts.values()), dtype=torch.float64)
         self.generator = torch.Generator().manual_seed(seed)
+
+    def check(self, count: int) -> None:
+        """Refuse steps of more prompts than there are phrases.
+
+        Raises:
+            UserError: the corpus has fewer than `count` different phrases.
+        """
+        if count > len(self.phrases):
+            raise UserError(f"{self.source} has {len(self.phrases)} different phrases, but a step needs {count}: "
+                            "lower --batch_size or give a larger corpus with --captions")
 
     def sample(self, count: int) -> list[str]:
         """Draw `count` prompts without any phrase in common; a corpus below 2 * count phrases gives fewer pairs.
@@ -85,18 +102,55 @@ class PhraseSampler:
         Raises:
             UserError: the corpus has fewer than `count` different phrases.
         """
-        if count > len(self.phrases):
-            raise UserError(f"the corpus has {len(self.phrases)} different phrases, but a step needs {count}: "
-                            "lower --batch_size or give a larger corpus")
+        self.check(count)
         # The first arrivals of independent exponential clocks are a draw without replacement, in proportion to the
         # counts: no rejection loop.
-        clocks = torch.empty_like(self._counts).exponential_(generator=self.generator) / self._counts
+        clocks = torch.empty_like(self.counts).exponential_(generator=self.generator) / self.counts
         order = clocks.topk(min(2 * count, len(clocks)), largest=False).indices.tolist()
         drawn = [self.phrases[index] for index in order]
         paired = torch.rand(count, generator=self.generator) < PAIR_SHARE
         spare = drawn[count:]
         return [phrase + JOIN + spare.pop(0) if pair and spare else phrase
                 for phrase, pair in zip(drawn[:count], paired.tolist(), strict=True)]
+
+
+def prompts_for(config: TrainConfig, world: World) -> PhraseSampler:
+    """What a training draws its prompts from, told in a line: --captions or the world's corpus, else the world's prompts.
+
+    Raises:
+        UserError: the corpus cannot be read, or is too small for a step.
+    """
+    if config.captions is None:
+        sampler = PhraseSampler(world.prompts, config.seed, f"the world {world.name}")
+    else:
+        folder = corpus_of(config.captions)
+        sampler = PhraseSampler(read_phrases(folder, world.clip.fits), config.seed, shown(folder))
+    sampler.check(config.batch_size * world_size())
+    if rank() == 0:
+        print(f"recipe {config.recipe}, targets: {config.target}; prompts are drawn from {len(sampler.phrases)} phrases of "
+              f"{sampler.source}")
+    return sampler
+
+
+def corpus_of(captions: Path) -> Path:
+    """The folder `sample` of a folder that has no captions of its own: what ships in celeba-caption until others come."""
+    sample = captions / "sample"
+    return sample if sample.is_dir() and not any(_is_caption(path) for path in captions.glob("*.txt")) else captions
+
+
+def sheet_prompts(config: TrainConfig, world: World, most: int) -> list[str]:
+    """What the sample sheets of a training show: --description, and `most` of --own_description_dir or the world's prompts.
+
+    Raises:
+        UserError: the file cannot be read, or has no prompts.
+    """
+    prompts: Sequence[str] = world.prompts
+    if config.own_description_dir is not None:
+        lines = read_text(config.own_description_dir, "a text file with one prompt a line").splitlines()
+        prompts = [line.strip() for line in lines if line.strip()]
+        if not prompts:
+            raise UserError(f"--own_description_dir {shown(config.own_description_dir)} is empty, expected a prompt a line")
+    return [*filter(None, [config.description]), *evenly(prompts, most)]
 
 
 class _Skipped:
@@ -127,12 +181,16 @@ def _caption_files(path: Path) -> list[Path]:
                         "file with one phrase a line") from error
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); expected a folder of caption files") from error
-    files = [entry for entry in entries if entry.suffix == ".txt" and not entry.stem.lower().startswith("readme")]
+    files = [entry for entry in entries if _is_caption(entry)]
     if not files:
         found = ", ".join(entry.name for entry in entries[:3]) + ", ..." * (len(entries) > 3)
         raise UserError(f"{path} holds no *.txt captions (found {found or 'nothing'}); expected one text file an image, "
                         "ten lines each, or give face2text's raw.json itself (celeba-caption/README.md)")
     return files
+
+
+def _is_caption(path: Path) -> bool:
+    return path.suffix == ".txt" and not path.stem.lower().startswith("readme")
 
 
 def _captions(file: Path, skipped: _Skipped) -> Iterator[tuple[str, str]]:

@@ -7,19 +7,24 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention.config import ClusterConfig
+from attention.errors import UserError
 from attention.generator import blended_layers
 from attention.method.regions import MAX_POINTS, RegionClusters, fit_kmeans, position_planes, region_overlay, region_points
 from attention.worlds.world import World
 
 OVERLAY_FACES = 8
+MOST_FACES = 1_000_000       # whose latents are in memory at once
 
 
 def fit_regions(world: World, config: ClusterConfig) -> RegionClusters:
     """The regions of the layer that the options name, with all that says where they come from.
 
     Raises:
-        UserError: the layer is not a conv layer, or there are fewer pixels than regions.
+        UserError: the layer is not a conv layer, or there are fewer pixels than regions, or more faces than memory holds.
     """
+    if (faces := config.step * config.batch_size) > MOST_FACES:
+        raise UserError(f"--step {config.step} times --batch_size {config.batch_size} are {faces:,} faces, expected at "
+                        f"most {MOST_FACES:,}")
     layer = config.attention_layer - 1
     blended_layers(world.generator.layers, layer)                       # refuses a layer that is not a conv layer
     centroids = fit_kmeans(sample_points(world, config, layer), config.cluster_num, config.seed)

@@ -1,13 +1,16 @@
 """Several processes that train as one: torchrun's group, a gather that keeps gradients, and the published way to start."""
 
+import datetime
 import logging
 import os
 import signal
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import NoReturn, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -18,29 +21,64 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from attention.errors import UserError
-from attention.processes import own_rows, rank, restarts, world_size
+from attention.processes import check_environment, local_world_size, own_rows, rank, restarts, world_size
+
+Answer = TypeVar("Answer")
+
+# How long a process waits for the others before it takes them for stopped, in seconds.
+PATIENCE = 300
+RUN_ID = "where2edit"                   # by which a process knows that `start` began it, and not torchrun
+TIMEOUT = "WHERE2EDIT_TIMEOUT"          # the variable that sets another one
+
+
+class OthersLost(UserError):
+    """A process has waited in vain for the others: one of them has ended or stands still, and knows better why."""
 
 
 @contextmanager
 def group(device: torch.device) -> Iterator[None]:
-    """Join torchrun's processes (NCCL on CUDA, gloo on a CPU) while inside; nothing to do for a single process."""
+    """Join torchrun's processes (NCCL on CUDA, gloo on a CPU) while inside; nothing to do for a single process.
+
+    Raises:
+        UserError: the environment or the port is wrong.
+        OthersLost: another process has ended, or does not answer within PATIENCE.
+    """
+    check_environment()
     if world_size() == 1:
         yield
         return
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # The store of torchrun's agent outlives a restart; without a prefix gloo finds the addresses of the dead there.
+    patience = _patience()
     try:
-        store, number, size = next(dist.rendezvous("env://"))
-    except RuntimeError as error:
+        store, number, size = next(dist.rendezvous("env://", timeout=patience))
+    except (RuntimeError, ValueError) as error:
         raise UserError(f"this process could not join the others ({str(error).splitlines()[0]}); choose a free port with "
                         "torchrun's --master_port, or --standalone on one machine") from error
     store = dist.PrefixStore(f"attempt {restarts()}", store)
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=number, world_size=size)
     try:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=number, world_size=size,
+                                timeout=patience)
         yield
+    except RuntimeError as error:
+        # gloo's errors are plain RuntimeErrors that name a file of its source; NCCL's and the store's are DistErrors.
+        if not isinstance(error, dist.DistError) and "gloo" not in str(error):
+            raise
+        seconds, reason = patience.total_seconds(), str(error).splitlines()[0][:200]
+        raise OthersLost(f"process {number} of {size} had no answer from the others for {seconds:.0f} seconds, or one has "
+                         f"ended ({reason}); see that none is stopped, end them all, and go on with --resume auto; "
+                         f"{TIMEOUT}=SECONDS in the environment makes them wait longer") from error
     finally:
-        dist.destroy_process_group()
+        if dist.is_initialized():
+            dist.destroy_process_group()
+
+
+def _patience() -> datetime.timedelta:
+    said = os.environ.get(TIMEOUT, str(PATIENCE))
+    if not (said.isascii() and said.isdigit() and 1 <= int(said[:9]) <= 86_400):
+        raise UserError(f"{TIMEOUT} is {said!r}, expected a whole number of seconds from 1 to 86400")
+    return datetime.timedelta(seconds=int(said))
 
 
 class _Gather(torch.autograd.Function):
@@ -67,14 +105,22 @@ def gather(rows: Tensor) -> Tensor:
     return rows if world_size() == 1 else _Gather.apply(rows)
 
 
-def any_process(flag: bool) -> bool:
-    """Whether the flag is up in any process: all of them then do the same."""
+def any_process(number: int) -> int:
+    """The largest number (or whether the flag is up) of all processes: all of them then do the same."""
     if world_size() == 1:
-        return flag
+        return number
     device = torch.device("cuda", torch.cuda.current_device()) if dist.get_backend() == "nccl" else torch.device("cpu")
-    raised = torch.tensor(float(flag), device=device)
-    dist.all_reduce(raised, dist.ReduceOp.MAX)
-    return bool(raised)
+    largest = torch.tensor(float(number), device=device)
+    dist.all_reduce(largest, dist.ReduceOp.MAX)
+    return int(largest)
+
+
+def from_first(ask: Callable[[], Answer]) -> Answer:
+    """What the first process finds when it asks, on every process."""
+    answer = [ask() if rank() == 0 else None]
+    if world_size() > 1:
+        dist.broadcast_object_list(answer)
+    return cast(Answer, answer[0])
 
 
 def parallel(module: nn.Module) -> nn.Module:
@@ -95,7 +141,8 @@ def without_exchange(module: nn.Module) -> AbstractContextManager:
 def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None:
     """Run `entry` in that many processes on this machine, as `torchrun --nproc_per_node` does, and wait for them.
 
-    The UserError of any process is printed once, and all end with code 2. SIGTERM, SIGUSR1 and Ctrl-C are handed on.
+    The UserError of any process is printed once, and all end with code 2. SIGTERM, SIGUSR1 and Ctrl-C are handed on; this
+    program then ends with 128 + the signal's number, as do the processes.
 
     Args:
         entry: an importable function without arguments.
@@ -110,23 +157,24 @@ def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None
     for name in ("torch.distributed.elastic", "torch.distributed.launcher"):     # a process says itself what was wrong
         logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")       # torchrun's own default: processes that share cores
-    signal.signal(signal.SIGUSR1, lambda number, frame: os.kill(os.getpid(), signal.SIGTERM))   # torchrun knows only that
+    came: list[int] = []
+
+    def hand_on(number: int, frame: object) -> None:    # torchrun knows only SIGTERM
+        came.append(number)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    signal.signal(signal.SIGUSR1, hand_on)
     with tempfile.TemporaryDirectory() as said:
-        config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id="where2edit", rdzv_backend="c10d",
+        config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=RUN_ID, rdzv_backend="c10d",
                               rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1)
         try:
             elastic_launch(config, _run)(entry, said)
         except SignalException as error:                # the processes have ended their step and saved
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
+            sys.exit(128 + (came[0] if came else error.sigval))
         except ChildFailedError as error:
-            number, failure = min(error.failures.items(), key=lambda one: one[1].timestamp)     # the first to fail
-            messages = sorted(Path(said).iterdir())
-            if messages:
-                raise UserError(messages[0].read_text(encoding="utf-8")) from None
-            cause = f"signal {-failure.exitcode}" if failure.exitcode < 0 else "the error above"
-            print(f"error: process {number} of {processes} was ended by {cause}", file=sys.stderr)
-            sys.exit(1)
+            _tell(error, Path(said), processes)
 
 
 def _run(entry: Callable[[], object], said: str) -> None:
@@ -134,10 +182,28 @@ def _run(entry: Callable[[], object], said: str) -> None:
     try:
         entry()
     except UserError as error:
-        Path(said, f"{rank()}").write_text(str(error), encoding="utf-8")
+        kind = "lost" if isinstance(error, OthersLost) else "cause"         # sorts causes before what follows from them
+        Path(said, f"{kind} {rank()}").write_text(str(error), encoding="utf-8")
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _tell(error: ChildFailedError, said: Path, processes: int) -> NoReturn:
+    """End as the first process to fail did: with its message and code 2, or with its own code.
+
+    Raises:
+        UserError: the message that it left.
+    """
+    number, failure = min(error.failures.items(), key=lambda one: one[1].timestamp)
+    messages = sorted(said.iterdir())                   # a cause comes before what was lost by it
+    if messages and (messages[0].name.startswith("cause") or failure.exitcode == 2):
+        raise UserError(messages[0].read_text(encoding="utf-8")) from None
+    if failure.exitcode > 128:                          # one of them was asked to stop, and all have
+        sys.exit(failure.exitcode)
+    cause = f"signal {-failure.exitcode}" if failure.exitcode < 0 else "the error above"
+    print(f"error: process {number} of {processes} was ended by {cause}", file=sys.stderr)
+    sys.exit(1)
 
 
 def process_count(gpus: str | None, device: torch.device, all_gpus: bool) -> int:
@@ -156,4 +222,19 @@ def process_count(gpus: str | None, device: torch.device, all_gpus: bool) -> int
         raise UserError(f"--gpu_id is {gpus!r}, expected different numbers such as 0 or 0,1,2,3")
     if device.type == "cuda" and max(map(int, numbers)) >= torch.cuda.device_count():
         raise UserError(f"--gpu_id is {gpus!r}, but this machine has {torch.cuda.device_count()} GPUs; name those")
+    if len(numbers) > 1 and not all_gpus:
+        warnings.warn(f"--gpu_id names {len(numbers)} GPUs, but without --multiprocessing-distributed only {numbers[0]} "
+                      "trains", stacklevel=2)
     return len(numbers) if all_gpus else 1
+
+
+def check_count(wanted: int) -> None:
+    """Hold what the flags ask for against the processes that torchrun has started on this machine.
+
+    Raises:
+        UserError: the flags ask for several, and there are more or fewer.
+    """
+    if wanted not in (1, local_world_size()):
+        raise UserError(f"--gpu_id and --multiprocessing-distributed ask for {wanted} processes, but the environment says "
+                        f"that {local_world_size()} of {world_size()} run here; leave the flags out under torchrun, or "
+                        "unset RANK WORLD_SIZE LOCAL_RANK if they are left over from another program")

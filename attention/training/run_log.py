@@ -9,7 +9,8 @@ import math
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property
 from importlib import metadata
 from itertools import chain
@@ -17,12 +18,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from attention.errors import UserError
 from attention.files.disk import write_atomically, write_text
 from attention.files.published import ROOT
+from attention.files.reading import read_json
+from attention.processes import group_of_processes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -48,7 +52,8 @@ class RunLog:
 
     def __init__(self, folder: Path, config: Mapping[str, Any], start: int = 0):
         self.folder, self.start = Path(folder), start
-        record = {**config, "command": sys.argv, "git": git_state(ROOT),
+        record = {**config, "command": sys.argv, "folder": str(Path.cwd()), "git": git_state(ROOT),
+                  "threads": torch.get_num_threads(), "processes": group_of_processes(),
                   "versions": {"python": platform.python_version(), **{name: package_version(name) for name in PACKAGES}}}
         write_text(self.folder / "config.json", json.dumps(record, indent=1, default=str))
         kept = [line for line in read_metrics(self.folder) if line["step"] < start]
@@ -61,26 +66,46 @@ class RunLog:
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values of one step by name; they are in the files when this returns."""
-        try:
+        with self._writing("metrics.jsonl"):
             self._metrics.write(json.dumps({"step": step, **values}) + "\n")
             self._metrics.flush()
-        except OSError as error:
-            raise UserError(f"{self.folder / 'metrics.jsonl'} could not be written ({error.strerror}); make room and go on "
-                            "with --resume auto") from error
-        for name, value in values.items():
-            self._board.add_scalar(f"training/{name}", value, step)
-        self._board.flush()
+        with self._writing("tensorboard"):
+            for name, value in values.items():
+                self._board.add_scalar(f"training/{name}", value, step)
+            self._board.flush()
 
     def picture(self, step: int, name: str, image: Image.Image) -> None:
         """Show a picture in TensorBoard. `step` is the last one that shaped it, so that a run resumed after it keeps it."""
-        self._board.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
-        self._board.flush()
+        with self._writing("tensorboard"):
+            self._board.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
+            self._board.flush()
 
     def close(self) -> None:
-        """Close the files; also right after an interruption."""
-        self._metrics.close()
+        """Close the files; also right after an interruption. What cannot be written any more was told before."""
+        with suppress(OSError, ValueError):
+            self._metrics.close()
         if "_board" in vars(self):
-            self._board.close()
+            with suppress(OSError, ValueError):
+                self._board.close()
+
+    @contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """TensorBoard's own thread meets a full disk or a folder that is gone, and tells at the next call."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UserError(f"{self.folder / name} could not be written ({reason}); make room, or put the folder back, and "
+                            "go on with --resume auto") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The record of a run's config.json; empty where there is none that can be read."""
+    try:
+        found = read_json(Path(folder) / "config.json", "the options of a run")
+    except UserError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

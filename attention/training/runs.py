@@ -1,47 +1,76 @@
-"""A run folder: the editor and the checkpoints that training leaves there, and how they are read again."""
+"""The editor that training leaves in a run folder, what is written there of the options, and how both are read again."""
 
 import json
-import math
-import shutil
-import sys
+import os
+import re
+import shlex
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from torch import Tensor
 
 from attention.config import TrainConfig
 from attention.errors import UserError
 from attention.files.cluster_pickle import regions_from_pickle
-from attention.files.disk import write_atomically
+from attention.files.reading import parse_json, shown
 from attention.files.regions import load_regions, regions_from_metadata
 from attention.files.safetensors import read_safetensors, write_safetensors
-from attention.files.torch_files import atomic_torch_save, read_torch_file
-from attention.generator import edited_layers
+from attention.generator import blended_layers, edited_layers
 from attention.method.editor import RegionEditor, style_spread
-from attention.method.losses import REGION_RAMP
-from attention.method.regions import UNKNOWN, RegionClusters
-from attention.processes import rank, restarts, world_size
-from attention.worlds.registry import configured, load_world
+from attention.method.regions import UNKNOWN, RegionClusters, fit_command
+from attention.processes import launched, local_world_size
+from attention.training import distributed
+from attention.training.folder import EDITOR
+from attention.worlds.registry import WORLDS, configured, load_world
 from attention.worlds.world import World
 
+KIND, REMAKE = "where2edit editor", "python -m attention.run_attention"
 SPREAD_FACES = 512      # whose styles say how much each channel varies
-KEPT = 3                # newest checkpoints that stay, beside the best
 # Options that may differ when a run goes on: where and how it runs, not what it computes.
-FREE = {"run", "resume", "device", "cluster_path", "save_intermediate_image_every", "description", "trust", "gpu_id",
-        "multiprocessing_distributed", "use_cluster", "work_in_stylespace", "micro_batch", "precision", "compile"}
+FREE = {"run", "resume", "overwrite", "init", "device", "cluster_path", "save_intermediate_image_every", "description",
+        "own_description_dir",
+        "trust", "gpu_id", "multiprocessing_distributed", "use_cluster", "work_in_stylespace", "micro_batch", "precision",
+        "compile"}
+SHAPING = ("attention_layer", "cluster_layer", "cluster_num", "mapper", "max_change")     # what an editor is made of
+PLACES = ("run", "domain", "ckpt", "clip_model", "captions", "own_description_dir", "cluster_path", "init",
+          "resume")      # may name a file
+BELOW = "<run>/"        # begins the path of a file in a run that lies below the run folder
 
+
+# --- regions
 
 def regions_of(config: TrainConfig, world: World) -> RegionClusters:
-    """The regions that a run asks for: of its folder, or of --cluster_path, which may be the authors' pickle."""
+    """The regions that a run asks for: of --init, of its folder, or of --cluster_path, which may be the authors' pickle."""
+    if config.init is not None:
+        return read_editor(editor_file(config.init))[2]
     if config.cluster_path.suffix == ".pkl":
         return regions_from_pickle(config.cluster_path, config.cluster_layer - 1, world.name)
-    return load_regions(config.cluster_path)
+    return load_regions(config.cluster_path, refit(config))
 
+
+def refit(config: TrainConfig) -> str:
+    """The command that fits the regions that these options need."""
+    usual = config.cluster_path.name == "regions.safetensors"
+    return fit_command(config.domain, config.cluster_layer - 1, config.cluster_num,
+                       config.cluster_path.parent if usual else config.run, config.ckpt) + " --overwrite" * config.overwrite
+
+
+# --- the editor
 
 def build_editor(config: TrainConfig, world: World, regions: RegionClusters) -> RegionEditor:
-    """An untrained editor of a run's configuration, its weights seeded; --max_change 0 leaves styles unbounded."""
+    """An untrained editor of a run's configuration, its weights seeded; --max_change 0 leaves styles unbounded.
+
+    Raises:
+        UserError: a layer is no conv layer, or the regions were fitted for something else.
+    """
     layer, cluster_layer = config.attention_layer - 1, config.cluster_layer - 1
-    regions.check(layer=cluster_layer, generator_hash=world.generator_hash,
+    for index in (layer, cluster_layer):
+        blended_layers(world.generator.layers, index)                       # refuses a layer that is not a conv layer
+    regions.check(layer=cluster_layer, generator_hash=world.generator_hash, remake=refit(config),
                   channels=world.generator.layers[cluster_layer].out_channels, num_regions=config.cluster_num)
     count = len(edited_layers(world.generator.layers, layer))
     spread = style_spread(world.generator, world.sample_w(SPREAD_FACES, config.seed), count)
@@ -51,157 +80,174 @@ def build_editor(config: TrainConfig, world: World, regions: RegionClusters) -> 
     return editor.to(world.device)
 
 
-def save_editor(editor: RegionEditor, config: TrainConfig, world: World, path: Path) -> None:
-    """Write mapper and attention with all that is needed to rebuild them, as safetensors."""
+def save_editor(editor: RegionEditor, config: TrainConfig, world: World, path: Path, steps: int) -> None:
+    """Write mapper and attention with all that is needed to rebuild them, as safetensors, after so many steps."""
     said = {name: value for name, value in plain(config).items() if name not in FREE}     # the same edits, the same file
-    metadata = {"kind": "where2edit editor", "config": json.dumps(said),
+    metadata = {"kind": KIND, "config": json.dumps(said), "steps": str(steps),
                 "generator_hash": world.generator_hash, "regions": json.dumps(editor.regions.metadata)}
     write_safetensors(path, editor.state_dict(), metadata)
 
 
-def load_run(folder: Path, device: str = "auto", trust: bool = False) -> tuple[RegionEditor, World, TrainConfig]:
+def editor_file(name: str | Path) -> Path:
+    """The editor.safetensors of a run folder, of the shipped editor of a world by its name, or the file itself."""
+    path = Path(name)
+    if path.suffix == ".safetensors":
+        return path
+    entry = WORLDS.get(str(name))
+    if entry is not None and entry.editor is not None and not (path / EDITOR).exists():
+        path = entry.editor
+    return path / EDITOR
+
+
+def read_editor(path: Path) -> tuple[dict[str, Tensor], TrainConfig, RegionClusters, str]:
+    """Tensors of an editor's file, the options it was trained with, its regions, and the hash of its generator.
+
+    Raises:
+        UserError: the file is no whole editor.
+    """
+    tensors, metadata = read_safetensors(path, KIND, REMAKE)
+    try:
+        said = parse_json(metadata["config"], "its options are no JSON", "a table of options")
+        config = configured(TrainConfig, **_known(said, path.parent))
+        regions = parse_json(metadata["regions"], "what it says of regions is no JSON", "a table")
+        found = regions_from_metadata(tensors["regions.centroids"], regions, path)              # type: ignore[arg-type]
+        return tensors, config, found, metadata["generator_hash"]
+    except (TypeError, KeyError, ValueError, AttributeError) as error:           # a UserError is a ValueError
+        raise UserError(f"{path} was made by another version of this program, or what it names is gone ({error}); put that "
+                        f"back, or train it again: {REMAKE}") from error
+
+
+def load_run(folder: Path, device: str = "auto", trust: bool = False,
+             ckpt: Path | None = None) -> tuple[RegionEditor, World, TrainConfig]:
     """Rebuild the editor of a run folder, frozen, with its world and configuration.
 
-    `trust` runs a CLIP archive that is not OpenAI's; it is the caller's word, never the folder's.
-
+    Args:
+        trust: run a CLIP archive that is not OpenAI's; it is the caller's word, never the folder's.
+        ckpt: where its generator lies now.
     Raises:
         UserError: the folder has no whole editor, or its generator is not the one that the editor was trained on.
     """
-    path = Path(folder) / "editor.safetensors"
-    tensors, metadata = read_safetensors(path, "where2edit editor", "python -m attention.run_attention")
-    try:
-        config = configured(TrainConfig, **json.loads(metadata["config"]))
-        known_hash, regions_metadata = metadata["generator_hash"], json.loads(metadata["regions"])
-        centroids = tensors["regions.centroids"]
-    except (TypeError, KeyError, ValueError, AttributeError) as error:           # a UserError is a ValueError
-        raise UserError(f"{path} was made by another version of this program ({error}); train it again: "
-                        "python -m attention.run_attention") from error
-    world = load_world(config.domain, config.ckpt, device, config.clip_model, trust)
+    path = Path(folder) / EDITOR
+    tensors, config, regions, known_hash = read_editor(path)
+    generator = ckpt or config.ckpt
+    if generator is not None and not os.path.isfile(generator):
+        named = "--ckpt" if ckpt else f"{path} was trained on the generator"
+        raise UserError(f"{named} {shown(generator)}, which is missing; say where it lies now with --ckpt")
+    world = load_world(config.domain, generator, device, config.clip_model, trust, config.truncation)
     if known_hash not in (UNKNOWN, world.generator_hash):
-        raise UserError(f"{path} was trained on the generator {known_hash}, but {config.domain} has "
-                        f"{world.generator_hash}; train it again: python -m attention.run_attention")
-    regions = regions_from_metadata(centroids, regions_metadata, path)
+        raise UserError(f"{path} was trained on the generator {known_hash}, but {shown(generator or config.domain)} has "
+                        f"{world.generator_hash}; give the right one with --ckpt, or train it again: {REMAKE}")
+    if (steps := trained_steps(folder)) < config.step:
+        warnings.warn(f"{path} is unfinished: it has {steps} of {config.step} steps", stacklevel=2)
     editor = build_editor(config, world, regions.to(world.device))
-    try:
-        editor.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise UserError(f"{path} does not fit the generator of {config.domain} ({' '.join(str(error).split())[:200]}); "
-                        "give the generator that it was trained on, or train it again") from error
+    fill(editor, tensors, path)
     return editor.requires_grad_(False).eval(), world, config
 
 
-def save_checkpoint(config: TrainConfig, world: World, editor: RegionEditor, optimiser: torch.optim.Optimizer, step: int,
-                    score: float) -> Path:
-    """Write RUN/editor.safetensors and RUN/checkpoints/STEP.pt; the newest KEPT stay, and the best as best.pt.
+def trained_steps(folder: Path) -> int:
+    """Steps that the editor of a run folder has really had; of a file that does not say, the steps of its options.
 
-    A checkpoint holds all that the next step depends on. Every random number comes from the seed and the number of the
-    step, in each process, so there are no random states to keep.
-
-    Args:
-        step: steps done.
-        score: the mean total loss since the last checkpoint; the lowest is the best, once all losses have their weight.
-    """
-    save_editor(editor, config, world, config.run / "editor.safetensors")
-    folder = config.run / "checkpoints"
-    path, best = folder / f"{step:06d}.pt", folder / "best.pt"
-    atomic_torch_save({"editor": editor.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "score": score,
-                       "config": plain(config), "domain": world.name, "generator_hash": world.generator_hash,
-                       "regions": editor.regions.metadata, "processes": world_size()}, path)
-    before = read_torch_file(best) if best.exists() else {"score": math.inf, "step": 0}
-    # While the ramps rise, later totals contain more: they are no comparison.
-    if score < before["score"] or before["step"] <= REGION_RAMP[1] * config.step:
-        write_atomically(best, lambda temporary: shutil.copyfile(path, temporary))
-    for old in newest(folder)[KEPT:]:
-        old.unlink()
-    return path
-
-
-def newest(folder: Path) -> list[Path]:
-    """The numbered checkpoints of a folder, the newest first."""
-    return sorted(folder.glob("[0-9]*.pt"), key=lambda path: int(path.stem), reverse=True)
-
-
-def forget_later(run: Path, step: int) -> None:
-    """Remove the checkpoints of an earlier run beyond `step`, and what a killed process left half-written."""
-    folder = run / "checkpoints"
-    later = [path for path in newest(folder) if int(path.stem) > step]
-    best = folder / "best.pt"
-    if best.exists() and (step == 0 or read_torch_file(best)["step"] > step):
-        later.append(best)
-    for path in [*later, *run.glob(".*.partial"), *folder.glob(".*.partial")]:
-        path.unlink()
-
-
-def resume(config: TrainConfig, world: World, editor: RegionEditor,
-           optimiser: torch.optim.Optimizer) -> tuple[int, Path | None]:
-    """Go on where --resume says: `auto` takes the newest whole checkpoint of the run, else it names the file.
-
-    A process that torchrun started again after a failure goes on by itself.
-
-    Returns:
-        Steps done, and the checkpoint; 0 and None to start anew.
     Raises:
-        UserError: the file is no whole checkpoint, or was made with other options; each difference is named.
+        UserError: the folder has no whole editor.
     """
-    wish = "auto" if restarts() else config.resume
-    path = _newest_whole(config.run / "checkpoints") if wish == "auto" else None if wish is None else Path(wish)
-    if path is None:
-        return 0, None
-    state = _read_checkpoint(path)
-    wanted, made = plain(config), _made_with(path, state["config"])
-    differs = [f"--{name} {made.get(name)} there, {value} here" for name, value in wanted.items()
-               if name not in FREE and made.get(name) != value]
-    differs += [f"{what} {state[key]} there, {here} here" for what, key, here in (
-        ("the domain", "domain", world.name), ("the generator", "generator_hash", world.generator_hash),
-        ("the regions", "regions", editor.regions.metadata), ("processes", "processes", world_size()))
-        if state[key] != here]
-    if not torch.equal(state["editor"]["regions.centroids"], editor.regions.centroids.cpu()):
-        differs.append("the regions' centroids are others")
-    if differs:
-        raise UserError(f"{path} was made with other options: {'; '.join(differs)}; use the same, or another --run")
-    editor.load_state_dict(state["editor"])
-    optimiser.load_state_dict(state["optimiser"])
-    _say(f"going on after step {state['step']} from {path}")
-    return state["step"], path
-
-
-def _newest_whole(folder: Path) -> Path | None:
-    for path in newest(folder):
-        try:
-            _read_checkpoint(path)
-            return path
-        except UserError as error:
-            _say(f"passed over: {error}")
-    _say(f"no checkpoint in {folder}: starting anew")
-    return None
-
-
-def _say(text: str) -> None:
-    if rank() == 0:         # all processes read the same checkpoint
-        print(text, file=sys.stderr)
-
-
-def _read_checkpoint(path: Path) -> dict:
-    if not path.is_file():
-        raise UserError(f"--resume {path} is not a file; expected auto, or a checkpoint of a run such as "
-                        "runs/drawn/checkpoints/best.pt")
-    state = read_torch_file(path)
-    needed = {"editor", "optimiser", "step", "score", "config", "domain", "generator_hash", "regions", "processes"}
-    if absent := needed - set(state):
-        raise UserError(f"{path} lacks {', '.join(sorted(absent))}: it is not a training checkpoint; name another one with "
-                        "--resume, or start without")
-    return state
-
-
-def _made_with(path: Path, said: Any) -> dict[str, Any]:
-    """The options of a checkpoint, whose names an earlier version of this program may have written."""
+    path = Path(folder) / EDITOR
     try:
-        return plain(configured(TrainConfig, **said))
-    except (TypeError, UserError) as error:
-        raise UserError(f"{path} was made by another version of this program ({error}); name another one with --resume, or "
-                        "start without") from error
+        with safe_open(path, framework="pt") as file:
+            said = (file.metadata() or {}).get("steps", "")
+    except Exception as error:          # safetensors raises its own kinds
+        raise UserError(f"{path} is not a complete safetensors file ({error}); make it again with: {REMAKE}") from error
+    return int(said) if re.fullmatch("[0-9]{1,10}", said) else read_editor(path)[1].step
 
 
-def plain(config: TrainConfig) -> dict:
-    """The options as JSON holds them."""
-    return config.model_dump(mode="json")
+def fill(editor: RegionEditor, tensors: Mapping[str, Any], path: Path) -> None:
+    """Give an editor the tensors of a file, of which each must be there, fit and be finite.
+
+    Raises:
+        UserError: they are another editor's, or damaged.
+    """
+    wanted = editor.state_dict()
+    wrong = [f"{name} is missing" for name in wanted if name not in tensors]
+    wrong += [f"{shown(name)} is unexpected" for name in tensors if name not in wanted]
+    wrong += [f"{name} {problem}" for name, tensor in wanted.items() if name in tensors
+              for problem in misfit(tensors[name], tensor)]
+    if wrong:
+        raise UserError(f"{path} does not fit: {'; '.join(wrong[:3])}{', ...' * (len(wrong) > 3)}; give the options and "
+                        f"the generator that it was trained with, or train it again: {REMAKE}")
+    editor.load_state_dict(dict(tensors))
+
+
+def misfit(found: object, wanted: Tensor) -> list[str]:
+    """What is wrong with a value from a file in a tensor's place: nothing, or one thing."""
+    if not isinstance(found, Tensor) or found.is_floating_point() != wanted.is_floating_point():
+        return ["is no tensor of floats" if wanted.is_floating_point() else "is no tensor of whole numbers"]
+    if found.shape != wanted.shape:
+        return [f"is {tuple(found.shape)} instead of {tuple(wanted.shape)}"]
+    return [] if bool(torch.isfinite(found).all()) else ["holds values that are not finite"]
+
+
+def start_from(editor: RegionEditor, config: TrainConfig, world: World) -> None:
+    """Give an untrained editor the weights of the one that --init names.
+
+    Raises:
+        UserError: that one is made otherwise, or of another generator; each difference is named.
+    """
+    path = editor_file(str(config.init))
+    tensors, made, _, known_hash = read_editor(path)
+    differs = [f"--{name} {getattr(made, name)} there, {getattr(config, name)} here" for name in SHAPING
+               if getattr(made, name) != getattr(config, name)]
+    if known_hash not in (UNKNOWN, world.generator_hash):
+        differs.append(f"the generator {known_hash} there, {world.generator_hash} here")
+    if differs:
+        raise UserError(f"--init {shown(path)} is an editor of another make: {'; '.join(differs)}; use the same")
+    fill(editor, tensors, path)
+
+
+# --- options
+
+def plain(config: TrainConfig) -> dict[str, Any]:
+    """The options as JSON holds them; a file by its absolute path, or by <run>/... if it lies below the run folder."""
+    said, top = config.model_dump(mode="json"), os.path.abspath(config.run)
+    for name in PLACES:
+        value = said[name]
+        if isinstance(getattr(config, name), Path) or _is_file_option(name, value):
+            path = os.path.abspath(value)
+            said[name] = BELOW + os.path.relpath(path, top) if path.startswith(top + os.sep) else path
+    return said
+
+
+def _is_file_option(name: str, value: str | None) -> bool:
+    """Whether a text that may be a name is a file's path: worlds are TOML files, and names are no files here."""
+    return value is not None and (value.endswith(".toml") if name == "domain" else os.path.exists(value))
+
+
+def options_of(said: object, run: Path) -> TrainConfig:
+    """The inverse of `plain`; what a file does not say has the general default.
+
+    Raises:
+        UserError, TypeError: unknown options, or values of another kind.
+    """
+    return TrainConfig(**_known(said, run))
+
+
+def command_again(config: TrainConfig) -> str:
+    """The command line that goes on with a run: its own flags, as far as they are no defaults, and --resume auto."""
+    said = {name: value for name, value in config.model_dump(mode="json").items() if value is not None}
+    given: dict[str, Any] = {name: said[name] for name in ("domain", "ckpt", "run") if name in said}
+    for names in (("recipe",), ("attention_layer", "batch_size"), said):     # other defaults follow from the first three
+        usual = configured(TrainConfig, **given).model_dump(mode="json")
+        given |= {name: said[name] for name in names if said[name] != usual[name]}
+    flags = [f"--{'' if value else 'no_'}{name}" if isinstance(value, bool) else f"--{name}={value}"
+             for name, value in given.items() if name not in ("resume", "overwrite", "init")]
+    by_torchrun = launched() and os.environ.get("TORCHELASTIC_RUN_ID") != distributed.RUN_ID
+    begin = ["torchrun", f"--nproc_per_node={local_world_size()}"] if by_torchrun else ["python"]
+    return shlex.join([*begin, "-m", "attention.run_attention", *flags, "--resume=auto"])
+
+
+def _known(said: object, run: Path) -> dict[str, Any]:
+    """Options from a file, none but ours, and the places below the run folder where they are now."""
+    if not isinstance(said, dict):
+        raise TypeError(f"its options are a {type(said).__name__}, expected a table")
+    if strange := [name for name in said if name not in TrainConfig.model_fields]:
+        raise UserError(f"it has the unknown option {shown(strange[0])}")
+    return {name: str(run / value.removeprefix(BELOW)) if isinstance(value, str) and value.startswith(BELOW) else value
+            for name, value in said.items()}

@@ -90,6 +90,8 @@ def conditions(config: TrainConfig, world: World, sampler: PhraseSampler,
               if random.random() < config.where_share else what for what in whats]
     if config.shared_where:
         wheres = [str(random.choice(world.places))] * count
+    if config.attention_description is not None:
+        wheres = [config.attention_description] * count
     w_seed = int(random.integers(2**31))
     by_picture = torch.from_numpy(own_rows(random.random(count) < PICTURE_SHARE[config.target]))
     with torch.no_grad():

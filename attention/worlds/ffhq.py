@@ -1,14 +1,16 @@
 """The published world: StyleGAN2 of FFHQ, OpenAI's CLIP and e4e, whose files are downloaded (`attention.download`)."""
 
-from attention.files.published import E4E_FILE, WEIGHTS
+from attention.files.published import E4E_FILE, INSTALLED, ROOT, SHIPPED, WEIGHTS
 from attention.worlds.base import Part, WorldEntry
 from attention.worlds.concepts import EDIT_PROMPTS
 
 PLACES = ("tanned skin", "narrow nose", "narrow eyes", "thin eyebrows", "wearing a pair of earrings", "pink lipsticks",
           "grey hair")                                                      # the published attention prompts
+# The corpus of the published program: its own captions once they are there, till then the sample that ships.
+CAPTIONS = SHIPPED.parent / "shipped_captions" if INSTALLED else ROOT / "celeba-caption"
 PROMPTS = tuple(dict.fromkeys(PLACES + EDIT_PROMPTS))       # a step needs as many as it has prompts, all different
 
 FFHQ = WorldEntry(
     name="ffhq", generator=WEIGHTS / "stylegan2-ffhq-config-f.pt", prompts=PROMPTS,
     clip=Part("released", WEIGHTS / "ViT-B-32.pt"), encoder=Part("e4e", WEIGHTS / E4E_FILE),
-    words="faces", places=PLACES)
+    words="faces", places=PLACES, captions=CAPTIONS)

@@ -56,6 +56,7 @@ def world_defaults(cls: type[Options], given: Mapping[str, Any]) -> dict[str, An
     name = given.get("domain") or ("ffhq" if given.get("ckpt") else "drawn")
     entry, recipe = world_entry(name), recipes().get(given.get("recipe", "paper"), {})
     values: dict[str, Any] = {key: value for key, value in {**entry.settings, **recipe}.items() if key in settings_of(cls)}
+    values |= {"precision": "fp16"} if given.get("amp") else {}
     values |= {"domain": name, "run": Path("runs") / Path(name).stem, "captions": entry.captions}
     own = {key: field.default for key, field in cls.model_fields.items()}
     final = {**own, **values, **given}
@@ -71,7 +72,7 @@ def configured(cls: type[Options], **given: Any) -> Options:
 
 
 def load_world(name: str = "drawn", ckpt: Path | None = None, device: str = "auto", clip_model: str | None = None,
-               trust: bool = False) -> World:
+               trust: bool = False, truncation: float | None = None) -> World:
     """Load a world's generator, frozen; everything else is loaded when first used.
 
     Args:
@@ -80,6 +81,7 @@ def load_world(name: str = "drawn", ckpt: Path | None = None, device: str = "aut
         device: "auto", "cpu", "cuda" or "cuda:N".
         clip_model: another CLIP than the entry's: a file, or a name that open_clip knows.
         trust: run a CLIP archive (a program) that is not OpenAI's by its hash.
+        truncation: of sampled latents, in place of the entry's.
     Raises:
         UserError: an unknown name or device, or a file that is missing or of another kind.
     """
@@ -89,6 +91,8 @@ def load_world(name: str = "drawn", ckpt: Path | None = None, device: str = "aut
     entry = world_entry(name)
     if clip_model is not None:
         entry = replace(entry, clip=Part("released", clip_model))
+    if truncation is not None:
+        entry = replace(entry, truncation=truncation)
     place = checked_device(device)
     generator, generator_hash = load_generator(Path(ckpt or entry.generator))
     return World(entry, generator.to(place), generator_hash, place, trust)
@@ -102,8 +106,11 @@ def world_of(config: WorldConfig) -> World:
     """
     from attention.generator import published_channels
     clip_model, trust = (config.clip_model, config.trust) if isinstance(config, TrainConfig) else (None, False)
-    world = load_world(config.domain, config.ckpt, config.device, clip_model, trust)
+    world = load_world(config.domain, config.ckpt, config.device, clip_model, trust, config.truncation)
     generator, path = world.generator, config.ckpt or world.entry.generator
+    if isinstance(config, TrainConfig) and config.cluster_layer > len(generator.layers):
+        raise UserError(f"--cluster_layer is {config.cluster_layer}, but {path} has {len(generator.layers)} layers; give "
+                        "that of the regions")
     if config.stylegan_size not in (None, generator.resolution):
         raise UserError(f"--stylegan_size is {config.stylegan_size}, but {path} holds a generator of "
                         f"{generator.resolution} px; leave the flag out, or give the other file with --ckpt")

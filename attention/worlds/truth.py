@@ -33,6 +33,19 @@ class Faces(Protocol):
         """(N, S, S) number of every pixel's part in `Truth.parts`."""
         ...
 
+    def shows(self, prompt: str, images: Tensor) -> np.ndarray:
+        """(N,) bool: whether edits (N, 3, R, R) in [-1, 1] look as the prompt says, where pixels can tell; else True."""
+        ...
+
+    def lost(self, prompt: str, part: Tensor, before: Tensor, after: Tensor) -> np.ndarray:
+        """(attributes, N) bool: what is plainly so of the faces, and has suffered from an edit that means something else.
+
+        Args:
+            part: (N, S, S) bool of `part`, where an edit may change everything.
+            before, after: (N, 3, R, R) in [-1, 1], the faces and their edits by the prompt.
+        """
+        ...
+
 
 class Seen(Protocol):
     """What a reader sees in N pictures."""

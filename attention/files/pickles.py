@@ -3,7 +3,7 @@
 import io
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
@@ -38,10 +38,7 @@ class InertUnpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def load(self) -> Any:
-        content = super().load()
-        if _values(content) > MOST_VALUES:
-            raise pickle.UnpicklingError("it repeats its values without end")
-        return content
+        return _bounded(super().load())
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which was refused")
@@ -160,10 +157,8 @@ class _Surveyor(InertUnpickler):
         self.kind: Any = type("Anything", (_Anything,), {"made": []})
 
     def load(self) -> Any:
-        content = super().load()
-        if _values(self.kind.made) > MOST_VALUES:
-            raise pickle.UnpicklingError("it repeats its values without end")
-        return content
+        content = pickle._Unpickler.load(self)
+        return _bounded(content, self.kind.made)
 
     def find_class(self, module: str, name: str) -> Any:
         return self.kind
@@ -181,6 +176,13 @@ def _put(table: Any, items: list) -> Any:
     for key, value in zip(items[::2], items[1::2], strict=True):
         table[key] = value
     return table
+
+
+def _bounded(content: Any, others: Sequence[Any] = ()) -> Any:
+    """What was read, if it and others can be walked through in MOST_VALUES steps."""
+    if _values([content, *others]) > MOST_VALUES:
+        raise pickle.UnpicklingError("it repeats its values without end")
+    return content
 
 
 def _values(content: Any) -> float:

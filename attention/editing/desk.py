@@ -365,8 +365,8 @@ class Desk:
         """A page after an edit, unless the edit does nothing."""
         if page.at >= MOST_STEPS:
             raise UserError(f"the history holds {MOST_STEPS} edits; undo some, or start over")
-        if np.array_equal(to_pixels(edited.tensor), to_pixels(self.edited(page).tensor)):
-            raise UserError(f"nothing changed: {_why_nothing(edited)}")
+        if reason := edited.unchanged(self.edited(page)):
+            raise UserError(f"nothing changed: {reason}")
         return self._add(page, edited)
 
     def _add(self, page: Page, edited: Edited) -> Page:
@@ -519,16 +519,6 @@ def summary(page: Page) -> str:
 def picture_of(tensor: Tensor) -> Image.Image:
     """(1, 3, R, R) in [-1, 1] as a picture."""
     return Image.fromarray(to_pixels(tensor)[0])
-
-
-def _why_nothing(edited: Edited) -> str:
-    change = edited.changes[-1]
-    if change.strength == 0 and not (isinstance(change.what, dict) and "styles_of" in change.what):
-        return "the strength is 0"
-    if not edited.mask.any():
-        return (f"{describe(change)} was found nowhere in this face; give more coverage, say where in other words, or "
-                "click regions")
-    return "the picture is so already"
 
 
 def _standing(page: Page) -> Page:

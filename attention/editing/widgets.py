@@ -30,6 +30,7 @@ from attention.editing.desk import (
 )
 from attention.editing.door import Door
 from attention.editing.folder import KEPT_SECONDS, PARENT
+from attention.editing.words import LIST
 from attention.errors import UserError
 from attention.method.defaults import COVERAGE, STRENGTH
 
@@ -57,7 +58,9 @@ STYLE = """
     main.app { padding: 8px 12px !important }
     #title h2 { font-size: 18px }
     #desk, #desk > .column { gap: 8px }
-    #edited img, #mask img { max-height: 300px }
+    #edited img, #mask img { max-height: 270px }
+    #told { height: 90px }
+    #told p { font-size: 13px; line-height: 18px }
     #history .grid-container, #examples .grid-container { grid-template-columns: repeat(3, 1fr) !important }
 }
 """
@@ -295,7 +298,7 @@ def _without_proxies() -> Iterator[None]:
 def _told(error: Exception) -> str:
     """A sentence about what kept an action from being done."""
     if isinstance(error, UserError):
-        return str(error)
+        return str(error).replace(f" {LIST}", "")                   # it stands on the page
     if isinstance(error, OSError):
         return f"the server cannot keep or find a picture ({error.strerror}); nothing changed, try again later"
     traceback.print_exc()               # a fault of ours, which must not end the page for everyone

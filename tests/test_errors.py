@@ -13,7 +13,7 @@ from tqdm import tqdm
 from attention.errors import UserError, exit_with_message
 
 def main():
-    for number in tqdm(range(2000)):
+    for number in tqdm(range(500)):
         warnings.warn(f"gr\\u00fc\\u00dfe \\U0001f487 \\udcff {number}", stacklevel=1)
         print("\\u7070\\u8272 \\udcff", number)
         tqdm.write("caf\\u00e9 \\udcff")
@@ -26,9 +26,7 @@ exit_with_message(main)
 
 def test_a_job_is_done_whatever_becomes_of_what_it_prints(tmp_path):
     everything = {**os.environ, "PYTHONPATH": str(ROOT)}
-    ways = {"utf-8": ("{job}", {}), "ascii": ("{job}", {"PYTHONIOENCODING": "ascii"}),
-            "C": ("{job}", {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}),
-            "head": ("set -o pipefail; {job} | head -n 1", {}),
+    ways = {"ascii": ("{job}", {"PYTHONIOENCODING": "ascii"}), "head": ("set -o pipefail; {job} | head -n 1", {}),
             "both into head": ("set -o pipefail; {job} 2>&1 | head -n 1", {}),
             "a full disk": ("{job} > /dev/full 2> /dev/full", {}), "closed": ("{job} >&- 2>&-", {})}
     for name, (line, environment) in ways.items():

@@ -67,9 +67,19 @@ case "$name" in
         ;;
 esac
 
+source "$here/.ci/environment.sh"                 # from here on, paths count from the repository root
+
 # Each step has a process group of its own, and a signal to this script is handed on to it once: a scheduler may tell the
 # script alone, a terminal all of them.
 set -m
+child= stopped=0
+stop() {                                          # stop SIGNAL CODE
+    stopped="$2"
+    [[ -z "$child" ]] || kill -s "$1" -- "-$child" 2>/dev/null || true
+}
+trap 'stop INT 130' INT
+trap 'stop TERM 143' TERM
+trap 'stop USR1 138' USR1
 step() {                                          # step COMMAND...: run it, and end as it ended if it failed
     local code=0
     "$@" &
@@ -78,14 +88,11 @@ step() {                                          # step COMMAND...: run it, and
     while kill -0 "$child" 2>/dev/null; do        # a signal ends the wait and not the step
         wait "$child" || code=$?
     done
+    child=
+    [[ $stopped -eq 0 ]] || exit "$stopped"
     [[ $code -eq 0 ]] || exit "$code"
 }
-child=
-for signal in INT TERM USR1; do
-    trap '[[ -z "$child" ]] || kill -s '"$signal"' -- "-$child" 2>/dev/null || true' "$signal"
-done
 
-source "$here/.ci/environment.sh"                 # from here on, paths count from the repository root
 if [[ $name == benchmark ]]; then                 # every method is trained already (attention.baselines.fit)
     step python -m benchmarks.compare "$@"
     exit

@@ -120,7 +120,7 @@ def parse_config(cls: type[Options], argv: Sequence[str] | None, description: st
             environment that says nonsense of several processes.
     """
     words = [re.sub(r"^--no_", "--no-", word) for word in (sys.argv[1:] if argv is None else argv)]
-    _refuse_contradictions(cls, words)
+    _tell_contradictions(cls, words)
     given = _given(cls, [word for word in words if word not in ("-h", "--help")], description)
     defaults = dict(layers(cls, given)) if layers else {}
     if "-h" in words or "--help" in words:
@@ -132,22 +132,27 @@ def parse_config(cls: type[Options], argv: Sequence[str] | None, description: st
     return cls(**{**defaults, **given})
 
 
-def _refuse_contradictions(cls: type[Config], words: Sequence[str]) -> None:
-    """Raise UserError where a flag is given twice with two values, or a switch both ways: nobody can mean both."""
+def _tell_contradictions(cls: type[Config], words: Sequence[str]) -> None:
+    """Say which value counts where a flag is given twice: the last, so that a script's own can be followed by others.
+
+    Raises:
+        UserError: a switch is given both ways, which nobody can mean.
+    """
     spelled = {alias: name for name, field in cls.model_fields.items() for alias in _spellings(name, field)}
-    said: dict[str, tuple[str, str]] = {}                       # field -> as it is written, and its value
+    said: dict[str, str] = {}                                   # field -> its last value
     for place, word in enumerate(words):
         flag, equals, value = word.partition("=")
         name = spelled.get(re.sub("^--(no-)?", "", flag)) if flag.startswith("--") else None
         if name is None:
             continue
-        if cls.model_fields[name].annotation is bool:
-            written, value = flag.replace("--no-", "--no_"), str(not flag.startswith("--no-"))
-        else:
-            value = value if equals else "".join(words[place + 1:place + 2])
-            written = f"{flag} {shown(value, 80)}"
-        if said.setdefault(name, (written, value))[1] != value:
-            raise UserError(f"{said[name][0]} and {written} contradict each other; give --{name} once")
+        switch = cls.model_fields[name].annotation is bool
+        value = flag.replace("--no-", "--no_") if switch else value if equals else "".join(words[place + 1:place + 2])
+        before = said.get(name, value)
+        if switch and before.startswith("--no_") != value.startswith("--no_"):
+            raise UserError(f"{before} and {value} contradict each other; give one of them")
+        if not switch and before != value:
+            print(f"--{name} is given twice: {shown(value, 80)} counts, {shown(before, 80)} does not", file=sys.stderr)
+        said[name] = value
 
 
 class _Parser(argparse.ArgumentParser):

@@ -33,7 +33,8 @@ def exit_with_message(main: Callable[[], object]) -> None:
     with lasting_streams():
         try:
             with warnings.catch_warnings():
-                warnings.showwarning = lambda message, *place: tqdm.write(f"note: {message}", file=sys.stderr)
+                warnings.showwarning = lambda message, *place: tqdm.write(f"note: {printable(str(message))}",
+                                                                          file=sys.stderr)
                 main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)

@@ -12,11 +12,14 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from attention import clustering_feature, evaluate, run_attention
 from attention.config import Config, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.metrics import table
 from attention.files.disk import run_folder, write_text
+from attention.files.reading import read_report
 from attention.method.defaults import STRENGTH
 
 STEPS = 600
@@ -37,6 +40,12 @@ VARIANTS: dict[str, tuple[str, str, str]] = {
     "mixed targets": ("", "", "--target mixed"),
     "blend at 32 px": ("--attention_layer 10", "", ""),
 }
+
+
+class Evaluated(BaseModel):
+    """What the table takes of a metrics.json."""
+
+    mean: dict[str, float | None]
 
 
 class AblationConfig(Config):
@@ -64,7 +73,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
 def write_table(runs: Path) -> Path:
     """The means of every variant that is measured, as JSON and Markdown; returns the latter's path."""
     paths = {name: runs / folder(name) / "metrics.json" for name in VARIANTS}
-    rows = {name: json.loads(path.read_text())["mean"] for name, path in paths.items() if path.is_file()}
+    rows = {name: read_report(path, "a report of attention.evaluate", Evaluated).mean for name, path in paths.items()
+            if path.is_file()}
     page = table(rows, "variant")
     write_text(RESULTS / "ablations.json", json.dumps(rows, indent=1))
     write_text(RESULTS / "ablations.md", page + "\n")

@@ -22,17 +22,19 @@ from typing import Any
 
 import torch
 from PIL import Image
+from pydantic import BaseModel, Field, field_validator, model_validator
 from safetensors import safe_open
 from torch import Tensor
 from tqdm import tqdm
 
 from attention.baselines import FOLDER, METHODS, Method
-from attention.config import DEVICE, Config, option, parse_config
+from attention.config import DEVICE, FACES, SEED, Config, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.generated import median_seconds
 from attention.evaluation.metrics import COLUMNS, Asked, means, measure, plot_sweep
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder, write_picture, write_text
+from attention.files.reading import read_report
 from attention.generator import sample_z
 from attention.inversion.perceptual import load_lpips, lpips_available
 from attention.sheets import edit_sheet
@@ -57,13 +59,71 @@ class CompareConfig(Config):
 
     only: str | None = option(None, "methods, separated by commas")
     prompts: str | None = option(None, "prompts, separated by commas; default: all that the world knows")
-    faces: int = option(64, "unseen faces", min=1)
-    subset_faces: int = option(8, "faces that slow methods edit", min=1)
-    seed: int = option(4242, "of the faces: those of attention.evaluate", min=0)
+    faces: int = option(64, "unseen faces", min=1, max=FACES)
+    subset_faces: int = option(8, "faces that slow methods edit", min=1, max=FACES)
+    seed: int = option(4242, "of the faces: those of attention.evaluate", min=0, max=SEED)
     domain: str = option("drawn", "a world that knows the truth about its faces")
     checkpoints: Path = option(FOLDER / "drawn", "folder of the trained methods")
     results: Path = option(RESULTS, "folder to write to")
     device: str = option("auto", DEVICE)
+
+
+Figures = dict[str, float | None]
+
+
+class Sweep(BaseModel):
+    """A method's figures at one strength: means, and by prompt."""
+
+    strength: float
+    mean: Figures
+    prompts: dict[str, Figures]
+
+    @field_validator("prompts")
+    @classmethod
+    def _can_be_compared(cls, prompts: dict[str, Figures]) -> dict[str, Figures]:
+        for prompt, figures in prompts.items():
+            if absent := [name for name in ("success", *PRESERVED) if name not in figures]:
+                raise ValueError(f"{prompt!r} lacks {absent[0]}")
+        return prompts
+
+
+class Measured(BaseModel):
+    """What is known of a method."""
+
+    name: str
+    given_mask: bool
+    faces: int
+    strength: float
+    training: dict[str, float]
+    seconds_per_edit: float
+    minutes_of_this_measurement: float
+    sweep: list[Sweep] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _has_its_default_strength(self) -> "Measured":
+        if self.strength not in [row.strength for row in self.sweep]:
+            raise ValueError(f"the sweep lacks the strength {self.strength}")
+        return self
+
+
+class Comparison(BaseModel):
+    """comparison.json, as far as it is taken up again."""
+
+    domain: str = "drawn"
+    faces: int
+    subset_faces: int
+    seed: int
+    prompts: list[str]
+    methods: dict[str, Measured]
+    ours_on_subset: Measured | None = None
+
+    @model_validator(mode="after")
+    def _has_all_prompts(self) -> "Comparison":
+        for key, method in self.methods.items():
+            wanted = self.prompts[::EVERY_PROMPT_OF_SLOW] if key in SLOW else self.prompts
+            if any(set(row.prompts) != set(wanted) for row in method.sweep):
+                raise ValueError(f"{key} was measured with other prompts")
+        return self
 
 
 def own_folder(cls: type[CompareConfig], given: Mapping[str, Any]) -> dict[str, Path]:
@@ -118,16 +178,18 @@ def earlier(config: CompareConfig, settings: dict) -> dict:
         UserError: it was measured with other settings, or is garbled.
     """
     path = config.results / "comparison.json"
+    if not path.exists():
+        return {"methods": {}, **settings}
     try:
-        found = {"domain": "drawn", **json.loads(path.read_text())} if path.is_file() else {}
-        other = [name for name in ("domain", "faces", "subset_faces", "seed", "prompts")
-                 if found and found[name] != settings[name]]
-    except (ValueError, KeyError, TypeError) as error:
+        found = read_report(path, "a comparison", Comparison).model_dump()
+    except UserError as error:
         raise UserError(f"{path} cannot be read as an earlier comparison ({error}); delete it, or name another folder with "
-                        "--results") from error
-    if other:
+                        "--results") from None
+    if other := [name for name in ("domain", "faces", "subset_faces", "seed", "prompts") if found[name] != settings[name]]:
         raise UserError(f"{path} was measured with other {other[0]} than these; name another folder with --results")
-    return {"methods": {}, **found, **settings}
+    if found["ours_on_subset"] is None:
+        del found["ours_on_subset"]
+    return {**found, **settings}
 
 
 def run(method: Method, world: World, prompts: Sequence[str], w: Tensor, faces: Faces, checkpoints: Path) -> dict:

@@ -5,12 +5,24 @@ import tracemalloc
 import warnings
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from attention.config import TrainConfig
 from attention.errors import UserError
 from attention.training import distributed
-from attention.training.captions import JOIN, PAIR_SHARE, PhraseSampler, read_phrases, split_phrases
+from attention.training.captions import (
+    JOIN,
+    PAIR_SHARE,
+    PhraseSampler,
+    corpus_of,
+    prompts_for,
+    read_phrases,
+    sheet_prompts,
+    split_phrases,
+)
+from attention.worlds.registry import configured
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -202,6 +214,39 @@ def test_four_processes_share_each_steps_prompts_with_none_twice_and_none_lost(m
         assert together == alone.sample(own * processes)
         used = [phrase for prompt in together for phrase in prompt.split(JOIN)]
         assert len(used) == len(set(used))
+
+
+# --- of a training
+
+def test_the_published_world_draws_from_the_corpus_and_says_so_and_the_drawn_world_from_its_own_prompts(capsys):
+    world = SimpleNamespace(name="w", prompts=("a", "b"), clip=SimpleNamespace(fits=lambda prompt: True))
+    sampler = prompts_for(configured(TrainConfig, domain="ffhq"), world)
+    sample = REPOSITORY / "celeba-caption/sample"
+    assert set(sampler.phrases) == set(read_phrases(sample))
+    assert capsys.readouterr().out == f"recipe paper, targets: text; prompts are drawn from 62 phrases of {sample}\n"
+    assert prompts_for(configured(TrainConfig, domain="drawn", batch_size=2), world).phrases == ("a", "b")
+    assert capsys.readouterr().out.endswith("from 2 phrases of the world w\n")
+    with pytest.raises(UserError, match=r"celeba-caption/sample has 62 different phrases, .* needs 64: .*--captions"):
+        prompts_for(configured(TrainConfig, domain="ffhq", batch_size=64), world)
+
+
+def test_captions_of_ones_own_beside_the_sample_take_its_place(tmp_path):
+    (tmp_path / "sample").mkdir()
+    (tmp_path / "ReadMe.txt").write_text("not a caption")
+    assert corpus_of(tmp_path) == tmp_path / "sample"
+    (tmp_path / "0.txt").write_text("big nose\n")
+    assert corpus_of(tmp_path) == tmp_path and corpus_of(tmp_path / "0.txt") == tmp_path / "0.txt"
+
+
+def test_sheets_show_the_published_file_of_prompts_and_the_description(tmp_path):
+    world, own = SimpleNamespace(prompts=tuple("abcdef")), tmp_path / "phrases.txt"
+    assert sheet_prompts(configured(TrainConfig, description="x"), world, 3) == ["x", "a", "c", "f"]
+    own.write_text("\ufeffbig nose\n\n red lips \n", encoding="utf-8")
+    config = configured(TrainConfig, own_description_dir=own)
+    assert sheet_prompts(config, world, 3) == ["big nose", "red lips"]
+    own.write_text(" \n")
+    with pytest.raises(UserError, match=r"--own_description_dir .*phrases\.txt is empty"):
+        sheet_prompts(config, world, 3)
 
 
 def test_more_prompts_than_phrases_are_refused():

@@ -203,12 +203,49 @@ def released_file(folder):
     return folder / "clip.pt"
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_file_that_does_not_say_its_activation_is_told_or_asked_for(tmp_path):
+    path, images = released_file(tmp_path), torch.rand(1, 3, 32, 32)
+    gelu = CLIP_MODELS["released-gelu"](path)
+    assert any(isinstance(module, torch.nn.GELU) for module in gelu.modules())
+    with pytest.warns(UserWarning, match=r"clip\.pt .*QuickGELU is taken.*released-gelu"):
+        quick = CLIP_MODELS["released"](path)
+    assert not any(isinstance(module, torch.nn.GELU) for module in quick.modules())
+    assert not torch.allclose(gelu.encode_image(images), quick.encode_image(images))
+    weights = torch.load(path, weights_only=True)
+    numbers = dict(zip(OPENAI_SCALARS, (32, 77, 49408), strict=True))               # as OpenAI's own files have
+    torch.save(weights | {name: torch.tensor(number) for name, number in numbers.items()}, path)
+    assert torch.equal(CLIP_MODELS["released"](path).encode_image(images), quick.encode_image(images))
+
+
+def test_a_clip_under_wrappers_and_another_ending_is_read(tmp_path):
+    path = released_file(tmp_path)
+    weights = torch.load(path, weights_only=True)
+    wrapped = {f"module.{name}": value for name, value in weights.items()}
+    torch.save({"epoch": 3, "name": "run", "state_dict": wrapped}, path)
+    save_file(weights, tmp_path / "weights.bin")
+    with pytest.warns(UserWarning, match="QuickGELU"):
+        read = [load_clip(file).model.text_projection for file in (path, tmp_path / "weights.bin")]
+    assert all(torch.equal(projection, weights["text_projection"]) for projection in read)
+
+
+def test_a_clip_of_contradicting_sizes_asks_for_no_memory(tmp_path):
+    path = released_file(tmp_path)
+    weights = torch.load(path, weights_only=True)
+    for name, shape in (("positional_embedding", (60_000, 64)), ("ln_final.weight", (60_000,)),
+                        ("visual.conv1.weight", (60_000, 3, 1, 1)), ("text_projection", (1, 60_000))):
+        torch.save(weights | {name: torch.zeros(shape)}, path)
+        with pytest.raises(UserError, match="does not hold OpenAI CLIP weights"):
+            load_clip(path)
+
+
 def tiny_file(folder):
     tiny().save(folder / "clip.safetensors")
     return folder / "clip.safetensors"
 
 
-FILES = {"released": released_file, "released-gelu": released_file, "tiny": tiny_file}         # a new kind of CLIP is one more entry here
+# A new kind of CLIP is one more entry here.
+FILES = {"released": released_file, "released-gelu": released_file, "tiny": tiny_file}
 
 
 @pytest.mark.parametrize("kind", CLIP_MODELS)

@@ -86,10 +86,32 @@ def test_a_world_without_the_truth_is_refused_before_the_work(tmp_path, monkeypa
 
 
 def test_a_garbled_earlier_comparison_is_named(tmp_path):
-    for content in ('{"faces": 64', "[1]", '{"faces": 64}'):
+    whole = json.loads((compare.RESULTS / "comparison.json").read_text())
+    ours = whole["methods"]["ours"]
+    damaged = [{**whole, "methods": {"ours": {**ours, **wrong}}} for wrong in (
+        {"sweep": []}, {"sweep": None}, {"strength": 0.7}, {"training": [1]},
+        {"sweep": [{**ours["sweep"][2], "prompts": {"beard": {}}}]},
+        {"sweep": [{**ours["sweep"][2], "prompts": {"beard": ours["sweep"][2]["prompts"]["beard"]}}]})]
+    for content in ('{"faces": 64', "[1]", "[]", "null", '{"faces": 64}', "[" * 100_000, '{"faces": NaN}',
+                    *map(json.dumps, (*damaged, {**whole, "methods": []}, {**whole, "seed": None}))):
         (tmp_path / "comparison.json").write_text(content)
-        with pytest.raises(UserError, match=r"comparison\.json cannot be read.*--results"):
-            compare.main(["--only", "nothing", "--device", "cpu", "--results", str(tmp_path)])
+        with pytest.raises(UserError, match=r"comparison\.json cannot be read.*--results") as error:
+            compare.earlier(compare.CompareConfig(results=tmp_path), {})
+        assert "\n" not in str(error.value) and len(str(error.value)) < 600
+    (tmp_path / "comparison.json").write_text(json.dumps(whole))
+    settings = {name: whole.get(name, "drawn") for name in ("domain", "faces", "subset_faces", "seed", "prompts")}
+    found = compare.earlier(compare.CompareConfig(results=tmp_path), settings)
+    assert {name: found[name] for name in ("methods", "ours_on_subset")} == {
+        name: whole[name] for name in ("methods", "ours_on_subset")}
+
+
+def test_a_garbled_report_of_an_ablation_is_named(tmp_path):
+    report = tmp_path / "K_5/metrics.json"
+    report.parent.mkdir()
+    for content in ("[]", "null", "[" * 100_000, '{"mean": [1]}', '{"mean": {"iou": NaN}}'):
+        report.write_text(content)
+        with pytest.raises(UserError, match=r"K_5/metrics\.json is n.* report of attention\.evaluate"):
+            ablations.write_table(tmp_path)
 
 
 def test_a_file_in_place_of_a_folder_is_named_by_its_flag(tmp_path):

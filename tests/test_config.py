@@ -1,13 +1,28 @@
 """Options: types, bounds, precedence, and what a wrong flag is told."""
 
+import re
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from attention.config import Config, TrainConfig, option, parse_config
+from attention.config import SEED, ClusterConfig, Config, EvaluateConfig, RealConfig, TrainConfig, option, parse_config
 from attention.errors import UserError
+from attention.files.published import ROOT
 from attention.method.losses import TERMS
+from attention.worlds.registry import configured, world_defaults
+
+# Every flag of the authors' two programs, and what follows it; switches have nothing.
+SHARED = {"description_dir": "corpus", "description": "a text", "ckpt": "a.pt", "stylegan_size": "1024",
+          "cluster_num": "20", "channel_multiplier": "2", "attention_layer": "13", "batch_size": "2",
+          "lr_rampup": "0.05", "lr": "0.01",
+          "lambda_ess": "0.5", "lambda_sec": "0.5", "lambda_id": "0.5", "lambda_delta": "0.5", "step": "7",
+          "latent_path": "a.pt", "truncation": "0.5", "work_in_stylespace": None, "save_intermediate_image_every": "0",
+          "results_dir": "results", "ir_se50_weights": "a.pth", "amp": None, "world-size": "1", "rank": "0",
+          "dist-url": "tcp://localhost:10001", "dist-backend": "nccl", "seed": "200", "gpu_id": "0",
+          "multiprocessing-distributed": None}
+TRAINING = SHARED | {"attention_description": "blonde hair", "own_description_dir": "phrases.txt", "use_cluster": None,
+                     "cluster_path": "a.pkl", "cluster_layer": "13", "cutn": "64", "resume": "auto"}
 
 
 class Example(Config):
@@ -85,6 +100,64 @@ def test_a_field_without_default_is_required():
 def test_a_published_flag_that_changes_nothing_says_so(capsys):
     parse("--use_cluster")
     assert capsys.readouterr().err == "--use_cluster changes nothing here: it is always so\n"
+
+
+def published_table() -> dict[str, list[str]]:
+    text = (ROOT / "docs/differences.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").replace("`", "").split(" | ") for line in text.splitlines() if line.startswith("| `--")]
+    return {row[0].removeprefix("--"): row[2:] for row in rows if len(row) == 4}
+
+
+@pytest.mark.parametrize("column, cls, flags", [(0, TrainConfig, TRAINING), (1, ClusterConfig, SHARED)])
+def test_every_published_flag_does_what_the_table_of_differences_says(column, cls, flags, capsys):
+    table = {flag: cells[column] for flag, cells in published_table().items()}
+    assert [flag for flag, cell in table.items() if cell == "-"] == [flag for flag in table if flag not in flags]
+    for flag, value in flags.items():
+        words, (said, _, rest) = [f"--{flag}", *filter(None, [value])], table[flag].partition(": ")
+        if said == "refused":
+            with pytest.raises(UserError, match=re.escape(f"--{flag} is a flag of the published program: {rest}")):
+                parse_config(cls, words)
+            continue
+        config = parse_config(cls, ["--domain", "ffhq", *words], None, world_defaults)
+        noted = capsys.readouterr().err
+        assert noted == (f"--{flag} changes nothing here: {rest}\n" if said == "changes nothing" else ""), flag
+        if said.startswith("as --"):
+            name, _, other = said.removeprefix("as --").partition(" ")
+            assert str(getattr(config, name)) == (other or value), flag
+        elif said.startswith("taken"):
+            assert str(getattr(config, flag.replace("-", "_"))) == (value or "True"), flag
+            if match := re.search(r"taken, ([\d.,]+\d) by default", table[flag]):
+                assert getattr(configured(cls, domain="ffhq"), flag) == float(match[1].replace(",", "")), flag
+
+
+def test_what_changes_nothing_is_not_kept():
+    kept = parse_config(TrainConfig, ["--cutn", "64"]).model_dump(mode="json")
+    assert not {"cutn", "use_cluster", "lr_rampup"} & set(kept) and kept["batch_size"] == 8
+
+
+def test_a_flag_given_twice_counts_as_the_last_and_a_switch_both_ways_is_refused(capsys):
+    assert parse("--lr", "0.5", "--lr=0.25").lr == 0.25
+    assert capsys.readouterr().err == "--lr is given twice: 0.25 counts, 0.5 does not\n"
+    assert parse("--lr", "0.5", "--lr", "0.5", "--save", "--save-it").lr == 0.5 and not capsys.readouterr().err
+    with pytest.raises(UserError, match=r"--save-it and --no_save contradict each other"):
+        parse("--save-it", "--no_save")
+
+
+def test_a_number_has_an_end_and_a_path_is_not_empty():
+    huge = str(10**20)
+    for cls, needed in ((TrainConfig, []), (ClusterConfig, []), (EvaluateConfig, []), (RealConfig, ["--photos", "x"])):
+        for name, field in cls.model_fields.items():
+            kind = str(field.annotation)
+            if not field.exclude and ("int" in kind or "float" in kind):
+                with pytest.raises(UserError, match=rf"^--{name} is 1(0{{20}}|e\+20), expected .*at most"):
+                    parse_config(cls, [*needed, f"--{name}", huge])
+            elif "Path" in kind or name in ("resume", "device", "domain", "init"):
+                with pytest.raises(UserError, match=rf"^--{name} is '', expected a value$"):
+                    parse_config(cls, [*(needed if name != "photos" else []), f"--{name}", ""])
+    with pytest.raises(UserError) as error:
+        parse_config(TrainConfig, ["--step", "1" * 5000])
+    assert len(str(error.value)) < 200
+    assert parse_config(TrainConfig, ["--seed", str(SEED), "--save_intermediate_image_every", "0"]).seed == SEED
 
 
 def test_help_shows_bounds_choices_and_the_defaults_that_will_be_used(capsys):

@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from attention import clustering_feature, run_attention
 from attention.config import ClusterConfig, TrainConfig
 from attention.errors import UserError
-from attention.files.published import ROOT
+from attention.files.published import ROOT, SHIPPED
 from attention.generator import StyleGAN2
+from attention.inversion import perceptual
 from attention.training.captions import PhraseSampler
 from attention.worlds.registry import configured, load_world, world_entry, world_of
 
@@ -44,12 +46,33 @@ def test_a_toml_world_loads_its_own_generator_with_its_settings(tmp_path, checkp
     config = configured(TrainConfig, domain=name)
     assert (config.attention_layer, config.step, config.lambda_id) == (7, 3, 0.0)
     assert config.captions == tmp_path / "words" and config.run == Path("runs/my_cars")
-    world = world_of(config)
+    with pytest.warns(UserWarning, match="no encoder"):
+        world = world_of(config)
     assert world.name == "my_cars" and world.generator.channels == TINY
     w = world.sample_w(4096, seed=0)
     z = torch.randn(4096, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(w, 0.25 + 0.5 * (world.generator.mapping(z) - 0.25))    # toward the file's mean latent
     assert world.where_texts("red") == ("red",)
+
+
+def test_a_toml_world_trains_with_the_small_clip_and_pixels_alone_and_says_what_it_cannot_do(tmp_path, checkpoint, capsys,
+                                                                                             monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(perceptual, "VGG_WEIGHTS", tmp_path / "nowhere.pth")
+    for clip in (f'"{SHIPPED / "clip.safetensors"}"', f'{{ kind = "tiny", source = "{SHIPPED / "clip.safetensors"}" }}'):
+        name = write_toml(tmp_path, 'generator = "cars.pt"', 'prompts = ["red hair", "blue eyes"]', f"clip = {clip}",
+                          'perceptual = "pixels"', "[settings]", "attention_layer = 7", "cluster_num = 4", "batch_size = 2")
+        assert world_entry(name).clip.kind == "tiny"
+    flags = ["--domain", name, "--step", "2", "--device", "cpu"]
+    for main in (clustering_feature.main, run_attention.main):
+        with pytest.warns(UserWarning, match="my_cars has no encoder: .* no photos.*real cannot.*evaluate cannot either"):
+            main(flags)
+    assert (tmp_path / "runs/my_cars/editor.safetensors").is_file()
+    assert "prompts are drawn from 2 phrases of the world my_cars" in capsys.readouterr().out
+    with pytest.warns(UserWarning), pytest.raises(UserError, match=r"--cluster_layer is 99, but .*cars\.pt has 11 layers"):
+        run_attention.main([*flags, "--overwrite", "--cluster_layer", "99"])
+    small = load_world("ffhq", checkpoint, "cpu", clip_model=str(SHIPPED / "clip.safetensors"))
+    assert small.clip.dim == load_world("drawn", device="cpu").clip.dim
 
 
 @pytest.mark.parametrize(("lines", "words"), [

@@ -17,6 +17,7 @@ from gdown.exceptions import DownloadError
 from attention.download import checks, main
 from attention.errors import UserError
 from attention.files import downloading as module
+from attention.files.disk import locked
 from attention.files.downloading import CHUNK, FETCH, listing, verify
 from attention.files.published import PUBLISHED, SETS, missing
 from attention.generator import StyleGAN2
@@ -186,6 +187,24 @@ def test_a_wrong_file_is_named_and_not_overwritten(server, publish, tmp_path):
     with pytest.raises(UserError, match=r"file\.pt is not the published file.*delete it and run: python -m attention"):
         download("file.pt", tmp_path)
     assert (tmp_path / "file.pt").read_bytes() == b"mine" and server.ranges == []
+
+
+def test_bytes_never_go_through_a_link_that_has_the_name_of_what_has_arrived(publish, tmp_path):
+    publish(sha256=SHA256)
+    (tmp_path / "kept").write_bytes(b"kept")
+    (folder := tmp_path / "weights").mkdir()
+    (folder / ".file.pt.url.partial").symlink_to(tmp_path / "kept")
+    download("file.pt", folder)
+    assert (tmp_path / "kept").read_bytes() == b"kept" and names_in(folder) == ["file.pt"]
+    assert (folder / "file.pt").read_bytes() == CONTENT
+
+
+def test_the_second_of_two_downloads_says_so(publish, tmp_path):
+    publish(sha256=SHA256)
+    with locked(tmp_path / "file.pt"), pytest.raises(UserError, match=r"file\.pt is being made by another process"):
+        download("file.pt", tmp_path)
+    download("file.pt", tmp_path)
+    assert names_in(tmp_path) == ["file.pt"]
 
 
 # --- hashes that are not confirmed or not known

@@ -110,20 +110,78 @@ def test_a_picture_can_say_what_to_change_to(main, editor, tmp_path):
     assert not np.array_equal(np.asarray(Image.open(out)), np.asarray(editor.open_seed(7).image))
 
 
-def test_of_a_folder_what_can_be_edited_is_and_the_rest_is_named(main, tmp_path, capsys):
+def test_nothing_that_is_read_is_ever_overwritten(main, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()
-    images = draw_faces(FaceParams.sample(2, seed=6)).images
-    Image.fromarray(images[0]).save(folder / "a.png")
-    Image.fromarray(images[1]).save(folder / "c.jpg")
+    face = Image.fromarray(draw_faces(FaceParams.sample(1, seed=6)).images[0])
+    for name in ("a.png", "a_grid.png", "other.png"):
+        face.save(folder / name)
+    (tmp_path / "link.png").symlink_to(folder / "a.png")
+    (tmp_path / "hard.png").hardlink_to(folder / "a.png")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    edit = ("--aligned", "--what", "beard", "--run", tmp_path)              # no editor there: nothing is loaded
+    for words in ((folder / "a.png", *edit, "--out", folder / "../in/a.png"),
+                  (folder / "a.png", *edit, "--out", tmp_path / "link.png"),
+                  (folder / "a.png", *edit, "--out", tmp_path / "hard.png"),
+                  (folder / "a_grid.png", *edit, "--grid", "--out", folder / "a.png"),
+                  ("--seed", 1, "--reference", folder / "other.png", "--run", tmp_path, "--out", folder / "other.png")):
+        with pytest.raises(UserError, match="would overwrite"):
+            main(*words)
+    with pytest.raises(UserError, match="would be written twice"):
+        main(folder, *edit, "--grid", "--out", tmp_path / "out")
+    assert before == {path: path.read_bytes() for path in folder.iterdir()} and not (tmp_path / "out").exists()
+
+
+def test_a_photo_is_not_overwritten_from_python_either(editor, tmp_path):
+    path = tmp_path / "a.png"
+    Image.fromarray(draw_faces(FaceParams.sample(1, seed=6)).images[0]).save(path)
+    edited = editor.open_photo(path, aligned=True).edit("beard")
+    with pytest.raises(UserError, match=r"would overwrite \S*a\.png"):
+        edited.save(tmp_path / "../" / tmp_path.name / "a.png")
+    edited.save(tmp_path / "b.png")
+    editor.replay(tmp_path / "b.png", path).save(tmp_path / "b.png")                     # its own recipe may be
+
+
+def test_an_edit_that_changes_nothing_says_so_and_why(main, tmp_path, capsys):
+    for words, why in ((("--strength", 0), "the strength is 0"), (("--coverage", 0), "'lips' is nowhere in this face")):
+        with pytest.warns(UserWarning, match=f"nothing changed: {why}"):
+            main("--seed", 7, "--what", "red lipstick", "--where", "lips", *words, "--out", tmp_path / "a.png")
+        assert capsys.readouterr().out.splitlines()[-1].startswith(f"nothing changed: {why}")
+    main("--seed", 7, "--what", "red lipstick", "--out", tmp_path / "a.png", "--save_mask", "--grid")
+    names = ", ".join(f"{tmp_path}/a{name}.png" for name in ("", "_mask", "_grid"))
+    assert capsys.readouterr().out == f"wrote {names}\n"
+
+
+def test_a_picture_that_the_world_cannot_show_is_refused(editor):
+    clouds = np.random.default_rng(0).integers(256, size=(4, 4, 3), dtype=np.uint8)
+    others = {"clouds": Image.fromarray(clouds).resize((256, 256)), "white": Image.new("RGB", (256, 256), "white"),
+              "upside down": Image.fromarray(draw_faces(FaceParams.sample(1, seed=6)).images[0][::-1])}
+    for name, picture in others.items():
+        with pytest.raises(UserError, match=r"does not look like the pictures of drawn: .* \d+\.\d dB, but at least"):
+            pytest.fail(f"{name}: {editor.open_photo(picture, aligned=True).origin['psnr']}")
+
+
+def test_of_a_folder_what_can_be_edited_is_and_the_rest_is_named(main, tmp_path, capsys):
+    folder, odd = tmp_path / "in", b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    folder.mkdir()
+    face = Image.fromarray(draw_faces(FaceParams.sample(1, seed=6)).images[0])
+    good = ["a.png", "c.jpg", "d.JFIF", "e.avif", "f.jp2", "g.mpo", odd]
+    for name in good:
+        face.save(folder / name, format="JPEG" if name in ("d.JFIF", "g.mpo") else None)
+    face.save(folder / "h.tif", save_all=True, append_images=[face], compression="tiff_deflate")
+    (folder / "h.tif").write_bytes((folder / "h.tif").read_bytes()[:-300])
     (folder / "b.png").write_text("no picture")
-    (folder / "notes.txt").write_text("no picture either")
+    (folder / "i.heic").write_bytes(b"\0\0\0\x24ftypheic" + bytes(100))
+    for name in ("notes.txt", "a.json", "movie.mov", ".hidden.png"):
+        (folder / name).write_text("no picture either")
     with pytest.raises(UserError, match="would be overwritten"):
         main(folder, "--aligned", "--what", "grey hair", "--out", folder)
-    with pytest.raises(UserError, match=r"1 of 3 pictures were passed over: b\.png"):
+    with pytest.raises(UserError, match=r"4 of 11 pictures were passed over: movie\.mov, b\.png, h\.tif, i\.heic;"):
         main(folder, "--aligned", "--what", "grey hair", "--out", tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.png", "c.png"]
-    assert "b.png cannot be read as a picture" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(f"{Path(name).stem}.png" for name in good)
+    told = capsys.readouterr().err
+    assert all(f"in/{name}" in told for name in ("b.png cannot be read as a picture", "movie.mov: by its ending",
+                                                 "h.tif cannot be read", "i.heic is a HEIC picture"))
 
 
 @pytest.mark.parametrize("words, message", [

@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from attention import clustering_feature, evaluate, run_attention
 from attention.errors import UserError
+from attention.files.published import SHIPPED
 from attention.training import loop as training
 from attention.training.runs import load_run
 from attention.worlds.registry import WORLDS
@@ -56,6 +57,7 @@ def test_the_run_folder_rebuilds_its_editor(run):
 def test_evaluation_writes_a_figure_for_every_prompt(run):
     evaluate.main(["--run", str(run), "--faces", "4", "--strengths", "0.1"])
     report = json.loads((run / "metrics.json").read_text())
+    assert report["training_steps"] == 4
     assert set(report["prompts"]) == set(WORLDS["drawn"].prompts)
     assert 0 <= report["mean"]["iou"] <= 1 and (run / "edits.png").exists()
 
@@ -99,11 +101,14 @@ def test_clustering_is_deterministic_for_a_seed(run, tmp_path):
     (["--ckpt", "nowhere.pt"], ["nowhere.pt", "missing"]),
     (["--cluster_path", "nowhere.safetensors"], ["nowhere.safetensors", "clustering_feature"]),
     (["--resume", "auto", "--lr", "0.5"], ["--lr", "0.5"]),
+    (["--cluster_layer", "99"], ["layer 99", "does not exist"]),
+    (["--batch_size", "1000"], ["phrases", "--batch_size"]),
+    (["--resume", ""], ["--resume", "folder"]),
 ])
 def test_a_training_mistake_is_one_sentence_that_names_it(run, flags, words):
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     with pytest.raises(UserError) as error:
-        train(run, *flags)
+        train(run, "--overwrite", *flags)
     assert all(word in str(error.value) for word in words), str(error.value)
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
@@ -135,3 +140,42 @@ def test_a_file_in_place_of_the_run_folder_is_refused(tmp_path):
 def test_a_mistake_on_the_command_line_exits_with_2_and_no_traceback():
     done = subprocess.run([sys.executable, "-m", "attention.run_attention", "--step", "-1"], capture_output=True, text=True)
     assert done.returncode == 2 and "Traceback" not in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("main", [run_attention.main, clustering_feature.main])
+def test_a_run_is_replaced_only_where_that_is_asked_for(main, run):
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    with pytest.raises(UserError, match=r"holds a run already.* --resume auto.* --overwrite"):
+        main(["--run", str(run)])
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_a_run_may_start_from_an_editor_whose_attention_then_stays_as_it_is(tmp_path):
+    train(tmp_path, "--init", "drawn", "--attention_start", "1.15", "--step", "2", "--batch_size", "2")
+    before, after = load_file(SHIPPED / "editor.safetensors"), load_file(tmp_path / "editor.safetensors")
+    changed = {name for name, value in before.items() if not torch.equal(value.float(), after[name])}
+    assert changed and all(name.startswith("mapper.") for name in changed)
+    with pytest.raises(UserError, match=r"--init .* --cluster_num 64 there, 20 here; --max_change 30.0 there, 0.0"):
+        train(tmp_path / "other", "--init", str(tmp_path), "--cluster_num", "20", "--max_change", "0")
+
+
+@pytest.mark.parametrize("environment", [
+    {"WORLD_SIZE": ""}, {"WORLD_SIZE": "2", "RANK": "0"}, {"WORLD_SIZE": "two"}, {"WORLD_SIZE": "0"}, {"RANK": "1"},
+    {"RANK": "-1", "WORLD_SIZE": "2"}, {"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+    {"LOCAL_RANK": "3"}, {"WORLD_SIZE": "9" * 5000, "RANK": "0"}])
+def test_what_another_program_left_in_the_environment_is_named_and_help_works(environment, monkeypatch, capsys):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for main in (run_attention.main, evaluate.main, clustering_feature.main):
+        with pytest.raises(UserError, match=f"the environment says .*{next(iter(environment))}=.*unset .*torchrun"):
+            main([])
+        with pytest.raises(SystemExit) as ended:
+            main(["--help"] if main is evaluate.main else ["--recipe", "released", "--help"])
+        assert ended.value.code == 0 and "--run" in capsys.readouterr().out
+
+
+def test_processes_that_are_asked_for_beside_those_of_a_launcher_are_refused(monkeypatch, tmp_path):
+    for name, value in {"WORLD_SIZE": "1", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="ask for 2 processes, but the environment says that 1 of 1"):
+        train(tmp_path, "--gpu_id", "0,1", "--multiprocessing-distributed", "--device", "cpu")

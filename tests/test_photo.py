@@ -1,10 +1,12 @@
 """Photos: pictures of every kind, the geometry against closed forms and drawn faces, and what put_back must not touch."""
 
 import hashlib
+import io
 import json
 import pickle
 import sys
 import warnings
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -12,8 +14,10 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms, ImageFilter
+from torch.nn import functional as F
 
+import attention
 from attention.editing import photo
 from attention.editing.photo import find_landmarks, read_landmarks, read_photo
 from attention.errors import UserError
@@ -64,16 +68,100 @@ def test_transparency_becomes_white(tmp_path):
 
 
 @pytest.mark.parametrize("mode, value, expected", [("L", 77, 77), ("I;16", 77 * 257, 77), ("1", 1, 255),
-                                                   ("LA", (77, 255), 77)])
+                                                   ("LA", (77, 255), 77), ("F", 77 / 255, 77)])
 def test_grey_pictures_keep_their_grey(mode, value, expected, tmp_path):
-    read = np.asarray(read_photo(saved(tmp_path, Image.new(mode, (16, 16), value))))
+    name = "a.tif" if mode == "F" else "a.png"
+    read = np.asarray(read_photo(saved(tmp_path, Image.new(mode, (16, 16), value), name)))
     assert read.shape == (16, 16, 3) and (read == expected).all()
 
 
 def test_cmyk_is_read_as_its_colours(tmp_path):
     path = saved(tmp_path, Image.new("CMYK", (16, 16), (0, 255, 255, 0)), "a.jpg", quality=100)
-    red, green, blue = np.asarray(read_photo(path))[8, 8]
+    with pytest.warns(UserWarning, match=r"a\.jpg is CMYK without a colour profile"):
+        red, green, blue = np.asarray(read_photo(path))[8, 8]
     assert red > 250 and green < 5 and blue < 5
+
+
+# --- colour profiles
+
+def tag(profile, name):
+    """Where the content of a tag of an ICC profile begins."""
+    for start in range(132, 132 + 12 * int.from_bytes(profile[128:132], "big"), 12):
+        if profile[start:start + 4] == name:
+            return int.from_bytes(profile[start + 4:start + 8], "big")
+    raise KeyError(name)
+
+
+@cache                                                      # it says when it was made
+def display_p3():
+    """The profile of a telephone's photos: sRGB's curve, and the primaries of Display P3 (adapted to D50)."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for name, xyz in ((b"rXYZ", (0.51512, 0.2412, -0.00105)), (b"gXYZ", (0.29198, 0.69225, 0.04189)),
+                      (b"bXYZ", (0.1571, 0.06657, 0.78407))):
+        start = tag(profile, name) + 8
+        profile[start:start + 12] = b"".join(round(value * 65536).to_bytes(4, "big", signed=True) for value in xyz)
+    return bytes(profile)
+
+
+def test_a_photo_of_display_p3_keeps_its_numbers_and_its_profile_and_is_shown_to_the_generator_in_srgb(tmp_path):
+    editor = attention.load_editor("drawn", device="cpu")
+    in_srgb = draw_faces(FaceParams.sample(1, seed=8), 256).images[0]
+    p3 = ImageCms.ImageCmsProfile(io.BytesIO(display_p3()))
+    in_p3 = ImageCms.profileToProfile(Image.fromarray(in_srgb), ImageCms.createProfile("sRGB"), p3)
+    assert np.abs(np.asarray(in_p3).astype(int) - in_srgb).max() > 10                    # or the profile is none
+    path = saved(tmp_path, in_p3, "a.png", icc_profile=display_p3())
+    face, plain = editor.open_photo(path, aligned=True), editor.open_photo(in_srgb, aligned=True)
+    assert abs(face.origin["psnr"][0] - plain.origin["psnr"][0]) < 0.1
+    edited = face.edit("purple hair", "hair")
+    with Image.open(edited.save(tmp_path / "b.png")) as written:
+        assert written.info["icc_profile"] == display_p3()
+        numbers = np.asarray(written)
+    changed = (numbers != np.asarray(in_p3)).any(axis=2)
+    mask = F.interpolate(edited.mask, size=(128, 128), mode="bilinear")[0, 0].numpy().repeat(2, 0).repeat(2, 1) > 0
+    assert changed.any() and not (changed & ~grown(mask)).any()
+    assert np.array_equal(np.asarray(editor.replay(tmp_path / "b.png", path).image), numbers)
+    # Seen as colours, it is the edit of the same photo in sRGB.
+    seen = np.asarray(ImageCms.profileToProfile(Image.fromarray(numbers), p3, ImageCms.createProfile("sRGB")))
+    expected = np.asarray(plain.edit("purple hair", "hair").image)
+    assert np.abs(seen.astype(int) - expected).mean() < 1
+
+
+def linear_grey():
+    """A profile of grey whose numbers count light."""
+    white = b"XYZ \0\0\0\0" + b"".join(round(value * 65536).to_bytes(4, "big") for value in (0.9642, 1, 0.8249))
+    tags = {b"wtpt": white, b"kTRC": b"curv" + bytes(8)}
+    table, content = len(tags).to_bytes(4, "big"), b""
+    for name, value in tags.items():
+        start = 128 + 4 + 12 * len(tags) + len(content)
+        table, content = table + name + start.to_bytes(4, "big") + len(value).to_bytes(4, "big"), content + value
+    header = bytes(8) + b"\x02\x10\0\0mntrGRAYXYZ " + bytes(12) + b"acsp" + bytes(28) + white[8:] + bytes(48)
+    whole = header + table + content
+    return len(whole).to_bytes(4, "big") + whole[4:]
+
+
+def grown(mask):
+    return np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(9))) > 0
+
+
+def test_what_rgb_cannot_hold_becomes_srgb_through_its_profile_and_that_is_told(tmp_path):
+    with pytest.warns(UserWarning, match=r"e\.png has a colour profile of GRAY \(L\); it is turned into sRGB"):
+        read = np.asarray(read_photo(saved(tmp_path, Image.new("L", (16, 16), 128), "e.png", icc_profile=linear_grey())))
+    assert np.ptp(read) <= 1 and abs(int(read[0, 0, 0]) - 188) <= 1                      # half of the light is 188 in sRGB
+    lab = Image.new("LAB", (16, 16), (128, 128, 128))
+    lab_profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    with pytest.warns(UserWarning, match=r"a\.tif has a colour profile of Lab \(LAB\); it is turned into sRGB"):
+        read = read_photo(saved(tmp_path, lab, "a.tif", icc_profile=lab_profile))
+    assert np.ptp(np.asarray(read)) <= 1 and 115 < np.asarray(read)[0, 0, 0] < 125 and not read.info.get("icc_profile")
+    with pytest.warns(UserWarning, match=r"b\.png has a colour profile that cannot be read; it is passed over"):
+        assert not read_photo(saved(tmp_path, Image.new("RGB", (16, 16)), "b.png", icc_profile=b"?" * 200)).info.get(
+            "icc_profile")
+    with pytest.warns(UserWarning, match=r"profile of Lab, but its pixels are RGB; the profile is passed over"):
+        read_photo(saved(tmp_path, Image.new("RGB", (16, 16)), "c.png", icc_profile=lab_profile))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for mode in ("L", "RGBA", "P", "RGB"):
+            path = saved(tmp_path, Image.new(mode, (16, 16)), "d.png", icc_profile=display_p3())
+            assert read_photo(path).info["icc_profile"] == display_p3()
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.tiff"])
@@ -112,9 +200,10 @@ def test_the_limits_hold_for_pictures_and_arrays_too(monkeypatch):
 # --- landmarks
 
 def test_landmarks_come_from_json_or_text(tmp_path):
-    (tmp_path / "a.json").write_text(json.dumps(UPRIGHT.tolist()))
-    (tmp_path / "a.txt").write_text("\n".join(f"{x}, {y}" for x, y in UPRIGHT) + "\n")
-    assert all(np.array_equal(read_landmarks(tmp_path / name), UPRIGHT) for name in ("a.json", "a.txt"))
+    for encoding in ("utf-8", "utf-8-sig"):
+        (tmp_path / "a.JSON").write_text(json.dumps(UPRIGHT.tolist()), encoding=encoding)
+        (tmp_path / "a.txt").write_text("\n".join(f"{x}, {y}" for x, y in UPRIGHT) + "\n", encoding=encoding)
+        assert all(np.array_equal(read_landmarks(tmp_path / name), UPRIGHT) for name in ("a.JSON", "a.txt"))
 
 
 @pytest.mark.parametrize("points", [np.zeros((98, 2)), np.zeros((3, 2)), [[1, 2]] * 4, "points", None])

@@ -1,6 +1,8 @@
 """Pictures of strangers: read as pictures, never run as programs."""
 
+import io
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -63,3 +65,50 @@ def test_what_pillow_decodes_itself_is_read(tmp_path):
         assert ending in picture_endings(), ending
         Image.fromarray(pixels).save(tmp_path / f"a{ending}")
         assert read_photo(tmp_path / f"a{ending}").size == (48, 32), ending
+
+
+def test_a_broken_picture_is_a_sentence_whatever_its_format(tmp_path):
+    frames = [Image.fromarray(np.random.default_rng(i).integers(256, size=(40, 40, 3), dtype=np.uint8)) for i in range(3)]
+    draw = np.random.default_rng(0)
+    for ending in (".jpg", ".png", ".webp", ".tif", ".gif", ".jp2", ".avif", ".bmp"):
+        several = {"save_all": True, "append_images": frames[1:]} if ending in (".webp", ".tif", ".gif", ".avif") else {}
+        frames[0].save(tmp_path / f"a{ending}", **several)
+        whole = (tmp_path / f"a{ending}").read_bytes()
+        broken = [whole[:len(whole) * share // 8] for share in range(8)] + [whole[:-40]]
+        for _ in range(20):
+            content = bytearray(whole)
+            for place in draw.integers(len(content) if draw.random() < 0.5 else min(len(content), 300), size=5):
+                content[place] ^= int(draw.integers(1, 256))
+            broken.append(bytes(content))
+        told = 0
+        for content in broken:
+            (tmp_path / f"a{ending}").write_bytes(content)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                try:
+                    read_photo(tmp_path / f"a{ending}")
+                except UserError as error:
+                    assert f"a{ending}" in str(error), error
+                    told += 1
+        assert told >= 5, ending
+
+
+def test_a_bomb_is_refused_before_its_pixels_are_read(tmp_path):
+    labels = tmp_path / "CelebAMask-HQ-mask-anno/0"
+    labels.mkdir(parents=True)
+    file = io.BytesIO()
+    Image.new("1", (14_000, 14_000)).save(file, format="PNG")
+    for path in (tmp_path / "a.png", labels / "00000_hair.png"):
+        path.write_bytes(file.getvalue())
+    for read in (read_photo, read_recipe, lambda path: CelebAMask(tmp_path).labels("0")):
+        with pytest.raises(UserError, match=r"megapixels|exceeds limit|pixels, at most"):
+            read(tmp_path / "a.png")
+
+
+def test_a_heic_photo_is_named_as_one_with_what_reads_it(tmp_path):
+    if "HEIF" in Image.OPEN:
+        pytest.skip("the plug-in is installed")
+    (tmp_path / "a.heic").write_bytes(b"\0\0\0\x24ftypheic" + bytes(100))
+    assert ".heic" in picture_endings()
+    with pytest.raises(UserError, match=r"a\.heic is a HEIC picture, .* pip install pillow-heif"):
+        read_photo(tmp_path / "a.heic")

@@ -15,8 +15,10 @@ from torchvision.models import vgg16
 
 from attention.files.published import ROOT
 from attention.generator import StyleGAN2
+from attention.training.captions import read_phrases
 
 SIZE, LAYER = "32", "10"        # published 1024 and 13; layer 10 is the second at 32 px
+PHRASES = len(set(read_phrases(ROOT / "celeba-caption/sample")))
 CLUSTER = ["--stylegan_size", SIZE, "--channel_multiplier", "2", "--description", "Cluster", "--batch_size", "5", "--step",
            "2", "--attention_layer", LAYER, "--cluster_num", "20"]
 TRAIN = ["--multiprocessing-distributed", "--gpu_id", "0,1", "--stylegan_size", SIZE, "--channel_multiplier", "2",
@@ -46,6 +48,7 @@ def started(tmp_path_factory, weights):
     """start(script, folder, flags): the package copied aside, the command run in it, its result."""
     top = tmp_path_factory.mktemp("top")
     shutil.copytree(ROOT / "attention", top / "attention", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "celeba-caption", top / "celeba-caption")
 
     def start(script: str, folder: str, flags: list[str]) -> subprocess.CompletedProcess:
         environment = {**os.environ, "WHERE2EDIT_WEIGHTS": str(weights), "CUDA_VISIBLE_DEVICES": ""}
@@ -68,6 +71,8 @@ def test_the_published_commands_run_unchanged_from_their_own_folder(started):
     assert trained.returncode == 0, trained.stderr
     for flag in ("--use_cluster", "--work_in_stylespace"):
         assert trained.stderr.count(f"{flag} changes nothing here") == 1
+    corpus = started.top / "celeba-caption/sample"
+    assert trained.stdout.count(f"recipe paper, targets: text; prompts are drawn from {PHRASES} phrases of {corpus}") == 1
     config = json.loads((run / "config.json").read_text())
     assert (config["batch_size"], config["lambda_ess"], config["description"]) == (1, 0.03, "narrow eyes")
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])

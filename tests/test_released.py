@@ -5,6 +5,8 @@ import json
 import os
 import pickle
 import pickletools
+import resource
+import signal
 from collections import OrderedDict
 from io import BytesIO
 
@@ -193,6 +195,43 @@ def test_there_and_back_keeps_every_bit_that_is_used(editor, mapper_file):
     used = [name for name in before if "modulation" not in name and "textca_0.fc" not in name]
     assert all(torch.equal(before[name], after[name]) for name in used)
     assert not any(value.any() for name, value in after.items() if name not in used) and set(before) < set(after)
+
+
+def test_noise_comes_back_as_it_came_and_changes_no_edit(editor, mapper_file, world):
+    before = torch.load(mapper_file, weights_only=True)
+    noise = {name: torch.full((1,), 0.1 * number) for number, name in enumerate(before) if name.endswith(".noise.weight")}
+    torch.save(before | noise, mapper_file)
+    with pytest.warns(UserWarning, match=r"not 0, so the published attention maps are random.*--back"):
+        folder = main(["convert", str(mapper_file), "--output", str(mapper_file.parent / "run")]).parent
+    after = torch.load(main(["convert", str(folder), "--back"]), weights_only=True)
+    assert all(torch.equal(after[name], strength) for name, strength in noise.items()) and len(noise) > 2
+    converted, world, _ = load_run(folder, "cpu")
+    text = torch.randn(1, 8, generator=torch.Generator().manual_seed(1))
+    edits = [each(each.source(world.sample_w(1, seed=0)), text, text, threshold=0.5) for each in (editor, converted)]
+    assert torch.equal(edits[0].mask, edits[1].mask)
+
+
+def test_a_conversion_that_is_killed_leaves_nothing_that_loads(mapper_file):
+    if not (child := os.fork()):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))          # the system kills who writes more
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+        main(["convert", str(mapper_file)])
+        os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert not list(mapper_file.with_suffix("").glob("[!.]*"))
+    with pytest.raises(UserError, match="is not a file"):
+        load_run(mapper_file.with_suffix(""), "cpu")
+    main(["convert", str(mapper_file)])
+    assert (mapper_file.with_suffix("") / "editor.safetensors").exists()
+
+
+def test_a_conversion_never_writes_over_what_it_reads(editor, mapper_file):
+    file = mapper_file.with_name("a.safetensors")
+    write_safetensors(file, published(editor), {})
+    before = file.read_bytes()
+    with pytest.raises(UserError, match=r"--output would overwrite .*a\.safetensors"):
+        main(["convert", str(file), "--output", str(file)])
+    assert file.read_bytes() == before
 
 
 # --- what is refused

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from io import BytesIO
@@ -228,3 +229,12 @@ def test_without_a_checkpoint_the_way_on_is_a_new_start():
 
 def test_finite_values_pass():
     check_finite(3, {"total": 1e30, "perceptual": 0.0}, None)
+
+
+def test_a_folder_that_is_gone_is_told_in_a_sentence_alone(tmp_path, capfd):
+    log = run_steps(tmp_path / "run", 0, 10)
+    shutil.rmtree(tmp_path / "run")
+    with pytest.raises(UserError, match=r"tensorboard could not be written .*No such file.*--resume auto"):
+        log.scalars(10, {"total": 1.0})
+    log.close()
+    assert "Traceback" not in capfd.readouterr().err

@@ -25,14 +25,30 @@ def test_an_unknown_domain_is_one_sentence_and_exit_code_2(tmp_path):
     assert result.stderr == f"train_scripts.sh knows {known}, not 'cats'\n"
 
 
-@pytest.mark.parametrize(("name", "present"), [("ffhq", ()), ("ffhq", FFHQ_FILES[1:]), ("ffhq-8gpu", ()), ("released", ())])
+def test_options_without_a_name_mean_drawn_whose_second_run_is_refused_before_any_work(tmp_path):
+    (tmp_path / "editor.safetensors").write_bytes(b"trained for hours")
+    result = run_main_job(REPOSITORY / "train_scripts.sh", "--run", str(tmp_path), folder=tmp_path)
+    assert result.returncode == 2 and result.stdout == ""
+    assert "holds a run already" in result.stderr and "--resume auto" in result.stderr and "--overwrite" in result.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["editor.safetensors"]
+
+
+def test_help_says_what_the_main_job_can_do():
+    result = run_main_job(REPOSITORY / "train_scripts.sh", "ffhq", "--help", folder=REPOSITORY)
+    assert result.returncode == 0 and result.stderr == ""
+    assert all(word in result.stdout for word in ("ffhq-8gpu", "released", "benchmark", "--resume auto", "--overwrite"))
+
+
+@pytest.mark.parametrize(("name", "present"), [("ffhq", ()), ("ffhq", FFHQ_FILES[1:]), ("ffhq-8gpu", ()), ("released", ()),
+                                               ("ffhq --lambda_id 0", FFHQ_FILES[1:2])])
 def test_ffhq_names_every_file_that_it_lacks_and_its_source(name, present, tmp_path):
-    missing = [file for file in FFHQ_FILES if file not in present]
+    unused = FFHQ_FILES[2:] if "--lambda_id 0" in name else ()
+    missing = [file for file in FFHQ_FILES if file not in (*present, *unused)]
     shutil.copy(REPOSITORY / "train_scripts.sh", tmp_path)
     (tmp_path / "pretrained_models").mkdir()
     for file in present:
         (tmp_path / "pretrained_models" / file).write_bytes(b"weights")
-    result = run_main_job(tmp_path / "train_scripts.sh", name, folder=Path("/"))
+    result = run_main_job(tmp_path / "train_scripts.sh", *name.split(), folder=Path("/"))
     lines = result.stderr.splitlines()
     assert result.returncode == 2 and len(lines) == len(missing)
     for line, file in zip(lines, missing, strict=True):

@@ -17,8 +17,9 @@ from attention import clustering_feature, run_attention
 from attention.errors import UserError
 from attention.files.published import ROOT
 from attention.processes import rank
-from attention.training import distributed, runs
+from attention.training import checkpoints, distributed
 from attention.training import loop as training
+from attention.training.runs import trained_steps
 from attention.worlds.registry import WORLDS
 
 pytestmark = pytest.mark.skipif(not WORLDS["drawn"].generator.exists(), reason="the drawn world is not built")
@@ -31,6 +32,7 @@ import os, signal, sys, threading
 import torch
 from attention import run_attention
 from attention.training import loop as training
+from attention.training.runs import trained_steps
 from attention.errors import exit_with_message
 torch.set_num_threads(1)
 moment, *flags = sys.argv[1:]
@@ -77,6 +79,7 @@ def whole(regions, tmp_path_factory) -> Path:
 
 
 def fresh(folder: Path, regions: Path) -> Path:
+    folder.mkdir(exist_ok=True)
     (folder / "regions.safetensors").write_bytes(regions.read_bytes())
     return folder
 
@@ -103,7 +106,7 @@ def kill_and_go_on(folder: Path, moments: list[str], *flags: str) -> None:
         process = start(folder, moment, *flags)
         _, errors = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, errors
-        for path in runs.newest(folder / "checkpoints"):
+        for path in checkpoints.newest(folder / "checkpoints"):
             torch.load(path, weights_only=True)                         # whole, each of them
     finished(folder, *flags)
 
@@ -119,37 +122,37 @@ def test_killed_at_twenty_moments_and_resumed_equals_uninterrupted(regions, tmp_
     moments = [f"write{draw.randrange(2)}" if i % 4 == 0 else f"after{draw.uniform(0, 2):.2f}" for i in range(20)]
     folders = [tmp_path / name for name in ("killed", "whole")]
     for folder in folders:
-        folder.mkdir()
         fresh(folder, regions)
     kill_and_go_on(folders[0], moments, *steps)
     finished(folders[1], *steps, "--save_intermediate_image_every", "100")
     assert_same_result(*folders)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
-def test_a_polite_signal_ends_the_step_and_leaves_a_checkpoint(number, code, regions, whole, tmp_path):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_polite_signal_ends_the_step_leaves_a_checkpoint_and_says_how_to_go_on(number, code, regions, whole, tmp_path):
     process = start(fresh(tmp_path, regions))
     while not list((tmp_path / "checkpoints").glob("[0-9]*.pt")) and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(number)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == code and "Traceback" not in errors
-    newest = runs.newest(tmp_path / "checkpoints")[0]
-    assert 2 < torch.load(newest, weights_only=True)["step"] == int(newest.stem) < STEPS
+    newest = checkpoints.newest(tmp_path / "checkpoints")[0]
+    assert 2 < torch.load(newest, weights_only=True)["step"] == int(newest.stem) == trained_steps(tmp_path) < STEPS
+    assert errors.count("go on with: python -m attention.run_attention --domain=drawn") == 1
     assert_same_result(finished(tmp_path), whole)
 
 
 def test_the_newest_checkpoints_and_the_best_are_kept(whole):
-    assert [path.stem for path in runs.newest(whole / "checkpoints")] == ["000008", "000006", "000004"]
+    assert [path.stem for path in checkpoints.newest(whole / "checkpoints")] == ["000008", "000006", "000004"]
     best = torch.load(whole / "checkpoints/best.pt", weights_only=True)
-    kept = [torch.load(path, weights_only=True)["score"] for path in runs.newest(whole / "checkpoints")]
+    kept = [torch.load(path, weights_only=True)["score"] for path in checkpoints.newest(whole / "checkpoints")]
     assert best["score"] <= min(kept)
 
 
 def test_a_broken_newest_checkpoint_is_passed_over(regions, whole, tmp_path, capsys):
     folder = fresh(tmp_path, regions)
     (folder / "checkpoints").mkdir()
-    for path in runs.newest(whole / "checkpoints"):
+    for path in checkpoints.newest(whole / "checkpoints"):
         (folder / "checkpoints" / path.name).write_bytes(path.read_bytes())
     broken = folder / "checkpoints/000008.pt"
     broken.write_bytes(broken.read_bytes()[:1000])
@@ -190,7 +193,19 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_moves_a_weight(region
     monkeypatch.setattr(training, "gradients", broken)
     with pytest.raises(UserError, match=r"at step 5 because perceptual is nan.* the last good one is .*000004\.pt"):
         run_attention.main(["--run", str(fresh(tmp_path, regions)), *FLAGS])
-    assert [path.stem for path in runs.newest(tmp_path / "checkpoints")] == ["000004"]
+    assert [path.stem for path in checkpoints.newest(tmp_path / "checkpoints")] == ["000004"]
+
+
+def test_weights_that_are_not_finite_after_an_update_replace_no_file(whole, regions, tmp_path):
+    state = torch.load(whole / "checkpoints/000006.pt", weights_only=True)
+    for moments in state["optimiser"]["state"].values():
+        moments["exp_avg"].fill_(1e38)
+        moments["exp_avg_sq"].zero_()
+    torch.save(state, tmp_path / "huge.pt")
+    folder = fresh(tmp_path / "run", regions)
+    with pytest.raises(UserError, match=r"training stopped at step 6 because the largest weight is .*huge\.pt"):
+        run_attention.main(["--run", str(folder), *FLAGS[:-1], str(tmp_path / "huge.pt")])
+    assert not (folder / "editor.safetensors").exists() and not (folder / "checkpoints").exists()
 
 
 def test_a_port_in_use_is_told(monkeypatch):
@@ -223,13 +238,18 @@ def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(regions, 
     assert torch.load(tmp_path / "checkpoints/000004.pt", weights_only=True)["step"] == 4
 
 
-def test_a_new_run_in_the_folder_of_an_old_one_starts_without_its_checkpoints(whole, regions, tmp_path):
+def test_a_new_run_in_the_folder_of_an_old_one_is_refused_or_begins_without_its_checkpoints(whole, regions, tmp_path):
     folder = fresh(tmp_path, regions)
     (folder / "checkpoints").mkdir()
     for path in (whole / "checkpoints").iterdir():
         (folder / "checkpoints" / path.name).write_bytes(path.read_bytes())
     (folder / "checkpoints/.000004.pt.1.partial").write_bytes(b"left by a killed process")
-    run_attention.main(["--run", str(folder), "--step", "3", *FLAGS[2:-2]])
+    again = ["--run", str(folder), "--step", "3", *FLAGS[2:-2]]
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"holds a run already.* --resume auto.* --overwrite"):
+        run_attention.main(again)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+    run_attention.main([*again, "--overwrite"])
     assert sorted(path.name for path in (folder / "checkpoints").iterdir()) == ["000003.pt", "best.pt"]
     assert torch.load(folder / "checkpoints/best.pt", weights_only=True)["step"] <= 3
 
@@ -264,6 +284,21 @@ def test_one_process_of_two_dying_ends_the_run_with_its_error():
     assert done.returncode == 1 and "process 1 of 2 was ended by signal 9" in done.stderr
 
 
+def stand_still_as_second_process():
+    with distributed.group(torch.device("cpu")):
+        if rank() == 1:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        distributed.any_process(0)
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_is_told_after_a_while(monkeypatch):
+    monkeypatch.setenv(distributed.TIMEOUT, "5")
+    done = run_as_two("stand_still_as_second_process")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "process 0 of 2 had no answer from the others for 5 seconds" in done.stderr
+
+
 # Kills the second process once, before its sixth step; torchrun starts both again, and they go on by themselves.
 RESTARTED = """
 import os, signal, sys
@@ -295,7 +330,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(regions, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGUSR1, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
 def test_a_polite_signal_reaches_all_processes(number, code, regions, tmp_path):
     command = [sys.executable, "-m", "attention.run_attention", "--run", str(fresh(tmp_path, regions)), *FLAGS,
                "--step", "500", "--batch_size", "1", "--multiprocessing-distributed", "--gpu_id", "0,1"]
@@ -305,5 +340,5 @@ def test_a_polite_signal_reaches_all_processes(number, code, regions, tmp_path):
     process.send_signal(number)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == code and "Traceback" not in errors, errors
-    newest = runs.newest(tmp_path / "checkpoints")[0]
+    newest = checkpoints.newest(tmp_path / "checkpoints")[0]
     assert torch.load(newest, weights_only=True)["step"] == int(newest.stem) < 500

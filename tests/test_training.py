@@ -269,8 +269,10 @@ def test_own_rows_lose_no_prompt_and_give_none_twice(monkeypatch):
 
 @pytest.mark.parametrize(("gpus", "all_gpus", "count"),
                          [(None, False, 1), ("0", True, 1), ("0,1,2", True, 3), ("0,1", False, 1)])
-def test_the_published_flags_say_how_many_processes(gpus, all_gpus, count):
+def test_the_published_flags_say_how_many_processes(gpus, all_gpus, count, recwarn):
     assert distributed.process_count(gpus, torch.device("cpu"), all_gpus) == count
+    assert [str(one.message) for one in recwarn] == [
+        "--gpu_id names 2 GPUs, but without --multiprocessing-distributed only 0 trains"] * (gpus == "0,1" and not all_gpus)
 
 
 @pytest.mark.parametrize("gpus", ("0,0", "a", "0;1", ""))

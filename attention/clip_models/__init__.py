@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -24,6 +25,21 @@ def _released_gelu(source: Path | str, trust: bool = False) -> TextImageModel:
 def _tiny(source: Path | str, trust: bool = False) -> TextImageModel:
     from attention.clip_models.tiny import TinyCLIP
     return TinyCLIP.load(source)
+
+
+TINY_FILE = "where2edit tiny clip 1"       # what a file of a small CLIP says that it is
+HEAD = 2**20                # bytes in which a safetensors file says what it is
+
+
+def kind_of(source: Path | str) -> str:
+    """The kind of a CLIP that is named by its file alone, or by a name of open_clip's: ours says in its file what it is."""
+    if not str(source).endswith(".safetensors") or not os.path.isfile(source):
+        return "released"
+    try:
+        with open(source, "rb") as file:
+            return "tiny" if TINY_FILE.encode() in file.read(HEAD) else "released"
+    except OSError:
+        return "released"           # whose loader says what is wrong with it
 
 
 # Name -> loader(source, trust=False) of a file (or of a named model); every loader returns a frozen TextImageModel on the

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from attention.clip_models import words_of
+from attention.clip_models import TINY_FILE, words_of
 from attention.files.networks import FileKind
 from attention.images import area_resize
 
-KIND = FileKind("where2edit tiny clip 1", "python -m attention.worlds.drawn.build")
+KIND = FileKind(TINY_FILE, "python -m attention.worlds.drawn.build")
 MOST_WARNED, LONGEST_WARNED = 1000, 40      # words, and their characters, that are remembered as told
 PADDING, START, UNKNOWN, FIRST_WORD = 0, 1, 2, 3
 

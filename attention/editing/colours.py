@@ -47,13 +47,13 @@ def to_rgb(picture: Image.Image, name: str) -> Image.Image:
 def to_srgb(pixels: np.ndarray, photo: Image.Image) -> np.ndarray:
     """(H, W, 3) uint8 in a photo's numbers -> in sRGB."""
     profile = photo.info.get("icc_profile")
-    return pixels if profile is None or _is_srgb(profile) else np.asarray(_moved(Image.fromarray(pixels), profile, _srgb()))
+    return pixels if profile is None or _is_srgb(profile) else np.array(_moved(Image.fromarray(pixels), profile, _srgb()))
 
 
 def from_srgb(pixels: np.ndarray, photo: Image.Image) -> np.ndarray:
     """(H, W, 3) uint8 in sRGB -> in a photo's numbers."""
     profile = photo.info.get("icc_profile")
-    return pixels if profile is None or _is_srgb(profile) else np.asarray(_moved(Image.fromarray(pixels), _srgb(), profile))
+    return pixels if profile is None or _is_srgb(profile) else np.array(_moved(Image.fromarray(pixels), _srgb(), profile))
 
 
 def in_srgb(photo: Image.Image) -> Image.Image:

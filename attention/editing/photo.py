@@ -22,7 +22,7 @@ from attention.files.torch_files import read_torch_file
 from attention.inversion.frame import checked_landmarks
 
 SMALLEST_SIDE = 16
-LANDMARKS_BYTES = 1_000_000
+LANDMARK_BYTES = 100_000    # of a file of at most 68 points
 DETECTION_SIDE = 1600       # longer sides are shrunk to this before a face is searched, which else takes minutes
 DETECTOR_FILES = FAN, S3FD = "2DFAN4-11f355bf06.pth.tar", "s3fd-619a316812.pth"     # landmarks, faces
 OTHERWISE = ", or give the landmarks in a file, or say that the picture is framed already (aligned)"
@@ -72,7 +72,7 @@ def read_landmarks(path: str | Path) -> np.ndarray:
         UserError: no such file, or it holds something else.
     """
     what = "x and y of 68 or 5 points, one a line or as JSON"
-    text, name = read_text(path, what, LANDMARKS_BYTES), shown(path)
+    text, name = read_text(path, what, LANDMARK_BYTES), shown(path)
     if Path(path).suffix.lower() == ".json":
         points = parse_json(text, f"{name} cannot be read as landmarks", what)
     else:

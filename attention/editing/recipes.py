@@ -27,6 +27,7 @@ from pydantic import (
 )
 from torch import Tensor
 
+from attention.editing.words import LONGEST_TEXT
 from attention.errors import UserError
 from attention.files.pictures import check_size, decoding, open_picture
 from attention.files.reading import parse_json, readable, shown
@@ -36,10 +37,10 @@ RECIPE_KEY = "where2edit"       # of the PNG text that holds the recipe
 LONGEST_RECIPE = 16_000_000     # characters; a hundred changes that each carry a w+ of 18 x 512 need a third of it
 MOST_CHANGES = 1000             # in one chain: every one costs an edit when it is replayed
 MOST_VALUES = 200 * MOST_CHANGES            # numbers, texts and lists in a recipe
-LONGEST_TEXT = 10_000           # characters of what and where
 MOST_REGIONS = 1000             # that one change names
 LARGEST_SEED = 2**63 - 1        # that torch takes
 MOST_THREADS = 1024
+PNG_OVERHEAD = 10_000           # characters of a mask's PNG beside its pixels
 FARTHEST = 1e7                  # pixels from the corner of a photo to its face
 A_RECIPE = "a picture that an edit was saved to"
 
@@ -185,16 +186,18 @@ def check_recipe(recipe: dict, sizes: Sizes, name: str) -> None:
     try:
         Recipe.model_validate(recipe, context=sizes)
     except ValidationError as error:
-        place = [part for part in error.errors()[0]["loc"] if isinstance(part, int) or part in PLACES][:3]
-        expected, fields = "such as an edit writes", SaidChange.model_fields | SaidPhoto.model_fields
+        first = error.errors()[0]
+        place = [part for part in first["loc"] if isinstance(part, int) or part in FIELDS][:3]
+        expected = "what an edit writes"
         for part in place:
-            field = (fields | SaidSource.model_fields | Recipe.model_fields).get(str(part))
-            expected = field.description if field is not None and field.description else expected
+            expected = getattr(FIELDS.get(str(part)), "description", None) or expected
+        if first["type"] == "extra_forbidden":
+            expected = f"no {shown(first['loc'][-1], 40)!r}"
         told = ".".join(map(str, place)) or "as a whole"
         raise UserError(f"{name} has a garbled recipe ({told}: expected {expected}); it cannot be made again") from None
 
 
-PLACES = {name for part in (SaidChange, SaidPhoto, SaidSource, Recipe) for name in part.model_fields}
+FIELDS = Recipe.model_fields | SaidSource.model_fields | SaidPhoto.model_fields | SaidChange.model_fields
 
 
 # --- tensors, masks, photos
@@ -253,7 +256,7 @@ def unpack_mask(packed: str, side: int) -> Tensor:
     Raises:
         ValueError: it is something else.
     """
-    if len(packed) > 4 * side**2 + LONGEST_TEXT:                            # in base64, and what else is in a PNG
+    if len(packed) > 4 * side**2 + PNG_OVERHEAD:                            # in base64
         raise ValueError("too long for a mask")
     with decoding("the mask"), open_picture(io.BytesIO(base64.b64decode(packed, validate=True))) as picture:
         if picture.size != (side, side) or picture.mode != "L":              # before a pixel of it is read

@@ -238,10 +238,14 @@ class Editor:
             raise UserError(f"{name} was made by the editor {shown(recipe.get('editor'))}, but this one is "
                             f"{self.identity}; load the editor that made it")
         check_recipe(recipe, self._sizes, name)
-        origin, changes = recipe["source"], [Change(**change) for change in recipe["changes"]]
+        origin = recipe["source"]
         if photo is not None and "photo" not in origin:
             raise UserError(f"{name} is no edit of a photo, so the photo has no use here; leave it out")
         found = self._photo(name, origin["photo"], photo) if "photo" in origin else None
+        try:
+            changes = [Change(**change) for change in recipe["changes"]]
+        except UserError as error:
+            raise UserError(f"{name} has a garbled recipe: {error}") from None
         return self._opened(origin, found).with_changes(changes)
 
     @property
@@ -260,7 +264,10 @@ class Editor:
             raise UserError(f"{path} is the edit of another photo than the one given; it was called "
                             f"{shown(said['name'])!r}")
         frame = Frame(np.array(said["center"], float), np.array(said["right"], float))
-        frame.check(picture.size)
+        try:
+            frame.check(picture.size)
+        except UserError:
+            raise UserError(f"{path} has a garbled recipe: the face lies outside of the photo") from None
         return picture, frame
 
     def _latent(self, w: Tensor | np.ndarray) -> Tensor:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from attention.config import EvaluateConfig
 from attention.errors import UserError
 from attention.evaluation.metrics import Asked, mean, means, measure, plot_sweep, table
-from attention.files.disk import write_picture, write_text
+from attention.files.disk import run_folder, write_picture, write_text
 from attention.files.published import download_command
 from attention.generator import sample_z
 from attention.inversion.perceptual import VGG_WEIGHTS, load_lpips, lpips_available
@@ -40,6 +40,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     """
     strengths = sorted({*parse_strengths(config.strengths), config.strength})
     editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt)
+    run_folder(config.run)                                      # a place that cannot be written is told before the work
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, w = world.truth.faces(z), world.w_from_z(z)
     sources = [editor.source(part) for part in w.split(FACES_AT_ONCE)]

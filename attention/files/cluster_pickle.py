@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from attention.errors import UserError
-from attention.files.pickles import InertUnpickler, check_torch_file
+from attention.files.pickles import InertUnpickler, Table, check_torch_file
 from attention.files.reading import readable
 from attention.files.tensors import checked
 from attention.files.torch_files import first_line
@@ -61,7 +61,7 @@ class _TensorUnpickler(InertUnpickler):
     def find_class(self, module: str, name: str) -> Any:
         # Bound methods: a pickle may set attributes of what it is given, and these have none to set.
         needed = {"torch._utils._rebuild_tensor_v2": self._rebuild, "torch.storage._load_from_bytes": self._load_storage,
-                  "collections.OrderedDict": dict}
+                  "collections.OrderedDict": Table}
         if f"{module}.{name}" not in needed:
             raise pickle.UnpicklingError(f"it asks for {module}.{name}, which was refused")
         return needed[f"{module}.{name}"]

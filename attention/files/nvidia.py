@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from attention.errors import UserError
-from attention.files.pickles import Ignored, InertUnpickler, check_torch_file, is_torch_file, plain_set
+from attention.files.pickles import Ignored, InertUnpickler, Table, check_torch_file, is_torch_file, plain_set
 from attention.files.reading import readable, shown
 from attention.files.safetensors import is_safetensors
 from attention.files.tensors import checked
@@ -75,9 +75,9 @@ def read_nvidia(path: Path) -> dict[str, Tensor]:
 
 # Names in a file -> what stands for them; "_name" is a method of the unpickler.
 STAND_INS = {
-    ("torch_utils.persistence", "_reconstruct_persistent_obj"): dict,      # a network: {"class_name", "state", ...}
-    ("dnnlib.util", "EasyDict"): dict,
-    ("collections", "OrderedDict"): dict,
+    ("torch_utils.persistence", "_reconstruct_persistent_obj"): Table,     # a network: {"class_name", "state", ...}
+    ("dnnlib.util", "EasyDict"): Table,
+    ("collections", "OrderedDict"): Table,
     ("builtins", "set"): plain_set,
     ("torch.storage", "_load_from_bytes"): "_storage",
     ("torch._utils", "_rebuild_tensor_v2"): "_tensor",

@@ -3,11 +3,12 @@
 import io
 import pickle
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar
 
 MOST_VALUES = 1_000_000         # in one pickle, each counted as often as it is reached; a training checkpoint has thousands
+MOST_CONTAINERS = 200_000       # lists, tuples and tables in one pickle; a training checkpoint has thousands
 PICKLE_BYTES = 4_000_000        # of the pickle in a torch archive, whose tensors lie beside it
 ZIP = b"PK\x03\x04"
 TORCH_MAGIC = b"\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."         # begins a torch file that is no zip archive, after its protocol
@@ -37,10 +38,7 @@ class InertUnpickler(pickle._Unpickler):
     dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
 
     def load(self) -> Any:
-        content = super().load()
-        if _values(content) > MOST_VALUES:
-            raise pickle.UnpicklingError("it repeats its values without end")
-        return content
+        return _bounded(super().load())
 
     def find_class(self, module: str, name: str) -> Any:
         raise pickle.UnpicklingError(f"it asks for {module}.{name}, which was refused")
@@ -71,6 +69,18 @@ class InertUnpickler(pickle._Unpickler):
 
     dispatch |= {pickle.BUILD[0]: load_build, pickle.SETITEM[0]: load_setitem, pickle.SETITEMS[0]: load_setitems,
                  pickle.DICT[0]: load_dict, pickle.ADDITEMS[0]: load_additems, pickle.FROZENSET[0]: load_frozenset}
+
+
+class Table(dict):
+    """A dictionary whose keys are plain.
+
+    Raises:
+        UnpicklingError: one of them is not.
+    """
+
+    def __init__(self, items: Any = ()):
+        super().__init__()
+        _put(self, [part for pair in (items.items() if isinstance(items, dict) else items) for part in pair])
 
 
 def plain_set(items: Any = ()) -> set:
@@ -147,10 +157,8 @@ class _Surveyor(InertUnpickler):
         self.kind: Any = type("Anything", (_Anything,), {"made": []})
 
     def load(self) -> Any:
-        content = super().load()
-        if _values(self.kind.made) > MOST_VALUES:
-            raise pickle.UnpicklingError("it repeats its values without end")
-        return content
+        content = pickle._Unpickler.load(self)
+        return _bounded(content, self.kind.made)
 
     def find_class(self, module: str, name: str) -> Any:
         return self.kind
@@ -170,6 +178,13 @@ def _put(table: Any, items: list) -> Any:
     return table
 
 
+def _bounded(content: Any, others: Sequence[Any] = ()) -> Any:
+    """What was read, if it and others can be walked through in MOST_VALUES steps."""
+    if _values([content, *others]) > MOST_VALUES:
+        raise pickle.UnpicklingError("it repeats its values without end")
+    return content
+
+
 def _values(content: Any) -> float:
     """How many values a walk through nested containers meets: each as often as it is reached, a circle once."""
     counted: dict[int, float] = {}
@@ -180,6 +195,8 @@ def _values(content: Any) -> float:
         if done:
             counted[id(value)] = 1 + sum(counted.get(id(part), 1) for part in inside)
         elif inside and id(value) not in counted:
+            if len(counted) > MOST_CONTAINERS:
+                return float("inf")
             counted[id(value)] = 1
             waiting += [(value, True), *((part, False) for part in inside)]
     return counted.get(id(content), 1)

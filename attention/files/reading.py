@@ -8,9 +8,13 @@ import json
 import os
 import stat
 from pathlib import Path
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from attention.errors import UserError, printable
 
+Report = TypeVar("Report", bound=BaseModel)
 TEXT_BYTES = 16_000_000         # of JSON, TOML, landmarks, captions: far more than any of ours
 
 
@@ -66,6 +70,21 @@ def read_json(path: str | Path, what: str, most: int = TEXT_BYTES) -> object:
         UserError: see `read_text`; or it is no JSON.
     """
     return parse_json(read_text(path, what, most), f"{shown(path)} is no JSON", what)
+
+
+def read_report(path: str | Path, what: str, report: type[Report]) -> Report:
+    """A JSON file of a known form; what the form does not name is passed over.
+
+    Raises:
+        UserError: see `read_json`; or something is missing or of another kind, and the first of it is named.
+    """
+    found = read_json(path, what)
+    try:
+        return report.model_validate(found)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = " > ".join(shown(key, 40) for key in first["loc"])
+        raise UserError(f"{shown(path)} is not {what} ({place + ': ' if place else ''}{first['msg']})") from None
 
 
 def parse_json(text: str, wrong: str, what: str) -> object:

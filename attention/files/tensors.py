@@ -34,13 +34,14 @@ def checked(state: Mapping[Any, Any], path: Path | str, remake: str, repeated: b
     Raises:
         UserError: one is not floating-point, not finite, huge, empty, of too many axes, or they are more than the file has.
     """
-    total = 0
+    total, most = 0, float("inf") if repeated else Path(path).stat().st_size + REPEATED
     for name, value in state.items():
         if reason := _reason(str(name), value if isinstance(name, str) else None):
             raise UserError(f"{path} holds {shown(name, 80)} {reason}; {remake}")
         total += value.numel() * value.element_size()
-    if not repeated and total > (held := Path(path).stat().st_size) + REPEATED:
-        raise UserError(f"{path} says that its tensors have {total:,} bytes, but the file has {held:,}; {remake}")
+        if total > most:
+            raise UserError(f"{path} holds {shown(name, 80)} of the shape {tuple(value.shape)}, which is more than the "
+                            f"file's own bytes; {remake}")
     return {name: value.detach() for name, value in state.items()}
 
 

@@ -50,10 +50,11 @@ def read_torch_file(path: Path, inert: Sequence[str] = ()) -> dict:
     try:
         with path.open("rb") as file:
             check_torch_file(file, path.stat().st_size)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(
+        # Of an open file: given a path, torch goes by its ending.
+        with path.open("rb") as file, warnings.catch_warnings(), torch.serialization.safe_globals(
                 [(type("Ignored", (Ignored,), {}), name) for name in inert]):
             warnings.simplefilter("ignore")             # about protocols of pickles, and classes of storages
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:          # zipfile, pickle and torch each raise their own kinds
         raise UserError(f"{path} is not a whole torch file of plain tensors ({first_line(error)}); "
                         "download or make it again") from error

@@ -179,8 +179,9 @@ def _caption_files(path: Path) -> list[Path]:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; expected a folder of caption files, face2text's raw.json, or a text "
                         "file with one phrase a line") from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); expected a folder of caption files") from error
+    except (OSError, ValueError):                           # of other kinds of paths
+        readable(path, "captions")
+        raise
     files = [entry for entry in entries if _is_caption(entry)]
     if not files:
         found = ", ".join(entry.name for entry in entries[:3]) + ", ..." * (len(entries) > 3)

@@ -118,10 +118,10 @@ def resume(config: TrainConfig, world: World, editor: RegionEditor, optimiser: t
     if path is None:
         return 0, None
     state = read_checkpoint(path)
-    made = _compare(config, world, editor, sampler, state, path)
+    made = compare(config, world, editor, sampler, state, path)
     _refuse_loss(config, state, path)
-    fill(editor, state.editor, path)
     _fill_optimiser(optimiser, state.optimiser, path)
+    fill(editor, state.editor, path)
     _say(f"going on after step {state.step} from {path}")
     if config.step > made.step:
         _say(f"--step {config.step} instead of {made.step}: learning rate and ramps count {config.step} from here on")
@@ -134,7 +134,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         UserError: the file is missing, cut short, or something else.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         raise UserError(f"--resume {shown(path)} is a folder; go on with its run by --run {shown(path)} --resume auto, or "
                         f"start from its editor by --init {shown(path)}")
     state = read_torch_file(readable(path, "--resume auto or a checkpoint such as runs/drawn/checkpoints/best.pt"))
@@ -181,15 +181,19 @@ def _whole(path: Path) -> Checkpoint | None:
         return None
 
 
-def _compare(config: TrainConfig, world: World, editor: RegionEditor, sampler: PhraseSampler, state: Checkpoint,
+def compare(config: TrainConfig, world: World, editor: RegionEditor, sampler: PhraseSampler, state: Checkpoint,
              path: Path) -> TrainConfig:
-    """The options that a checkpoint was made with, if this run can go on from it."""
+    """The options that a checkpoint was made with, if this run can go on from it.
+
+    Raises:
+        UserError: they cannot be read, or are others; each difference is named.
+    """
     try:
         options = options_of(state.config, path.parent.parent)
         made = plain(options)
     except (TypeError, ValueError, AttributeError, RecursionError) as error:         # a UserError is a ValueError
-        raise UserError(f"{shown(path)} was made by another version of this program, or is damaged ({error}); name another "
-                        "one with --resume, or start without") from error
+        raise UserError(f"{shown(path)} was made by another version of this program, or is damaged ({shown(error)}); name "
+                        "another one with --resume, or start without") from error
     known = HELD if state.prompts else HELD - {"captions"}
     wanted = {name: value for name, value in plain(config).items() if name not in FREE | known}
     if max(options.step, state.step) <= config.step:

@@ -1,6 +1,7 @@
 """The authors' trained mapper as an editor of ours, and back; see attention/convert.py."""
 
 import json
+import os
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def restore(file: Path, output: Path | None = None) -> Path:
     Raises:
         UserError: `file` is no whole editor, or one whose edits would be others in the authors' program.
     """
-    file = file / "editor.safetensors" if file.is_dir() else file
+    file = file / "editor.safetensors" if os.path.isdir(file) else file
     tensors, metadata = read_safetensors(file, "where2edit editor", "python -m attention.run_attention")
     heads = sum(name.endswith(".style.weight") for name in tensors) - 1         # the rest but attention.last
     edited = sum(name.startswith("mapper.from_style.") and name.endswith(".weight") for name in tensors)

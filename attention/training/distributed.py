@@ -154,7 +154,8 @@ def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None
         allowed = visible.split(",") if visible else None
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(allowed[int(number)] if allowed else number
                                                       for number in gpus.split(","))
-    for name in ("torch.distributed.elastic", "torch.distributed.launcher"):     # a process says itself what was wrong
+    # A process says itself what was wrong.
+    for name in ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
     os.environ.setdefault("OMP_NUM_THREADS", "1")       # torchrun's own default: processes that share cores
     came: list[int] = []

@@ -9,9 +9,10 @@ import math
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from functools import cached_property
+from functools import cache, cached_property
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
@@ -62,6 +63,7 @@ class RunLog:
 
     @cached_property
     def _board(self) -> SummaryWriter:
+        leave_errors_to_the_next_call()
         return SummaryWriter(str(self.folder / "tensorboard"), purge_step=self.start)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -97,6 +99,18 @@ class RunLog:
             reason = getattr(error, "strerror", None) or error
             raise UserError(f"{self.folder / name} could not be written ({reason}); make room, or put the folder back, and "
                             "go on with --resume auto") from error
+
+
+@cache
+def leave_errors_to_the_next_call() -> None:
+    """Let TensorBoard's thread end without a traceback: what stopped it is raised again where the next value is logged."""
+    usual = threading.excepthook
+
+    def hook(failed: threading.ExceptHookArgs) -> None:
+        if not type(failed.thread).__module__.startswith("tensorboard."):
+            usual(failed)
+
+    threading.excepthook = hook
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -113,8 +113,8 @@ def read_editor(path: Path) -> tuple[dict[str, Tensor], TrainConfig, RegionClust
         found = regions_from_metadata(tensors["regions.centroids"], regions, path)              # type: ignore[arg-type]
         return tensors, config, found, metadata["generator_hash"]
     except (TypeError, KeyError, ValueError, AttributeError) as error:           # a UserError is a ValueError
-        raise UserError(f"{path} was made by another version of this program, or what it names is gone ({error}); put that "
-                        f"back, or train it again: {REMAKE}") from error
+        raise UserError(f"{path} was made by another version of this program, or what it names is gone ({shown(error)}); "
+                        f"put that back, or train it again: {REMAKE}") from error
 
 
 def load_run(folder: Path, device: str = "auto", trust: bool = False,

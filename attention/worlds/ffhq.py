@@ -6,8 +6,9 @@ from attention.worlds.concepts import EDIT_PROMPTS
 
 PLACES = ("tanned skin", "narrow nose", "narrow eyes", "thin eyebrows", "wearing a pair of earrings", "pink lipsticks",
           "grey hair")                                                      # the published attention prompts
-# The corpus of the published program: its own captions once they are there, till then the sample that ships.
-CAPTIONS = SHIPPED.parent / "shipped_captions" if INSTALLED else ROOT / "celeba-caption"
+# The published corpus: captions of real faces once somebody has put them there, till then the sample that ships.
+FOLDER = SHIPPED.parent / "shipped_captions" if INSTALLED else ROOT / "celeba-caption"
+CAPTIONS = FOLDER if FOLDER.is_dir() else None              # the package may have been copied without it
 PROMPTS = tuple(dict.fromkeys(PLACES + EDIT_PROMPTS))       # a step needs as many as it has prompts, all different
 
 FFHQ = WorldEntry(

@@ -6,14 +6,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from attention.clip_models import kind_of
 from attention.config import Options, TrainConfig, WorldConfig, settings_of
 from attention.errors import UserError
-from attention.processes import world_size
+from attention.processes import rank, world_size
 from attention.worlds.base import Part, WorldEntry
 from attention.worlds.drawn.world import DRAWN
 from attention.worlds.ffhq import FFHQ
@@ -90,7 +92,7 @@ def load_world(name: str = "drawn", ckpt: Path | None = None, device: str = "aut
     from attention.worlds.world import World
     entry = world_entry(name)
     if clip_model is not None:
-        entry = replace(entry, clip=Part("released", clip_model))
+        entry = replace(entry, clip=Part(kind_of(clip_model), clip_model))
     if truncation is not None:
         entry = replace(entry, truncation=truncation)
     place = checked_device(device)
@@ -108,6 +110,10 @@ def world_of(config: WorldConfig) -> World:
     clip_model, trust = (config.clip_model, config.trust) if isinstance(config, TrainConfig) else (None, False)
     world = load_world(config.domain, config.ckpt, config.device, clip_model, trust, config.truncation)
     generator, path = world.generator, config.ckpt or world.entry.generator
+    if world.entry.encoder is None and rank() == 0:
+        without_truth = "; attention.evaluate cannot either, because nothing is known of its faces but how they look"
+        warnings.warn(f"the world {world.name} has no encoder: its editor takes seeds and no photos, and "
+                      f"attention.evaluate_real cannot measure it{'' if world.has_truth else without_truth}", stacklevel=2)
     if isinstance(config, TrainConfig) and config.cluster_layer > len(generator.layers):
         raise UserError(f"--cluster_layer is {config.cluster_layer}, but {path} has {len(generator.layers)} layers; give "
                         "that of the regions")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from attention.clip_models import CLIP_MODELS
+from attention.clip_models import CLIP_MODELS, kind_of
 from attention.config import ClusterConfig, TrainConfig, expected, settings_of
 from attention.errors import UserError
 from attention.files.reading import read_text, shown
@@ -67,7 +67,8 @@ def read_toml(path: Path) -> WorldEntry:
         raise _wrong(path, _first_mistake(error.errors()[0])) from None
     except ValueError as error:                         # TOMLDecodeError, and what int() has to say of too many digits
         raise _wrong(path, f"cannot be read as TOML ({shown(error)})") from error
-    clip = said.clip if isinstance(said.clip, TomlPart) else TomlPart(kind="released", source=said.clip)
+    clip = said.clip if isinstance(said.clip, TomlPart) else TomlPart(kind=kind_of(_local(path, said.clip)),
+                                                                      source=said.clip)
     kinds: dict[str, tuple[str, Mapping[str, Any]]] = {
         "clip": (clip.kind, CLIP_MODELS), "words": (said.words, WORDS), "frame": (said.frame, FRAMES),
         "views": (said.views, VIEWS), "perceptual": (said.perceptual, PERCEPTUAL)}

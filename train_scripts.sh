@@ -20,21 +20,25 @@ domain=drawn
 run="runs/$name"
 
 resumes=no begins=no needs_vgg=yes
-overwrite=()
+both=()                                           # flags that mean the same to regions and training
 words=("$@")
-for i in "${!words[@]}"; do
-    next="${words[i + 1]:-}"
-    case "${words[i]}" in
+for ((i = 0; i < $#; i++)); do
+    flag="${words[i]%%=*}" value="${words[i + 1]:-}"
+    [[ "${words[i]}" == *=* ]] && value="${words[i]#*=}"
+    case "$flag" in
         -h | --help) sed -n '2,/^set /s/^# \{0,1\}//p' "${BASH_SOURCE[0]}" && exit ;;
-        --overwrite) overwrite=(--overwrite) ;;
-        --resume | --resume=*) resumes=yes ;;
-        --init | --init=*) begins=yes ;;          # it brings its regions
-        --run) run="$next" ;;
-        --run=*) run="${words[i]#*=}" ;;
-        --lambda_id) [[ "$next" =~ ^0*\.?0*$ ]] && needs_vgg=no ;;
-        --lambda_id=*) [[ "${words[i]#*=}" =~ ^0*\.?0*$ ]] && needs_vgg=no ;;
+        --overwrite) both+=(--overwrite) ;;
+        --run) run="$value" ;;
+        --ckpt | --attention_layer | --cluster_num | --stylegan_size | --channel_multiplier | --device | --recipe)
+            both+=("$flag" "$value") ;;
+        --resume) resumes=yes ;;
+        --init) begins=yes ;;                     # it brings its regions
+        --lambda_id) [[ "$value" =~ ^0*\.?0*$ ]] && needs_vgg=no ;;
     esac
 done
+usual() {                                         # usual FLAG VALUE: print both, if the call itself does not give the flag
+    [[ " ${words[*]-} " == *" $1"[\ =]* ]] || echo "$1 $2"
+}
 
 weights="${WHERE2EDIT_WEIGHTS:-pretrained_models}"
 need() {                                          # need FILE ADDRESS: name the file if it is not there
@@ -57,9 +61,9 @@ case "$name" in
         # The published layer and number of regions. The rest of the published settings are the general defaults
         # (attention/config.py), and the size of 1024 px is read from the weights. The published run gave 8 GPUs one
         # prompt each; one GPU has a batch of 8.
-        settings=(--attention_layer 13 --cluster_num 20)
-        [[ $name == released ]] && settings+=(--recipe released)
-        [[ $name == ffhq ]] || training=(--multiprocessing-distributed --gpu_id 0,1,2,3,4,5,6,7 --batch_size 1)
+        settings=($(usual --attention_layer 13) $(usual --cluster_num 20))
+        [[ $name == released ]] && settings+=($(usual --recipe released))
+        [[ $name == ffhq ]] || training=(--multiprocessing-distributed $(usual --gpu_id 0,1,2,3,4,5,6,7) $(usual --batch_size 1))
         ;;
     *)
         echo "train_scripts.sh knows drawn (the default), ffhq, ffhq-8gpu, released and benchmark, not '$name'" >&2
@@ -99,7 +103,7 @@ if [[ $name == benchmark ]]; then                 # every method is trained alre
 fi
 settings=(--domain "$domain" --run "$run" ${settings[@]+"${settings[@]}"})   # bash before 4.4: an empty array is unset
 if [[ $begins == no && ! ($resumes == yes && -e "$run/regions.safetensors") ]]; then     # a run that goes on keeps its regions
-    step python -m attention.clustering_feature "${settings[@]}" ${overwrite[@]+"${overwrite[@]}"}
+    step python -m attention.clustering_feature "${settings[@]}" ${both[@]+"${both[@]}"}
 fi
 step python -m attention.run_attention "${settings[@]}" ${training[@]+"${training[@]}"} "$@"
 if [[ $name == drawn ]]; then                     # the measures need faces whose true parts are known

@@ -26,13 +26,19 @@ pytestmark = pytest.mark.skipif(not WORLDS["drawn"].generator.exists(), reason="
 STEPS = 8
 FLAGS = ["--step", str(STEPS), "--batch_size", "2", "--save_intermediate_image_every", "4", "--resume", "auto"]
 
+
+def with_flags(*own: str) -> list[str]:
+    """FLAGS, but for those that are given."""
+    words = [*FLAGS, *own]
+    return [word for pair in dict(zip(words[::2], words[1::2], strict=True)).items() for word in pair]
+
+
 # Runs the training and ends its own process hard: at a time, or in the middle of the write of a checkpoint.
 CHILD = """
 import os, signal, sys, threading
 import torch
 from attention import run_attention
 from attention.training import loop as training
-from attention.training.runs import trained_steps
 from attention.errors import exit_with_message
 torch.set_num_threads(1)
 moment, *flags = sys.argv[1:]
@@ -61,7 +67,7 @@ exit_with_message(lambda: run_attention.main(flags))
 
 
 def start(folder: Path, moment: str = "never", *flags: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", CHILD, moment, "--run", str(folder), *FLAGS, *flags], cwd=ROOT,
+    return subprocess.Popen([sys.executable, "-c", CHILD, moment, "--run", str(folder), *with_flags(*flags)], cwd=ROOT,
                             text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
@@ -89,7 +95,7 @@ def finished(folder: Path, *flags: str) -> Path:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run_attention.main(["--run", str(folder), *FLAGS, *flags])
+        run_attention.main(["--run", str(folder), *with_flags(*flags)])
     finally:
         torch.set_num_threads(threads)
     return folder
@@ -320,7 +326,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(regions, tmp_path):
     script = tmp_path / "child.py"
     script.write_text(RESTARTED)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts",
-               "1", "--", script, "--run", fresh(tmp_path, regions), *FLAGS[:-2], "--step", "7"]
+               "1", "--", script, "--run", fresh(tmp_path, regions), *FLAGS[2:-2], "--step", "7"]
     done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=300,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
@@ -332,8 +338,8 @@ def test_torchrun_restarts_from_the_last_checkpoint(regions, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
 def test_a_polite_signal_reaches_all_processes(number, code, regions, tmp_path):
-    command = [sys.executable, "-m", "attention.run_attention", "--run", str(fresh(tmp_path, regions)), *FLAGS,
-               "--step", "500", "--batch_size", "1", "--multiprocessing-distributed", "--gpu_id", "0,1"]
+    command = [sys.executable, "-m", "attention.run_attention", "--run", str(fresh(tmp_path, regions)),
+               *with_flags("--step", "500", "--batch_size", "1"), "--multiprocessing-distributed", "--gpu_id", "0,1"]
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while not list((tmp_path / "checkpoints").glob("[0-9]*.pt")) and process.poll() is None:
         time.sleep(0.05)

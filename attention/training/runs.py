@@ -46,7 +46,7 @@ BELOW = "<run>/"        # begins the path of a file in a run that lies below the
 def regions_of(config: TrainConfig, world: World) -> RegionClusters:
     """The regions that a run asks for: of --init, of its folder, or of --cluster_path, which may be the authors' pickle."""
     if config.init is not None:
-        return read_editor(editor_file(config.init))[2]
+        return _beginning(config, world)[1]
     if config.cluster_path.suffix == ".pkl":
         return regions_from_pickle(config.cluster_path, config.cluster_layer - 1, world.name)
     return load_regions(config.cluster_path, refit(config))
@@ -191,15 +191,20 @@ def start_from(editor: RegionEditor, config: TrainConfig, world: World) -> None:
     Raises:
         UserError: that one is made otherwise, or of another generator; each difference is named.
     """
+    fill(editor, *_beginning(config, world)[::2])
+
+
+def _beginning(config: TrainConfig, world: World) -> tuple[dict[str, Tensor], RegionClusters, Path]:
+    """Tensors, regions and path of the editor that --init names, if this run's is of the same make."""
     path = editor_file(str(config.init))
-    tensors, made, _, known_hash = read_editor(path)
+    tensors, made, regions, known_hash = read_editor(path)
     differs = [f"--{name} {getattr(made, name)} there, {getattr(config, name)} here" for name in SHAPING
                if getattr(made, name) != getattr(config, name)]
     if known_hash not in (UNKNOWN, world.generator_hash):
         differs.append(f"the generator {known_hash} there, {world.generator_hash} here")
     if differs:
         raise UserError(f"--init {shown(path)} is an editor of another make: {'; '.join(differs)}; use the same")
-    fill(editor, tensors, path)
+    return tensors, regions, path
 
 
 # --- options

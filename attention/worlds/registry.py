@@ -114,9 +114,6 @@ def world_of(config: WorldConfig) -> World:
         without_truth = "; attention.evaluate cannot either, because nothing is known of its faces but how they look"
         warnings.warn(f"the world {world.name} has no encoder: its editor takes seeds and no photos, and "
                       f"attention.evaluate_real cannot measure it{'' if world.has_truth else without_truth}", stacklevel=2)
-    if isinstance(config, TrainConfig) and config.cluster_layer > len(generator.layers):
-        raise UserError(f"--cluster_layer is {config.cluster_layer}, but {path} has {len(generator.layers)} layers; give "
-                        "that of the regions")
     if config.stylegan_size not in (None, generator.resolution):
         raise UserError(f"--stylegan_size is {config.stylegan_size}, but {path} holds a generator of "
                         f"{generator.resolution} px; leave the flag out, or give the other file with --ckpt")

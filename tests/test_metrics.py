@@ -299,6 +299,7 @@ def test_a_colour_on_half_of_its_part_is_no_success_and_the_renderers_own_edit_i
 
 
 def test_every_prompt_is_shown_by_its_own_drawing_and_no_colour_by_another_one(params):
+    params = params.take(slice(0, 6))
     faces = DrawnFaces(params)
     for phrase in ("grey hair", "brown eyes", "pink lipstick", "pale skin", "rosy cheeks", "big nose", "smiling"):
         assert faces.shows(phrase, to_image(draw_faces(BY_PHRASE[phrase].apply(params)).images)).all(), phrase

@@ -43,6 +43,12 @@ def picture_of(path):
     assert image.isfinite().all(), "a picture that is not finite"
 
 
+def read_clip(path):
+    clip = TinyCLIP.load(path)
+    for embedded in (clip.encode_image(torch.zeros(1, 3, 32, 32)), clip.encode_text(["blue eyes"])):
+        assert embedded.isfinite().all(), "an embedding that is not finite"
+
+
 def read_editor(path):
     read_safetensors(path, "where2edit editor", "python -m attention.run_attention")
 
@@ -55,7 +61,7 @@ def read_mapper(path):
 READERS = {
     "generator.pt": picture_of, "generator.safetensors": picture_of, "train.pt": picture_of, "network.pkl": picture_of,
     "regions.safetensors": load_regions, "editor.safetensors": read_editor, "mapper.pt": read_mapper,
-    "k_means.pkl": read_cluster_pickle, "clip.pt": load_clip, "clip.safetensors": TinyCLIP.load,
+    "k_means.pkl": read_cluster_pickle, "clip.pt": load_clip, "clip.safetensors": read_clip,
     "checkpoint.pt": read_torch_file, "world.toml": read_toml, "landmarks.json": read_landmarks,
     "landmarks.txt": read_landmarks, "captions.txt": lambda path: list(read_phrases(path)),
     "raw.json": lambda path: list(read_phrases(path)), "recipe.png": read_recipe, "label.png": read_label,

@@ -60,7 +60,9 @@ class ConvTower(nn.Module):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
         layers += [nn.Conv2d(widths[-1], width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten()]
         self.trunk = nn.Sequential(*layers)
-        side = image_size >> len(widths)
+        side, rest = divmod(image_size, 2 ** len(widths))
+        if rest:
+            raise ValueError(f"image_size is {image_size}, but must be a multiple of {2 ** len(widths)}")
         self.head = nn.Sequential(nn.Linear(width * side * side, 2 * dim), nn.ReLU(), nn.Linear(2 * dim, dim))
 
     def forward(self, pixels: Tensor) -> Tensor:

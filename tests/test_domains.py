@@ -69,7 +69,7 @@ def test_a_toml_world_trains_with_the_small_clip_and_pixels_alone_and_says_what_
             main(flags)
     assert (tmp_path / "runs/my_cars/editor.safetensors").is_file()
     assert "prompts are drawn from 2 phrases of the world my_cars" in capsys.readouterr().out
-    with pytest.warns(UserWarning), pytest.raises(UserError, match="layer 99 .*does not exist; choose one of"):
+    with pytest.warns(UserWarning), pytest.raises(UserError, match=r"layer 99 .*does not exist; choose one of"):
         run_attention.main([*flags, "--overwrite", "--cluster_layer", "99"])
     small = load_world("ffhq", checkpoint, "cpu", clip_model=str(SHIPPED / "clip.safetensors"))
     assert small.clip.dim == load_world("drawn", device="cpu").clip.dim

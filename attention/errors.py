@@ -32,9 +32,7 @@ def exit_with_message(main: Callable[[], object]) -> None:
     warnings are notes of a line, and no print fails."""
     with lasting_streams():
         try:
-            with warnings.catch_warnings():
-                warnings.showwarning = lambda message, *place: tqdm.write(f"note: {printable(str(message))}",
-                                                                          file=sys.stderr)
+            with notes():
                 main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -42,6 +40,14 @@ def exit_with_message(main: Callable[[], object]) -> None:
         except KeyboardInterrupt:
             print("interrupted", file=sys.stderr)
             sys.exit(130)
+
+
+@contextmanager
+def notes() -> Iterator[None]:
+    """Inside, a warning is a note of one line."""
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *place: tqdm.write(f"note: {printable(str(message))}", file=sys.stderr)
+        yield
 
 
 @contextmanager

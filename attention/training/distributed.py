@@ -20,7 +20,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
-from attention.errors import UserError
+from attention.errors import UserError, notes
 from attention.processes import check_environment, local_world_size, own_rows, rank, restarts, world_size
 
 Answer = TypeVar("Answer")
@@ -181,7 +181,10 @@ def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None
 def _run(entry: Callable[[], object], said: str) -> None:
     """In each process: leave a mistake's message in the folder `said`, for the process that started all to print."""
     try:
-        entry()
+        with notes():
+            if rank() > 0:                              # the first process has the same to note
+                warnings.simplefilter("ignore")
+            entry()
     except UserError as error:
         kind = "lost" if isinstance(error, OthersLost) else "cause"         # sorts causes before what follows from them
         Path(said, f"{kind} {rank()}").write_text(str(error), encoding="utf-8")

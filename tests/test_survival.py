@@ -134,7 +134,8 @@ def test_killed_at_twenty_moments_and_resumed_equals_uninterrupted(regions, tmp_
     assert_same_result(*folders)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [
+    (signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
 def test_a_polite_signal_ends_the_step_leaves_a_checkpoint_and_says_how_to_go_on(number, code, regions, whole, tmp_path):
     process = start(fresh(tmp_path, regions))
     while not list((tmp_path / "checkpoints").glob("[0-9]*.pt")) and process.poll() is None:

@@ -29,7 +29,7 @@ from attention.errors import UserError
 from attention.files.published import INCEPTION_FILE, RECOGNISER_FILE, VGG_FILE, WEIGHTS
 from attention.files.reading import shown
 from attention.method.defaults import COVERAGE, STRENGTH
-from attention.method.losses import TERMS
+from attention.method.losses import ATTENTION_FROZEN_UNTIL, TERMS
 from attention.processes import check_environment
 
 KINDS = {"int": "a whole number", "float": "a number", "finite": "a finite number", "bool": "a switch", "path": "a path",
@@ -333,8 +333,8 @@ class TrainConfig(LossWeights):
                                                      "own", world=False)
     target: Literal["text", "image", "mixed"] = option("text", "what drives mapper and CLIP loss")
     mapper: str = option("style", "text mapper, a key of method.mapper.MAPPERS")
-    attention_start: float = option(0.15, "share of the run after which attention learns; above 1: never", min=0,
-                                   max=10)
+    attention_start: float = option(ATTENTION_FROZEN_UNTIL, "share of the run after which attention learns; above 1: never",
+                                   min=0, max=10)
     where_share: float = option(0.3, "share of steps that name the place in other words", min=0, max=1)
     shared_where: bool = option(False, "all prompts of a step attend to one place, drawn from those of the world")
     temperature: float = option(0.01, "of the contrastive loss", min=1e-4, max=100)

@@ -7,13 +7,13 @@ from conftest import assert_close_to_max
 
 from attention.errors import UserError
 from attention.generator import synthesis_layers
+from attention.method.editor import Place
 from attention.method.losses import attention_budget, region_consistency
 from attention.method.regions import pool_by_region
 from attention.method.spatial_attention import (
     SpatialAttention,
     TextConv,
     blur_mask,
-    gate,
     threshold_attention,
     threshold_for,
 )
@@ -69,9 +69,9 @@ def test_attention_masks_gradients_and_the_names_of_weights_are_the_released_one
     assert set(released.names) == set(released.module.state_dict())
     assert sorted(released.names.values()) == sorted(key for key in theirs if not key.endswith("noise.weight"))
     assert_close_to_max(released.attention[:, 0], released.data["each_attention_map"], 2e-5)
-    mask = gate(released.pooled, straight_through=True)
+    mask = Place.of(released.pooled, released.pooled, straight_through=True).mask
     assert_close_to_max(mask, released.data["final_attention_map"], 2e-5)
-    in_demo = gate(released.pooled, threshold=float(released.data["demo/attention_threshold"]))
+    in_demo = Place.of(released.pooled, released.pooled, float(released.data["demo/attention_threshold"])).mask
     assert_close_to_max(in_demo, released.data["demo/final_attention_map"], 2e-5)
 
     (mask * released.data["weight_final"]).sum().backward(retain_graph=True)

@@ -22,9 +22,9 @@ from attention.files.authors import from_released, to_released
 from attention.files.cluster_pickle import read_cluster_pickle, regions_from_pickle
 from attention.files.regions import regions_from_metadata
 from attention.files.safetensors import read_safetensors, write_safetensors
+from attention.method.editor import Place
 from attention.method.losses import attention_budget, region_consistency, style_delta
 from attention.method.regions import RegionClusters, pool_by_region
-from attention.method.spatial_attention import gate
 from attention.training.runs import load_run
 from attention.worlds.base import Part
 from attention.worlds.registry import WORLDS
@@ -83,9 +83,9 @@ def test_a_converted_mapper_computes_the_published_styles_and_masks(name, prefix
     layer = int(data["config/cluster_layer"]) - 1
     labels = RegionClusters(centroids, layer, "ffhq").assign(features[layer], parts.attention.map_size)
     pooled = pool_by_region(raw, labels, len(centroids))
-    assert_close_to_max(gate(pooled), data["final_attention_map"], 2e-5)
+    assert_close_to_max(Place.of(raw, pooled).mask, data["final_attention_map"], 2e-5)
     threshold = float(data["demo/attention_threshold"])
-    assert_close_to_max(gate(pooled, threshold), data["demo/final_attention_map"], 2e-5)
+    assert_close_to_max(Place.of(raw, pooled, threshold).mask, data["demo/final_attention_map"], 2e-5)
 
 
 @pytest.mark.parametrize("name", GOLDEN_FILES)
@@ -99,7 +99,7 @@ def test_gradients_of_losses_and_masks_are_the_published_ones(name, golden):
     labels = RegionClusters(centroids, layer, "ffhq").assign(features[layer], parts.attention.map_size)
     edited = parts.mapper(styles, data["text"])[:count]
     raw = parts.attention(data["const_input"], features, data.get("attention_text", data["text"])).sigmoid()
-    mask = gate(pool_by_region(raw, labels, regions), straight_through=True)
+    mask = Place.of(raw, pool_by_region(raw, labels, regions), straight_through=True).mask
     sums = {"S1": style_delta(edited, styles[:count]) + attention_budget(raw, labels, regions)
             + region_consistency(raw, labels, regions),
             "S2": (mask * data["weight_final"]).sum() + sum((style * data[f"weight_style_{index:02}"].flatten(1)).sum()

@@ -24,7 +24,8 @@ from attention.inversion.frame import checked_landmarks
 SMALLEST_SIDE = 16
 LANDMARK_BYTES = 100_000    # of a file of at most 68 points
 DETECTION_SIDE = 1600       # longer sides are shrunk to this before a face is searched, which else takes minutes
-DETECTOR_FILES = FAN, S3FD = "2DFAN4-11f355bf06.pth.tar", "s3fd-619a316812.pth"     # landmarks, faces
+S3FD = "s3fd-619a316812.pth"            # finds faces
+DETECTOR_FILES = ("2DFAN4-11f355bf06.pth.tar", S3FD)        # the first finds landmarks
 OTHERWISE = ", or give the landmarks in a file, or say that the picture is framed already (aligned)"
 
 

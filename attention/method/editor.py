@@ -41,7 +41,7 @@ class Place:
 
     @classmethod
     def of(cls, raw: Tensor, attention: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> "Place":
-        """An attention and its region means behind the gate."""
+        """An attention and its region means behind the gate: threshold, then blur. Training needs straight_through=True."""
         gated = threshold_attention(attention, threshold, straight_through)
         return cls(raw, attention, gated, blur_mask(gated))
 

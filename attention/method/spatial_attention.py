@@ -132,8 +132,3 @@ def blur_mask(mask: Tensor) -> Tensor:
     padded = F.pad(mask, [BLUR_SIZE // 2] * 4, mode="reflect")
     with torch.autocast(mask.device.type, enabled=False):
         return F.conv2d(F.conv2d(padded, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-
-
-def gate(attention: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> Tensor:
-    """Attention (B, 1, h, w) in [0, 1] to a mask: threshold, then blur. Training needs straight_through=True."""
-    return blur_mask(threshold_attention(attention, threshold, straight_through))

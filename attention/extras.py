@@ -11,6 +11,7 @@ EXTRAS = {
     "photos": ("face_alignment",),
     "training": ("tensorboard", "matplotlib", "sklearn"),
     "metrics": ("torchmetrics", "torch_fidelity", "matplotlib"),
+    "truth": ("ai_edge_litert", "skimage", "dlib", "face_recognition_models"),
     "download": ("gdown", "pooch", "requests"),
 }
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attention.generator import Blend, Generator, MobileStyleGAN, StyleGAN2, conv_layers, edited_layers, nearest
+from attention.generator.early import EarlyGenerator, EarlyHead
 
 
 def stylegan2() -> Generator:
@@ -25,8 +26,17 @@ def mobile() -> Generator:
     return generator
 
 
+def early() -> Generator:
+    """The first two blocks of a network of three, and a head that reads the second."""
+    whole = MobileStyleGAN((16, 12, 8, 8), style_dim=12, mapping_layers=2)
+    head = EarlyHead(6, whole.layers[6].out_channels, 12, width=6)
+    for value in (head.modulation.weight, head.colours.weight):
+        torch.nn.init.normal_(value)
+    return EarlyGenerator(whole, head)
+
+
 # Name -> what makes a small generator of random weights, the picture at least 8 times as large as an early map.
-GENERATORS: dict[str, Callable[[], Generator]] = {"stylegan2": stylegan2, "mobile": mobile}
+GENERATORS: dict[str, Callable[[], Generator]] = {"stylegan2": stylegan2, "mobile": mobile, "early": early}
 
 
 def edit_of(generator: Generator, layer: int, batch: int = 2) -> tuple[list[Tensor], list[Tensor]]:

@@ -11,9 +11,11 @@ from attention.errors import UserError
 from attention.files.generator import load_generator
 from attention.files.openvino import Graph, mobile_state
 from attention.files.published import MOBILE_FILE
-from attention.files.random_face import WHEEL
+from attention.files.wheels import WHEELS
 from attention.generator import MobileStyleGAN, mobile_layers
 from attention.generator.mobile import inverse_haar
+
+WHEEL = WHEELS["random-face==2021.7.21.1"]
 
 # x * 2 + [3, 4], as a network of OpenVINO's.
 GRAPH = b"""<net name="small" version="10"><layers>
@@ -108,7 +110,7 @@ def test_another_wheel_is_refused_and_without_a_network_one_is_told_what_to_do(t
     monkeypatch.setenv("PIP_FIND_LINKS", "")
     with pytest.raises(UserError, match=r"(?s)pip could not get random_face.*put the file into .*pretrained_models/drawn"):
         main(["faces", "--folder", str(tmp_path)])
-    (tmp_path / WHEEL).write_bytes(b"PK another archive")
+    (tmp_path / WHEEL.name).write_bytes(b"PK another archive")
     with pytest.raises(UserError, match=r"is not the published wheel: its SHA-256 is .* delete it"):
         main(["faces", "--folder", str(tmp_path)])
-    assert [file.name for file in tmp_path.iterdir()] == [WHEEL]
+    assert [file.name for file in tmp_path.iterdir()] == [WHEEL.name]

@@ -39,7 +39,7 @@ def evaluate(config: EvaluateConfig) -> Path:
         UserError: the run has no whole editor, or nothing is known of its world's faces.
     """
     strengths = sorted({*parse_strengths(config.strengths), config.strength})
-    editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt)
+    editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt, preview=True)
     run_folder(config.run)                                      # a place that cannot be written is told before the work
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, w = world.truth.faces(z), world.w_from_z(z)
@@ -49,7 +49,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     rows, sheet = measure_all(editor, world, sources, faces, strengths, config)
     sweep: list[dict[str, Any]] = [{"strength": strength, "mean": means(rows[strength]),
                                     "prompts": rows[strength]} for strength in strengths]
-    unedited = balanced_accuracy(world.truth.attributes, faces.states(), world.truth.read(before).holds())
+    unedited = balanced_accuracy(world.truth.attributes, faces.states(), world.truth.read(before, faces).holds())
     report = {"run": str(config.run), "faces": config.faces, "strength": config.strength, "coverage": config.coverage,
               "training_steps": trained_steps(config.run),
               "reader_balanced_accuracy": {"exact": world.truth.accuracies, "unedited": unedited},

@@ -90,7 +90,8 @@ class Measured:
     @cached_property
     def seen(self) -> tuple[Seen, Seen]:
         """What the reader sees in the faces, and in their edits."""
-        return self.asked.truth.read(self.before), self.asked.truth.read(self.after)
+        truth, faces = self.asked.truth, self.asked.faces
+        return truth.read(self.before, faces), truth.read(self.after, faces)
 
     @cached_property
     def succeeded(self) -> dict[str, float | None]:

@@ -13,7 +13,7 @@ from pooch import HTTPDownloader, file_hash
 from attention.errors import UserError
 from attention.files.disk import locked
 from attention.files.published import PUBLISHED, SETS, download_command
-from attention.files.random_face import fetch_mobile
+from attention.files.wheels import fetch_wheel
 
 Checks = Mapping[str, tuple[Callable[[Path], object], str]]
 TIMEOUT = 30            # seconds without an answer
@@ -143,7 +143,7 @@ def _fetch_drive(file_id: str, partial: Path) -> None:
     gdown.download(id=file_id, output=str(partial), resume=True, timeout=TIMEOUT)
 
 
-FETCH: dict[str, Callable[[str, Path], None]] = {"url": _fetch_url, "google_drive": _fetch_drive, "wheel": fetch_mobile}
+FETCH: dict[str, Callable[[str, Path], None]] = {"url": _fetch_url, "google_drive": _fetch_drive, "wheel": fetch_wheel}
 
 
 def _beginnings(partial: Path) -> list[Path]:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from attention.errors import UserError
+from attention.files.networks import FileKind
 from attention.files.nvidia import is_pickle, read_nvidia
 from attention.files.published import found
 from attention.files.reading import shown
@@ -16,6 +17,7 @@ from attention.files.safetensors import is_safetensors
 from attention.files.tensors import bare, checked
 from attention.files.torch_files import read_tensors
 from attention.generator import Generator, MobileStyleGAN, StyleGAN2
+from attention.generator.early import EarlyGenerator, EarlyHead
 
 
 class Architecture(NamedTuple):
@@ -30,6 +32,7 @@ class Architecture(NamedTuple):
     build: Callable[[Mapping[str, Tensor]], Generator]
 
 
+HEAD = FileKind("where2edit early picture", "python -m attention.worlds.faces.build --part heads")
 AVERAGE = "latent_avg"
 ADVICE = "get or make the file again"
 # The first that recognises a file builds it; if none does, StyleGAN2 says what is missing.
@@ -56,6 +59,26 @@ def load_generator(path: Path) -> tuple[Generator, str]:
                             f"{generator.style_dim} numbers; {ADVICE}")
         generator.mean_w = state[AVERAGE].flatten()[-generator.style_dim:]
     return generator.requires_grad_(False).eval(), weights_hash(state)
+
+
+def save_head(path: Path, head: EarlyHead) -> None:
+    """Write the head of an early picture, in half precision."""
+    HEAD.save(path, head, {"config": head.config}, torch.float16)
+
+
+def early_generator(generator: Generator, path: Path) -> Generator:
+    """The early pictures of a whole generator, by the head in a file.
+
+    Raises:
+        UserError: the file is missing or broken, or made for a generator of other layers.
+    """
+    head = HEAD.load(path, lambda said, tensors: 2 * (EarlyHead(**said["config"]),)).to(generator.constant.device)
+    try:
+        if not isinstance(generator, MobileStyleGAN):
+            raise ValueError(f"it reads a MobileStyleGAN, not a {type(generator).__name__}")
+        return EarlyGenerator(generator, head).requires_grad_(False).eval()
+    except (ValueError, IndexError) as error:
+        raise UserError(f"{path} is no early picture of this generator ({error}); make it with: {HEAD.remake}") from error
 
 
 def read_generator(path: Path) -> dict[str, Tensor]:

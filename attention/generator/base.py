@@ -25,10 +25,11 @@ class LayerSpec:
     in_channels: int
     out_channels: int
     w_index: int            # its row of w+
+    attended: bool = True   # whether the attention reads its output, if it is a conv layer
 
 
 def conv_layers(layers: Sequence[LayerSpec]) -> list[LayerSpec]:
-    """The layers that hold activations: those that a blend may use and that attention reads."""
+    """The layers that hold activations: those that a blend may use, and of which attention reads those that it may."""
     return [layer for layer in layers if layer.kind == "conv"]
 
 

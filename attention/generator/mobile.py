@@ -17,6 +17,7 @@ from attention.generator.layers import PixelNorm
 from attention.ops import fused_leaky_relu
 
 COLOURS = 3
+ATTENDED_SIDE = 128     # largest map that attention reads: what lies behind is not there yet in an early picture (early.py)
 
 
 def mobile_layers(widths: Sequence[int], start: int = 4) -> list[LayerSpec]:
@@ -31,8 +32,8 @@ def mobile_layers(widths: Sequence[int], start: int = 4) -> list[LayerSpec]:
     for block, width in enumerate(widths[1:]):
         below, side, index = widths[block], start * 2 ** (block + 1), 3 * block + 1
         layers += [LayerSpec(index, "up", side, below, below // 4, index),
-                   LayerSpec(index + 1, "conv", side, below // 4, width, index + 1),
-                   LayerSpec(index + 2, "conv", side, width, width, index + 2)]
+                   LayerSpec(index + 1, "conv", side, below // 4, width, index + 1, side <= ATTENDED_SIDE),
+                   LayerSpec(index + 2, "conv", side, width, width, index + 2, side <= ATTENDED_SIDE)]
     index = len(layers)
     return [*layers, LayerSpec(index, "rgb", 2 * layers[-1].resolution, widths[-1], COLOURS, index)]
 
@@ -193,15 +194,18 @@ class MobileStyleGAN(nn.Module):
     def synthesis(self, styles: Sequence[Tensor], *, blend: Blend | None = None, until: int | None = None,
                   feature_side: int | None = None) -> Synthesis:
         """Run the synthesis network; see `StyleGAN2.synthesis`. The noise is part of the weights."""
-        batch = max((len(style) for style in styles), default=1)
-        start = self.input.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
         modules = modules_of(self.synthesis_layers)
 
         def run(layer: LayerSpec, style: Tensor, x: Tensor, picture: Tensor | None) -> Tensor:
             made: Tensor = modules[layer.index](x, style)
             return made
 
-        return synthesise(self.layers, run, start, styles, blend, until, feature_side)
+        batch = max((len(style) for style in styles), default=1)
+        return synthesise(self.layers, run, self.start(batch), styles, blend, until, feature_side)
+
+    def start(self, batch: int) -> Tensor:
+        """(B, C, 4, 4), channels last: the learned start of B pictures."""
+        return self.input.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
 
     def picture(self, styles: Sequence[Tensor]) -> Tensor:
         """Styles -> (B, 3, R, R) float32, about [-1, 1]; no features are kept."""

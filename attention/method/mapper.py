@@ -80,4 +80,22 @@ class StyleMapper(nn.Module):
         return names
 
 
-MAPPERS: dict[str, type[nn.Module]] = {"style": StyleMapper}
+class GentleMapper(StyleMapper):
+    """A StyleMapper whose first edits change nothing: every target begins as the style itself.
+
+    Ours, where a generator makes photographs: the published beginning moves every style by whole spreads at once, and a small
+    CLIP finds no way back from there to faces.
+    """
+
+    def __init__(self, layers: Sequence[LayerSpec], text_dim: int, hidden: int = HIDDEN, strength: float = STRENGTH,
+                 spread: Sequence[Tensor] | None = None, max_change: float = MAX_CHANGE):
+        super().__init__(layers, text_dim, hidden, strength, spread, max_change)
+        with torch.no_grad():
+            for module in (*self.from_style, *self.to_target):
+                assert isinstance(module, EqualLinear) and module.bias is not None
+                width, inputs = module.weight.shape
+                module.weight.zero_()[:, :width].fill_diagonal_(inputs**0.5)        # EqualLinear divides by it
+                module.bias.zero_()
+
+
+MAPPERS: dict[str, type[nn.Module]] = {"style": StyleMapper, "gentle": GentleMapper}

@@ -209,13 +209,21 @@ class RegionClusters(nn.Module):
         """
         self.check(channels=feature.shape[1])
         with torch.autocast(feature.device.type, enabled=False):    # near ties must not depend on the precision around
-            points = region_points(feature.float(), self.position_weight)                           # (B * h * w, D)
-            # |x - c|^2 without |x|^2, which is the same for every centroid: (N, D) @ (D, K) instead of (N, K, D)
-            distance = self.centroids.square().sum(1) - 2 * (points @ self.centroids.T)             # (B * h * w, K)
-        labels = distance.argmin(1).view(len(feature), *feature.shape[2:])                          # (B, h, w)
+            # |x - c|^2 without |x|^2, which is the same for every centroid: (N, C) @ (C, K) instead of (N, K, D). What the
+            # position planes add is the same in every picture: no map with planes is made.
+            product = feature.float().movedim(1, -1) @ self.centroids[:, :feature.shape[1]].T       # (B, h, w, K)
+            labels = self._offsets(*feature.shape[1:]).sub(product, alpha=2).argmin(-1)            # (B, h, w)
         if size is None or labels.shape[1:] == (size, size):
             return labels
         return F.interpolate(labels[:, None].float(), size=(size, size), mode="nearest")[:, 0].long()
+
+    def _offsets(self, channels: int, height: int, width: int) -> Tensor:
+        """(h, w, K): |c|^2 less twice the product of a pixel's position planes with those of c."""
+        planes = self.centroids[:, channels:].unflatten(1, (2, position_planes(channels)))
+        across, down = planes.sum(2).T                                                              # (K,) each
+        x = torch.linspace(-1, 1, width, device=across.device) * self.position_weight
+        y = torch.linspace(-1, 1, height, device=across.device) * self.position_weight
+        return self.centroids.square().sum(1) - 2 * (x[:, None] * across + y[:, None, None] * down)
 
     def check(self, *, layer: int | None = None, generator_hash: str | None = None, channels: int | None = None,
               num_regions: int | None = None, remake: str | None = None) -> None:

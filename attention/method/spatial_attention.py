@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.errors import UserError
-from attention.generator.base import LayerSpec, nearest
+from attention.generator.base import LayerSpec, conv_layers, nearest
 from attention.generator.layers import EqualLinear
 from attention.ops import fused_leaky_relu
 
@@ -48,7 +48,7 @@ class SpatialAttention(nn.Module):
     """Reads every conv layer's features through a text and says for each pixel whether the text is about it.
 
     Args:
-        layers: all layers of the generator; those of kind "conv" are read.
+        layers: all layers of the generator; those of kind "conv" are read, but for those that say otherwise.
         constant_channels: width of the generator's learned constant input, which is read too.
         text_dim: width of the text embedding.
         map_size: side h of the attention, that of the blend layer.
@@ -59,8 +59,9 @@ class SpatialAttention(nn.Module):
                  features: int = FEATURES):
         super().__init__()
         self.map_size, self.features = map_size, features
-        self.indices = tuple(layer.index for layer in layers if layer.kind == "conv")
-        widths = [constant_channels] + [layer.out_channels for layer in layers if layer.kind == "conv"]
+        attended = [layer for layer in conv_layers(layers) if layer.attended]
+        self.indices = tuple(layer.index for layer in attended)
+        widths = [constant_channels] + [layer.out_channels for layer in attended]
         self.heads = nn.ModuleList(TextConv(width, features, text_dim) for width in widths)
         self.last = TextConv(features * len(widths), 1, text_dim)
         self.initial = nn.Parameter(torch.full((1,), INITIAL_LOGIT))

@@ -118,12 +118,13 @@ def read_editor(path: Path) -> tuple[dict[str, Tensor], TrainConfig, RegionClust
 
 
 def load_run(folder: Path, device: str = "auto", trust: bool = False,
-             ckpt: Path | None = None) -> tuple[RegionEditor, World, TrainConfig]:
+             ckpt: Path | None = None, preview: bool = False) -> tuple[RegionEditor, World, TrainConfig]:
     """Rebuild the editor of a run folder, frozen, with its world and configuration.
 
     Args:
         trust: run a CLIP archive that is not OpenAI's; it is the caller's word, never the folder's.
         ckpt: where its generator lies now.
+        preview: with the smaller, earlier pictures of its generator, where its world has such.
     Raises:
         UserError: the folder has no whole editor, or its generator is not the one that the editor was trained on.
     """
@@ -137,6 +138,7 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False,
     if known_hash not in (UNKNOWN, world.generator_hash):
         raise UserError(f"{path} was trained on the generator {known_hash}, but {shown(generator or config.domain)} has "
                         f"{world.generator_hash}; give the right one with --ckpt, or train it again: {REMAKE}")
+    world = world.preview() if preview else world
     if (steps := trained_steps(folder)) < config.step:
         warnings.warn(f"{path} is unfinished: it has {steps} of {config.step} steps", stacklevel=2)
     editor = build_editor(config, world, regions.to(world.device))

@@ -23,6 +23,9 @@ class WorldEntry:
     Attributes:
         generator: its weights.
         prompts: what a user would type; training and evaluation draw from them.
+        early: head of its generator's early picture (generator/early.py), which training sees; None: whole
+            pictures.
+        preview: the same, of the larger picture that evaluation sees, and whoever moves a slider.
         clip, encoder: see `CLIP_MODELS` and `ENCODERS`; without an encoder the world cannot take pictures.
         truncation: of sampled latents.
         words: a key of WORDS: which texts name the place of a prompt.
@@ -43,6 +46,8 @@ class WorldEntry:
     generator: Path
     prompts: tuple[str, ...]
     clip: Part
+    early: Path | None = None
+    preview: Path | None = None
     encoder: Part | None = None
     truncation: float = 0.7
     words: str = "itself"

@@ -3,7 +3,7 @@
 One table for every world of faces. What makes a phrase true of a face is the world's own business (worlds/drawn/).
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -115,12 +115,18 @@ PART_NAMES = {"hair": ("hair", "the hair"), "skin": ("skin", "the skin", "the fa
 
 def where_texts(prompt: str) -> tuple[str, ...]:
     """The names of a prompt's part, and other prompts of the same part; any other text names its place itself."""
-    if prompt not in BY_PHRASE:
+    return texts_of_place(prompt, BY_PHRASE, EDIT_PROMPTS, PART_NAMES)
+
+
+def texts_of_place(prompt: str, known: Mapping[str, Concept], prompts: Sequence[str],
+                   names: Mapping[str, tuple[str, ...]]) -> tuple[str, ...]:
+    """See `where_texts`, for a world of these phrases, prompts and names of parts."""
+    if prompt not in known:
         return (prompt,)
-    part = BY_PHRASE[prompt].part
-    others = tuple(other for other in EDIT_PROMPTS if BY_PHRASE[other].part == part)
+    part = known[prompt].part
+    others = tuple(other for other in prompts if known[other].part == part)
     # Half of the draws are to be names, however many prompts share the part.
-    return PART_NAMES[part] * max(1, len(others) // len(PART_NAMES[part])) + others
+    return names[part] * max(1, len(others) // len(names[part])) + others
 
 
 @dataclass(frozen=True)

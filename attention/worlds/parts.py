@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 from attention.worlds import concepts
 from attention.worlds.drawn import world as drawn
+from attention.worlds.faces import concepts as people
+from attention.worlds.faces import world as faces
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,9 +57,10 @@ def _pixels(device: torch.device) -> Features:
 # Loads what makes w or w+ of a framed picture.
 ENCODERS: dict[str, Callable[[Path], nn.Module]] = {"e4e": _e4e, "drawn": drawn.encoder}
 # Prompt -> texts that name its place.
-WORDS: dict[str, Callable[[str], tuple[str, ...]]] = {"itself": lambda prompt: (prompt,), "faces": concepts.where_texts}
+WORDS: dict[str, Callable[[str], tuple[str, ...]]] = {"itself": lambda prompt: (prompt,), "faces": concepts.where_texts,
+                                                   "people": people.where_texts}
 # And what people may say of their pictures; where nothing is known, the prompts.
-SAYINGS: dict[str, concepts.Sayings] = {"itself": concepts.Sayings(), "faces": concepts.FACES}
+SAYINGS: dict[str, concepts.Sayings] = {"itself": concepts.Sayings(), "faces": concepts.FACES, "people": people.SAYINGS}
 # Landmarks of a photo -> the square that the world's pictures show.
 FRAMES: dict[str, Callable[[np.ndarray], Frame]] = {"ffhq": _ffhq_frame, "drawn": drawn.frame}
 # Pictures (B, 3, R, R) and a seed each -> what CLIP is shown of them in training.
@@ -65,4 +68,4 @@ VIEWS: dict[str, Callable[[Tensor, Sequence[int]], Tensor]] = {"plain": _plain, 
 # Loads what the perceptual loss compares: (B, 3, R, R) -> (B, C, h, w).
 PERCEPTUAL: dict[str, Callable[[torch.device], Features]] = {"vgg16": _vgg16, "pixels": _pixels}
 # What is really so of a world's faces.
-TRUTHS: dict[str, Callable[[World], Truth]] = {"drawn": drawn.truth}
+TRUTHS: dict[str, Callable[[World], Truth]] = {"drawn": drawn.truth, "faces": faces.truth}

@@ -18,13 +18,14 @@ from attention.errors import UserError
 from attention.processes import rank, world_size
 from attention.worlds.base import Part, WorldEntry
 from attention.worlds.drawn.world import DRAWN
+from attention.worlds.faces.world import FACES
 from attention.worlds.ffhq import FFHQ
 from attention.worlds.toml import read_toml
 
 if TYPE_CHECKING:
     from attention.worlds.world import World
 
-WORLDS: dict[str, WorldEntry] = {entry.name: entry for entry in (FFHQ, DRAWN)}
+WORLDS: dict[str, WorldEntry] = {entry.name: entry for entry in (FFHQ, DRAWN, FACES)}
 
 
 def recipes() -> dict[str, dict[str, Any]]:
@@ -101,7 +102,8 @@ def load_world(name: str = "drawn", ckpt: Path | None = None, device: str = "aut
 
 
 def world_of(config: WorldConfig) -> World:
-    """Load the world of a configuration and hold its generator against --stylegan_size and --channel_multiplier.
+    """Load the world of a configuration, with its early pictures, and hold its generator against --stylegan_size and
+    --channel_multiplier.
 
     Raises:
         UserError: as `load_world`; or a flag says something else than the weights.
@@ -122,4 +124,4 @@ def world_of(config: WorldConfig) -> World:
         widths = ", ".join(f"{width} at {side} px" for side, width in generator.channels.items() if side >= 64)
         raise UserError(f"--channel_multiplier is {multiplier}, but the maps in {path} have other widths ({widths}); "
                         "leave the flag out, or give the other file with --ckpt")
-    return world
+    return world.early()

@@ -84,8 +84,8 @@ class Truth(Protocol):
         """The faces that z (N, style_dim) makes."""
         ...
 
-    def read(self, images: Tensor) -> Seen:
-        """Look at pictures (N, 3, R, R) in [-1, 1]."""
+    def read(self, images: Tensor, faces: "Faces") -> Seen:
+        """Look at pictures (N, 3, R, R) in [-1, 1] of these faces, edited or not."""
         ...
 
     def part_name(self, prompt: str) -> str:

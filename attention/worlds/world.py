@@ -3,6 +3,7 @@
 Whoever needs a part asks the world for it; nobody outside this folder asks which world it is.
 """
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from attention.clip_models import CLIP_MODELS
 from attention.clip_models.base import TextImageModel
 from attention.errors import UserError
+from attention.files.generator import early_generator
 from attention.generator.base import Generator, sample_z
 from attention.inversion.frame import Frame
 from attention.inversion.invert import SPREAD_FACES, Inversion, invert
@@ -42,6 +44,25 @@ class World:
             self.clip = clip
         if perceptual is not None:
             self.perceptual = perceptual
+
+    def early(self) -> "World":
+        """The same world with the early pictures of its generator, where it has such; else itself.
+
+        Raises:
+            UserError: the head's file is missing or broken, or of another generator.
+        """
+        return self._read_by(self.entry.early)
+
+    def preview(self) -> "World":
+        """The same world with the pictures that evaluation and sliders need, as `early`."""
+        return self._read_by(self.entry.preview)
+
+    def _read_by(self, head: Path | None) -> "World":
+        if head is None:
+            return self
+        world = copy.copy(self)
+        world.generator = early_generator(self.generator, head)
+        return world
 
     @property
     def name(self) -> str:

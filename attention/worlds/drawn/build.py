@@ -32,14 +32,15 @@ from attention.generator import Generator
 from attention.images import to_image
 from attention.training import loop as training
 from attention.training.clustering import fit_regions
-from attention.worlds.drawn.concepts import truth_table
+from attention.worlds.drawn.concepts import CONCEPTS, truth_table
 from attention.worlds.drawn.encoder import DrawnEncoder
 from attention.worlds.drawn.faces import FaceParams, draw_faces
-from attention.worlds.drawn.fit.clip import ClipFit, area_under_curve, fit_clip
+from attention.worlds.drawn.fit.clip import ClipFit, fit_clip
 from attention.worlds.drawn.fit.encoder import EncoderFit, fit_encoder, psnr_of_inversions
 from attention.worlds.drawn.fit.generator import GeneratorFit, fit_generator, psnr_on_unseen
 from attention.worlds.drawn.fit.reader import ReaderFit, fit_reader, measure
 from attention.worlds.drawn.reader import AttributeReader
+from attention.worlds.phrases import area_under_curve
 from attention.worlds.registry import configured, world_of
 
 COMMAND = "python -m attention.worlds.drawn.build"
@@ -116,7 +117,7 @@ def manifest(minutes: dict[str, float]) -> dict:
         minutes: by part, how long its last build took; of a resumed generator, only the last call's time.
     """
     params = FaceParams.sample(512, seed=77)
-    phrases = area_under_curve(TinyCLIP.load(SHIPPED / "clip.safetensors"), to_image(draw_faces(params).images),
+    phrases = area_under_curve(TinyCLIP.load(SHIPPED / "clip.safetensors"), CONCEPTS, to_image(draw_faces(params).images),
                                truth_table(params))
     reader = AttributeReader.load(SHIPPED / "reader.safetensors")
     quality = {

@@ -15,7 +15,7 @@ from attention.worlds.concepts import PART_NAMES
 from attention.worlds.drawn.concepts import BY_PHRASE, CONCEPTS, OPTIONS, PRESENCES, Concept, truth_table
 from attention.worlds.drawn.faces import PARTS, SIZE, FaceParams, draw_faces
 from attention.worlds.drawn.reader import AttributeReader
-from attention.worlds.truth import Seen
+from attention.worlds.truth import Faces, Seen
 
 VISIBLE = 16            # of 255: a channel that differs by more is a visible difference
 POSE_AND_SHAPE = ("position_x", "position_y", "face_width", "face_height")
@@ -123,7 +123,7 @@ class DrawnTruth:
     def faces(self, z: Tensor) -> DrawnFaces:
         return DrawnFaces(FaceParams.from_z(z.cpu().numpy()))
 
-    def read(self, images: Tensor) -> SeenFaces:
+    def read(self, images: Tensor, faces: Faces) -> SeenFaces:
         return SeenFaces(self.reader.read(images))
 
     def part_name(self, prompt: str) -> str:

@@ -1,7 +1,6 @@
 """Train the drawn faces' small CLIP on drawings and phrases.
 
-Several phrases are true of one face, so the loss is not InfoNCE but a sigmoid loss over all face-phrase pairs whose
-truth is known (SigLIP's form). A small CLIP is easily fooled: it sees noise, blur, shifted colours, and faces with
+A small CLIP is easily fooled: it sees noise, blur, shifted colours, and faces with
 parts pasted in from other faces, so that it must look at the part that a phrase is about.
 """
 
@@ -18,8 +17,8 @@ from attention.images import augment, to_image
 from attention.worlds.concepts import PART_NAMES
 from attention.worlds.drawn.concepts import CONCEPTS, truth_table
 from attention.worlds.drawn.faces import PARTS, FaceParams, draw_faces
+from attention.worlds.phrases import pair_loss, part_texts, sample_phrases, vocabulary
 
-WORDS_BESIDE = ("and", "a", "the", "with", "of", "face", "person", "wearing", "very")
 # Parts that may be pasted from another face, with the concepts whose truth goes along (a neck says nothing of the face:
 # tanned skin is not done with a tanned neck); and parts of which only a piece may be pasted.
 PASTED = {"hair": ("hair_colour",), "eyes": ("eye_colour",), "lips": ("lipstick",), "neck": ()}
@@ -40,40 +39,6 @@ class ClipFit:
     part_weight: float = 0.2            # of reading from a text which part it means: "eyes" is then near "blue eyes"
     phrases: int = 64       # a step compares every face with this many phrases
     seed: int = 0
-
-
-def vocabulary() -> list[str]:
-    """All phrases and words that captions and *where* texts use."""
-    phrases = [text for concept in CONCEPTS for text in (concept.phrase, *concept.synonyms)]
-    return phrases + [text for names in PART_NAMES.values() for text in names] + list(WORDS_BESIDE)
-
-
-def part_texts() -> tuple[list[str], Tensor]:
-    """Every phrase and every name of a part, and (N,) the number of the part that each means."""
-    texts = [(text, concept.part) for concept in CONCEPTS for text in (concept.phrase, *concept.synonyms)]
-    texts += [(name, part) for part, names in PART_NAMES.items() for name in names]
-    parts = list(PART_NAMES)
-    return [text for text, _ in texts], torch.tensor([parts.index(part) for _, part in texts])
-
-
-def sample_phrases(random: np.random.Generator, truths: np.ndarray, count: int) -> tuple[list[str], np.ndarray]:
-    """`count` phrases, a third of them two concepts joined by "and", and their truth (N, count) for the faces."""
-    texts, columns = [], []
-    for i in range(count):
-        first = i % len(CONCEPTS)
-        text, truth = _worded(random, first), truths[:, first]
-        if random.random() < 1 / 3:
-            second = int(random.integers(len(CONCEPTS)))
-            if CONCEPTS[second].attribute != CONCEPTS[first].attribute:
-                text, truth = f"{text} and {_worded(random, second)}", truth * truths[:, second]
-        texts.append(text)
-        columns.append(truth)
-    return texts, np.stack(columns, axis=1)
-
-
-def _worded(random: np.random.Generator, index: int) -> str:
-    concept = CONCEPTS[index]
-    return str(random.choice([concept.phrase, concept.phrase, *concept.synonyms]))
 
 
 def _paste_parts(random: np.random.Generator, images: np.ndarray, labels: np.ndarray, truths: np.ndarray) -> np.ndarray:
@@ -114,14 +79,14 @@ def _piece_of(random: np.random.Generator, mask: np.ndarray) -> np.ndarray:
 def fit_clip(recipe: ClipFit = ClipFit()) -> TinyCLIP:
     """Train a TinyCLIP on drawings; returns it frozen."""
     torch.manual_seed(recipe.seed)
-    clip = TinyCLIP(vocabulary())
+    clip = TinyCLIP(vocabulary(CONCEPTS, PART_NAMES))
     params = FaceParams.sample(recipe.faces, seed=recipe.seed + 10)
     drawing = draw_faces(params)
     images, labels = drawing.images, drawing.labels
     numbers = torch.from_numpy(params.as_matrix()).float()
     numbers = (numbers - numbers.mean(dim=0)) / numbers.std(dim=0)      # so that every attribute counts alike
     readout = torch.nn.Linear(clip.dim, numbers.shape[1])
-    named, meant = part_texts()
+    named, meant = part_texts(CONCEPTS, PART_NAMES)
     part_readout = torch.nn.Linear(clip.dim, len(PART_NAMES))
     truths = truth_table(params)
     scale, bias = torch.nn.Parameter(torch.tensor(2.3)), torch.nn.Parameter(torch.tensor(-2.0))
@@ -135,10 +100,10 @@ def fit_clip(recipe: ClipFit = ClipFit()) -> TinyCLIP:
         rows = random.integers(recipe.faces, size=recipe.batch_size)
         pixels, truth = images[rows].copy(), truths[rows].copy()
         untouched = _paste_parts(random, pixels, labels[rows], truth)
-        texts, wanted = sample_phrases(random, truth, recipe.phrases)
+        texts, wanted = sample_phrases(random, CONCEPTS, truth, recipe.phrases)
         embedded = clip.encode_image(augment(to_image(pixels), noise)[0])
         seen, said = F.normalize(embedded, dim=1), F.normalize(clip.encode_text(texts), dim=1)
-        pairs = _pair_loss(scale.exp() * seen @ said.T + bias, torch.from_numpy(wanted).float())
+        pairs = pair_loss(scale.exp() * seen @ said.T + bias, torch.from_numpy(wanted).float())
         error = (readout(embedded) - numbers[rows]).square()
         some = random.permutation(len(named))[:recipe.phrases]
         part = part_readout(F.normalize(clip.encode_text([named[i] for i in some]), dim=1) * PART_SCALE)
@@ -148,20 +113,3 @@ def fit_clip(recipe: ClipFit = ClipFit()) -> TinyCLIP:
 
     fit(optimiser, loss, recipe.steps, "clip", schedule)
     return clip.freeze()
-
-
-def _pair_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Sigmoid loss over the pairs whose truth is known, true and false ones weighing the same."""
-    return F.softplus(-logits[truth == 1]).mean() + F.softplus(logits[truth == 0]).mean()
-
-
-@torch.no_grad()
-def area_under_curve(clip: TinyCLIP, images: Tensor, truths: np.ndarray) -> dict[str, float]:
-    """Phrase -> probability that a face of which it is true scores higher than one of which it is false."""
-    seen = F.normalize(torch.cat([clip.encode_image(part) for part in images.split(64)]), dim=1)
-    said = F.normalize(clip.encode_text([concept.phrase for concept in CONCEPTS]), dim=1)
-    scores, result = (seen @ said.T).numpy(), {}
-    for column, concept in enumerate(CONCEPTS):
-        true, false = scores[truths[:, column] == 1, column], scores[truths[:, column] == 0, column]
-        result[concept.phrase] = float((true[:, None] > false[None]).mean())
-    return result

@@ -1,0 +1,163 @@
+"""Make the shipped parts of the world of real-looking faces: early pictures, segments, small CLIP, then regions and editor.
+
+    python -m attention.worlds.faces.build                     # everything that is missing
+    python -m attention.worlds.faces.build --part clip         # one part anew
+    python -m attention.worlds.faces.build --part manifest     # figures and hashes of what is there
+
+Needs `python -m attention.download faces mesh` and the extra truth. Pictures to learn from go to build/faces, shard by
+shard: after an interruption the same command goes on. Several of it share the work with --first and --last.
+"""
+
+import dataclasses
+import hashlib
+import json
+import platform
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from attention.clip_models.tiny import TinyCLIP
+from attention.config import ClusterConfig, Config, TrainConfig, option, parse_config
+from attention.errors import UserError, exit_with_message
+from attention.extras import need
+from attention.files.disk import run_folder, write_atomically
+from attention.files.generator import early_generator, load_generator, save_head
+from attention.files.published import INSTALLED, MOBILE_FILE, ROOT, SHIPPED_FACES, WEIGHTS
+from attention.files.regions import save_regions
+from attention.files.safetensors import read_safetensors, write_safetensors
+from attention.generator import MobileStyleGAN
+from attention.images import to_image
+from attention.training import loop as training
+from attention.training.clustering import fit_regions
+from attention.worlds.faces.concepts import CONCEPTS
+from attention.worlds.faces.fit.clip import ClipFit, fit_clip, joined
+from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
+from attention.worlds.faces.fit.pictures import Measured, make_shards, measured
+from attention.worlds.faces.fit.segments import fit_segments, save_segments
+from attention.worlds.faces.measures import truth_table
+from attention.worlds.faces.mesh import FaceMesh
+from attention.worlds.faces.parts import Segments
+from attention.worlds.phrases import area_under_curve
+from attention.worlds.registry import configured, world_of
+
+COMMAND = "python -m attention.worlds.faces.build"
+UNSEEN = 2              # the last shards: never learned from, so that the CLIP can be judged by them
+HEADS = dict(zip(("early.safetensors", "preview.safetensors"), LAYERS, strict=True))
+
+
+class BuildConfig(Config):
+    """Options of build."""
+
+    part: Literal["missing", "heads", "segments", "pictures", "clip", "editor", "manifest"] = option(
+        "missing", "what to make")
+    work: Path = option(ROOT / "build/faces", "folder of pictures and of the editor's run")
+    shards: int = option(40, "sets of 250 faces and 250 changed ones to learn from; the last are kept to judge by",
+                         min=UNSEEN + 1, max=9999)
+    first: int = option(0, "shard to begin at", min=0, max=9999)
+    last: int = option(9999, "shard to end before", min=0, max=9999)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Make the parts asked for, in order; returns the folder of the shipped files.
+
+    Raises:
+        UserError: an installed copy, or a package or file that is missing.
+    """
+    config = parse_config(BuildConfig, argv, __doc__)
+    if INSTALLED:
+        raise UserError(f"what is built becomes a part of the repository, but this copy is installed in {ROOT}; run it in "
+                        "a checkout")
+    need("truth", "building the world of faces")
+    SHIPPED_FACES.mkdir(parents=True, exist_ok=True)
+    path = SHIPPED_FACES / "manifest.json"
+    minutes = json.loads(path.read_text()).get("minutes", {}) if path.exists() else {}
+    builders = {"heads": (_build_heads, "preview"), "segments": (_build_segments, "segments"),
+                "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"), "editor": (_build_editor, "editor")}
+    for part, (build, file) in builders.items():
+        if config.part == part or (config.part == "missing" and not (SHIPPED_FACES / f"{file}.safetensors").exists()):
+            start = time.monotonic()
+            build(config)
+            minutes[part] = round((time.monotonic() - start) / 60, 1)
+    if config.part in ("missing", "manifest"):
+        said = json.dumps(manifest(config, minutes), indent=1)
+        write_atomically(path, lambda temporary: temporary.write_text(said))
+    return SHIPPED_FACES
+
+
+def _generator() -> tuple[MobileStyleGAN, str]:
+    generator, name = load_generator(WEIGHTS / MOBILE_FILE)
+    assert isinstance(generator, MobileStyleGAN)
+    return generator, name
+
+
+def _build_heads(config: BuildConfig) -> None:
+    generator, _ = _generator()
+    taught = lessons(generator, EarlyFit())
+    for name, layer in HEADS.items():
+        save_head(SHIPPED_FACES / name, fit_early(generator, layer, taught[layer]))
+
+
+def _build_segments(config: BuildConfig) -> None:
+    save_segments(fit_segments(*_generator()), SHIPPED_FACES / "segments.safetensors")
+
+
+def _build_pictures(config: BuildConfig) -> None:
+    generator = early_generator(_generator()[0], SHIPPED_FACES / "early.safetensors")
+    segments = Segments(SHIPPED_FACES / "segments.safetensors", torch.device("cpu"))
+    numbers = range(config.first, min(config.last, config.shards))
+    make_shards(generator, segments, FaceMesh(), config.work / "pictures", numbers)
+
+
+def _pictures(config: BuildConfig, unseen: bool) -> Measured:
+    numbers = range(config.shards)
+    return joined(measured(config.work / "pictures", numbers[-UNSEEN:] if unseen else numbers[:-UNSEEN]))
+
+
+def _build_clip(config: BuildConfig) -> None:
+    fit_clip(_pictures(config, unseen=False)).save(SHIPPED_FACES / "clip.safetensors", torch.float16)
+
+
+def _build_editor(config: BuildConfig) -> None:
+    """The main job with the domain's defaults; its results are what is shipped."""
+    run = config.work / "run"
+    cluster = configured(ClusterConfig, domain="faces", run=run)
+    save_regions(fit_regions(world_of(cluster), cluster), run_folder(run) / "regions.safetensors")
+    training.run(configured(TrainConfig, domain="faces", run=run))
+    ship_editor(run)
+
+
+def ship_editor(run: Path) -> None:
+    """Copy a run's regions and its editor, the editor's weights at half precision: half the size, the same edits."""
+    tensors, metadata = read_safetensors(run / "editor.safetensors", "where2edit editor", COMMAND)
+    tensors = {name: value if name.startswith("regions.") else value.half() for name, value in tensors.items()}
+    write_safetensors(SHIPPED_FACES / "editor.safetensors", tensors, metadata)
+    write_atomically(SHIPPED_FACES / "regions.safetensors", lambda path: shutil.copyfile(run / "regions.safetensors", path))
+
+
+def manifest(config: BuildConfig, minutes: dict[str, float]) -> dict[str, Any]:
+    """What is shipped: how it was made, its hash, and its measured quality."""
+    generator, _ = _generator()
+    quality: dict[str, Any] = {name: {"psnr_of_48_unseen_faces_db": psnr_of_early(
+        generator, early_generator(generator, SHIPPED_FACES / name).head)} for name in HEADS}       # type: ignore[attr-defined]
+    unseen = _pictures(config, unseen=True)
+    phrases = area_under_curve(TinyCLIP.load(SHIPPED_FACES / "clip.safetensors"), CONCEPTS, to_image(unseen.pixels),
+                               truth_table(unseen.numbers))
+    quality["clip.safetensors"] = {"mean_area_under_curve": float(np.mean(list(phrases.values()))), "by_phrase": phrases,
+                                   "pictures": len(unseen.pixels)}
+    recipes: dict[str, Any] = {**dict.fromkeys(HEADS, EarlyFit()), "clip.safetensors": ClipFit()}
+    files = {}
+    for path in sorted(SHIPPED_FACES.glob("*.safetensors")):
+        files[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size,
+                            "recipe": dataclasses.asdict(recipes[path.name]) if path.name in recipes else "",
+                            "quality": quality.get(path.name, {})}
+    return {"command": COMMAND, "torch": torch.__version__, "python": platform.python_version(),
+            "threads": torch.get_num_threads(), "minutes": minutes, "files": files}
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -1,0 +1,154 @@
+"""Generated faces to learn from: pictures, what the features say of their parts, their meshes; and faces changed in a part.
+
+A changed face has a part of another face's styles, mixed inside the part alone by the very blend that an edit uses: natural
+texture, seams and all, and its truth is measured like any other's. Shards on disk, so that the work can go on anywhere.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from attention.files.disk import write_atomically
+from attention.generator import Blend, Generator, sample_z
+from attention.images import to_pixels
+from attention.method.spatial_attention import blur_mask
+from attention.worlds.faces.measures import measure
+from attention.worlds.faces.mesh import LEAST_SCORE, FaceMesh, Mesh
+from attention.worlds.faces.parts import Face, Segments
+
+SHARD = 250             # faces; each gives two pictures
+AT_ONCE = 5
+BLEND = 12              # 0-based layer of the edits
+MIXED_PARTS = ("hair", "skin", "jaw", "cheeks", "lips", "mouth", "eyes", "brows", "nose", "clothes", "background")
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """N pictures (N, S, S, 3) uint8, segments (N, s, s) uint8 of SEGMENTS, meshes (N, 510, 2), persons (N, s, s) uint8,
+    scores (N,)."""
+
+    pixels: np.ndarray
+    segments: np.ndarray
+    meshes: np.ndarray
+    persons: np.ndarray
+    scores: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def face(self, i: int) -> Face:
+        person = Image.fromarray(self.persons[i]).resize(self.pixels.shape[1:3], Image.Resampling.BILINEAR)
+        mesh = Mesh.of(self.meshes[i].astype(np.float32), np.asarray(person) / np.float32(255), float(self.scores[i]))
+        return Face.of(self.pixels[i], mesh, self.segments[i])
+
+
+@dataclass(frozen=True)
+class Measured:
+    """N pictures (N, S, S, 3) uint8, labels (N, S, S) uint8 of PARTS, numbers (N, M) of MEASURES."""
+
+    pixels: np.ndarray
+    labels: np.ndarray
+    numbers: np.ndarray
+
+
+def measured(folder: Path, numbers: Iterable[int]) -> list[Measured]:
+    """Measure shards; what was measured once lies beside them. Faces that no mesh was found in are left out."""
+    found = []
+    for number in tqdm(list(numbers), desc="measures"):
+        path = folder / f"{number:04d}-measured.npz"
+        if not path.exists():
+            pictures = shard(folder, number)
+            faces = [pictures.face(i) for i in range(len(pictures)) if pictures.scores[i] >= LEAST_SCORE]
+            figures = np.array([list(measure(face).values()) for face in faces], np.float32)
+            labels = np.stack([face.labels() for face in faces]).astype(np.uint8)
+            pixels = np.stack([face.pixels for face in faces])
+            write_arrays(path, {"pixels": pixels, "labels": labels, "numbers": figures})
+        with np.load(path, allow_pickle=False) as data:
+            found.append(Measured(data["pixels"], data["labels"], data["numbers"]))
+    return found
+
+
+def shard(folder: Path, number: int) -> Pictures:
+    """Read a shard that was made."""
+    with np.load(folder / f"{number:04d}.npz", allow_pickle=False) as data:
+        return Pictures(*(data[name] for name in ("pixels", "segments", "meshes", "persons", "scores")))
+
+
+@torch.no_grad()
+def make_shards(generator: Generator, segments: Segments, mesh: FaceMesh, folder: Path, numbers: range) -> None:
+    """Make what is missing; a shard's number is its seed."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in tqdm(numbers, desc="faces"):
+        path = folder / f"{number:04d}.npz"
+        if not path.exists():
+            write_arrays(path, vars(make_shard(generator, segments, mesh, number)))
+
+
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an .npz, all of it or nothing."""
+    def save(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            np.savez(file, **arrays)                                                # type: ignore[arg-type]
+
+    write_atomically(path, save)
+
+
+def make_shard(generator: Generator, segments: Segments, mesh: FaceMesh, number: int) -> Pictures:
+    """SHARD seeded faces, and the same ones changed in a part."""
+    random = np.random.default_rng([7, number])
+    z = sample_z(SHARD, generator.style_dim, 10_000 + number)
+    truncation = torch.from_numpy(random.uniform(0.5, 1.0, (SHARD, 1))).float()
+    mean = generator.mapping(z[:1], 0.0)
+    w = mean + truncation * (generator.mapping(z) - mean)
+    found: list[tuple[np.ndarray, ...]] = []
+    for rows in torch.arange(SHARD).split(AT_ONCE):
+        styles = generator.styles(w[rows])
+        made = run(generator, styles, None)
+        pictures = look(made, segments, mesh)
+        others = generator.styles(w[torch.from_numpy(random.integers(SHARD, size=len(rows)))])
+        mixed = mixture(random, styles, others)
+        mask = torch.stack([part_mask(random, Face.of(*face)) for face in pictures])                 # (B, 1, 64, 64)
+        changed = run(generator, mixed, Blend(BLEND, mask, made[1]))
+        for pixels, seen, labels in (*pictures, *look(changed, segments, mesh)):
+            person = Image.fromarray((seen.person * 255).round().astype(np.uint8)).resize(labels.shape)
+            found.append((pixels, labels.astype(np.uint8), seen.flat().astype(np.float16), np.asarray(person),
+                          np.float32(seen.score)))
+    return Pictures(*(np.stack(values) for values in zip(*found, strict=True)))
+
+
+def run(generator: Generator, styles: list[Tensor], blend: Blend | None) -> tuple[Tensor, list[Tensor]]:
+    """Picture and features, in bfloat16 where the machine is fast with it."""
+    with torch.autocast(styles[0].device.type, torch.bfloat16):
+        image, features = generator.synthesis(styles, blend=blend)
+    assert image is not None                                                                # synthesis stops nowhere
+    return image.float(), features
+
+
+def look(made: tuple[Tensor, list[Tensor]], segments: Segments,
+         mesh: FaceMesh) -> list[tuple[np.ndarray, Mesh, np.ndarray]]:
+    """Pixels, mesh and segments of every picture."""
+    labels = segments(made[1][segments.layer].float()).cpu().numpy()
+    return [(pixels, mesh(pixels), own) for pixels, own in zip(to_pixels(made[0]), labels, strict=True)]
+
+
+def mixture(random: np.random.Generator, styles: list[Tensor], others: list[Tensor]) -> list[Tensor]:
+    """Styles part of the way to another face's, from a random layer on, and a little beyond it at times."""
+    share = torch.from_numpy(random.uniform(0.3, 1.5, (len(styles[0]), 1))).float()
+    first = random.integers(0, 10)
+    return [torch.lerp(own, other, share if first <= i <= BLEND else torch.zeros(()))
+            for i, (own, other) in enumerate(zip(styles, others, strict=True))]
+
+
+def part_mask(random: np.random.Generator, face: Face) -> Tensor:
+    """(1, 64, 64) the soft mask of a random part, now and then the whole picture."""
+    side = 64
+    if random.random() < 0.1:
+        return torch.ones(1, side, side)
+    mask = torch.from_numpy(face.parts[str(random.choice(MIXED_PARTS))]).float()[None, None]
+    return blur_mask((torch.nn.functional.adaptive_avg_pool2d(mask, side) > 0.25).float())[0]

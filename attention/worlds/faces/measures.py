@@ -1,0 +1,179 @@
+"""What is so of a face in a picture, by colours inside its parts and by distances between its landmarks.
+
+Colours are CIE Lab: L from 0 to 100, a from green to red, b from blue to yellow. Lengths are in distances between the eyes.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from attention.worlds.faces.concepts import CONCEPTS
+from attention.worlds.faces.parts import CHIN, NOSE_BASE, Face
+
+LEAST_PIXELS = 12           # of a part, below which nothing is known of its colour
+
+
+@dataclass(frozen=True)
+class Colours:
+    """Median (L, a, b) of every part, NaN where it is too small; of hair also how rough it is."""
+
+    medians: Mapping[str, np.ndarray]
+    roughness: Mapping[str, float]
+
+
+def colours(face: Face) -> Colours:
+    """The colours of a face's parts. Roughness: mean absolute difference of neighbouring pixels' L."""
+    from skimage.color import rgb2lab  # noqa: PLC0415  (of the extra `truth`)
+
+    lab = rgb2lab(face.pixels)
+    parts = dict(face.parts)
+    features = parts["eyes"] | parts["brows"] | parts["lips"] | parts["mouth"] | parts["jaw"] | parts["hair"]
+    parts["face"] = parts["oval"] & ~features & ~parts["nose"]
+    medians = {name: np.median(lab[mask], axis=0) if mask.sum() >= LEAST_PIXELS else np.full(3, np.nan)
+               for name, mask in parts.items()}
+    steps = np.abs(np.diff(lab[..., 0], axis=1))
+    roughness = {}
+    for name in ("hair", "face", "jaw", "lips"):
+        both = parts[name][:, 1:] & parts[name][:, :-1]
+        roughness[name] = float(steps[both].mean()) if both.sum() >= LEAST_PIXELS else np.nan
+    return Colours(medians, roughness)
+
+
+def _light(part: str) -> Callable[[Face, Colours], float]:
+    return lambda face, seen: float(seen.medians[part][0])
+
+
+def _red(part: str) -> Callable[[Face, Colours], float]:
+    return lambda face, seen: float(seen.medians[part][1])
+
+
+def _yellow(part: str) -> Callable[[Face, Colours], float]:
+    return lambda face, seen: float(seen.medians[part][2])
+
+
+def _chroma(part: str) -> Callable[[Face, Colours], float]:
+    return lambda face, seen: float(np.hypot(*seen.medians[part][1:]))
+
+
+def _smile(face: Face, seen: Colours) -> float:
+    """How much higher the corners of the mouth lie than the middle between the lips."""
+    points = face.mesh.points
+    middle = (points[13, 1] + points[14, 1]) / 2
+    return float((middle - points[[61, 291], 1].mean()) / face.between_eyes)
+
+
+def _distance(first: int, second: int) -> Callable[[Face, Colours], float]:
+    return lambda face, seen: float(np.linalg.norm(face.mesh.points[first] - face.mesh.points[second]) / face.between_eyes)
+
+
+def _eye_opening(face: Face, seen: Colours) -> float:
+    """Mean height of the eyes' lids."""
+    heights = [lids[:, 1].max() - lids[:, 1].min() for lids in face.mesh.eyelids]
+    return float(np.mean(heights) / face.between_eyes)
+
+
+def _brow_thickness(face: Face, seen: Colours) -> float:
+    return float(face.parts["brows"].sum() / face.between_eyes**2)
+
+
+MEASURES: dict[str, Callable[[Face, Colours], float]] = {
+    "hair_L": _light("hair"), "hair_a": _red("hair"), "hair_b": _yellow("hair"), "hair_chroma": _chroma("hair"),
+    "hair_rough": lambda face, seen: seen.roughness["hair"],
+    "hair_area": lambda face, seen: float(face.parts["hair"].sum() / face.between_eyes**2),
+    "skin_L": _light("face"), "skin_a": _red("face"), "skin_b": _yellow("face"),
+    "cheeks_red": lambda face, seen: float(seen.medians["cheeks"][1] - seen.medians["face"][1]),
+    "jaw_dark": lambda face, seen: float(seen.medians["face"][0] - seen.medians["jaw"][0]),
+    "jaw_rough": lambda face, seen: seen.roughness["jaw"] - seen.roughness["face"],
+    "lips_L": _light("lips"), "lips_a": _red("lips"), "lips_b": _yellow("lips"),
+    "smile": _smile, "mouth_gap": _distance(13, 14), "mouth_width": _distance(61, 291),
+    "iris_L": _light("irises"), "iris_a": _red("irises"), "iris_b": _yellow("irises"),
+    "eye_opening": _eye_opening, "brows_dark": lambda face, seen: float(seen.medians["face"][0] - seen.medians["brows"][0]),
+    "brows_thick": _brow_thickness, "nose_width": _distance(64, 294), "face_height": _distance(NOSE_BASE, CHIN),
+    "clothes_L": _light("clothes"), "clothes_a": _red("clothes"), "clothes_b": _yellow("clothes"),
+    "background_L": _light("background"), "background_a": _red("background"), "background_b": _yellow("background"),
+}
+
+
+def measure(face: Face) -> dict[str, float]:
+    """Every figure of MEASURES; NaN where its part is not seen."""
+    seen = colours(face)
+    return {name: value(face, seen) for name, value in MEASURES.items()}
+
+
+@dataclass(frozen=True)
+class Rule:
+    """When a phrase is true, by figures of MEASURES: a score that is above `true` where it plainly is so, below `false`
+    where it plainly is not."""
+
+    score: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+    true: float
+    false: float
+
+
+def _all(*scores: np.ndarray) -> np.ndarray:
+    """Several conditions at once: the least of their scores."""
+    least: np.ndarray = np.minimum.reduce(scores)
+    return least
+
+
+# Bounds were set on 500 generated faces, so that what is plainly true looks so to a person, and is so of some 5 to 20 %.
+RULES: dict[str, Rule] = {
+    "black hair": Rule(lambda m: -m["hair_L"] - np.maximum(m["hair_chroma"] - 6, 0), -15, -22),
+    "brown hair": Rule(lambda m: _all(m["hair_L"] - 17, 38 - m["hair_L"], 2 * (m["hair_chroma"] - 8), 13 - m["hair_a"]),
+                       2, -2),
+    "blonde hair": Rule(lambda m: _all(m["hair_L"] - 40, 2 * (m["hair_b"] - 13)), 2, -5),
+    "red hair": Rule(lambda m: _all(m["hair_a"] - 11, 1.5 * (m["hair_a"] - 0.7 * m["hair_b"]), m["hair_L"] - 12), 1.5, -3),
+    "grey hair": Rule(lambda m: _all(m["hair_L"] - 30, 2 * (9 - m["hair_chroma"])), 2, -4),
+    "pale skin": Rule(lambda m: m["skin_L"], 72, 66),
+    "tanned skin": Rule(lambda m: _all(60 - m["skin_L"], m["skin_L"] - 32, 1.5 * (m["skin_b"] - 12)), 3, -3),
+    "rosy cheeks": Rule(lambda m: m["cheeks_red"], 4.8, 3),
+    "beard": Rule(lambda m: _all(m["jaw_dark"] - 7.5, 10 * (m["jaw_rough"] + 0.1)), 1.5, -2),
+    "red lipstick": Rule(lambda m: _all(m["lips_a"] - 42, 58 - m["lips_L"]), 2, -6),
+    "pink lipstick": Rule(lambda m: _all(m["lips_a"] - 35, 14 - m["lips_b"], m["lips_L"] - 45), 1.5, -3),
+    "pale lips": Rule(lambda m: -m["lips_a"], -26, -31),
+    "smiling": Rule(lambda m: m["smile"], 0.115, 0.07),
+    "serious": Rule(lambda m: -m["smile"], -0.03, -0.06),
+    "mouth open": Rule(lambda m: m["mouth_gap"], 0.14, 0.07),
+    "mouth closed": Rule(lambda m: -m["mouth_gap"], -0.03, -0.07),
+    "blue eyes": Rule(lambda m: _all(-m["iris_b"], m["iris_L"] - 16), 2, -2),
+    "brown eyes": Rule(lambda m: np.maximum(m["iris_b"] - 4, (16 - m["iris_L"]) / 2), 1, -2.5),
+    "big eyes": Rule(lambda m: m["eye_opening"], 0.163, 0.14),
+    "narrow eyes": Rule(lambda m: -m["eye_opening"], -0.105, -0.125),
+    "dark eyebrows": Rule(lambda m: m["brows_dark"], 22, 15),
+    "light eyebrows": Rule(lambda m: -m["brows_dark"], -7.5, -12),
+    "big nose": Rule(lambda m: m["nose_width"], 0.685, 0.645),
+    "narrow nose": Rule(lambda m: -m["nose_width"], -0.585, -0.62),
+    "black clothes": Rule(lambda m: _all(16 - m["clothes_L"], 14 - _chroma_of(m, "clothes")), 2, -4),
+    "white clothes": Rule(lambda m: _all(m["clothes_L"] - 70, 14 - _chroma_of(m, "clothes")), 2, -8),
+    "red clothes": Rule(lambda m: _all(m["clothes_a"] - 20, m["clothes_a"] - m["clothes_b"]), 2, -8),
+    "blue clothes": Rule(lambda m: -m["clothes_b"], 14, 6),
+    "dark background": Rule(lambda m: -m["background_L"], -25, -35),
+    "bright background": Rule(lambda m: m["background_L"], 80, 70),
+    "green background": Rule(lambda m: _all(-m["background_a"] - 7, m["background_b"] + 4), 1, -4),
+    "blue background": Rule(lambda m: -m["background_b"], 7, 2),
+}
+
+
+def _chroma_of(figures: Mapping[str, np.ndarray], part: str) -> np.ndarray:
+    return np.hypot(figures[f"{part}_a"], figures[f"{part}_b"])
+
+
+def _scores(numbers: np.ndarray) -> np.ndarray:
+    """(N, M) of `measure` -> (N, concepts) scores in the order of CONCEPTS."""
+    figures = dict(zip(MEASURES, numbers.T, strict=True))
+    return np.stack([RULES[concept.phrase].score(figures) for concept in CONCEPTS], axis=1)
+
+
+def truth_table(numbers: np.ndarray) -> np.ndarray:
+    """(N, M) of `measure` -> (N, concepts) 1 true, 0 false, NaN where it is a matter of taste or its part is not seen."""
+    rules, scores = [RULES[concept.phrase] for concept in CONCEPTS], _scores(numbers)
+    true, false = (np.array([getattr(rule, name) for rule in rules]) for name in ("true", "false"))
+    return np.where(scores >= true, 1.0, np.where(scores <= false, 0.0, np.nan))
+
+
+def held(numbers: np.ndarray) -> np.ndarray:
+    """(N, M) -> (N, concepts) bool: the score lies beyond the middle of the rule's bounds."""
+    rules = [RULES[concept.phrase] for concept in CONCEPTS]
+    beyond: np.ndarray = _scores(numbers) >= np.array([(rule.true + rule.false) / 2 for rule in rules])
+    return beyond

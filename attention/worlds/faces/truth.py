@@ -1,0 +1,142 @@
+"""The truth about generated faces, measured: parts by features and mesh, attributes by colours and distances."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attention.files.published import SHIPPED_FACES
+from attention.images import to_pixels
+from attention.worlds.concepts import Concept
+from attention.worlds.faces.concepts import BY_PHRASE, CONCEPTS, PART_NAMES
+from attention.worlds.faces.identity import SAME_PERSON, Recogniser
+from attention.worlds.faces.measures import held, measure, truth_table
+from attention.worlds.faces.mesh import FaceMesh
+from attention.worlds.faces.parts import PARTS, Face, Segments
+from attention.worlds.truth import Faces, Seen
+from attention.worlds.world import World
+
+AT_ONCE = 8
+# A prompt's part is what a perfect edit would change: shapes need room around them, in distances between the eyes.
+ROOM = {"mouth": 0.25, "eyes": 0.12, "brows": 0.08, "nose": 0.1, "lips": 0.03, "hair": 0.03, "cheeks": 0.1, "jaw": 0.05}
+MEANT = {"mouth": ("lips", "mouth")}        # the parts of `Face.parts` that a concept's part is made of
+
+
+@dataclass(frozen=True)
+class SeenFaces:
+    """Numbers that were measured in N pictures, (N, M), and who they are, (N, 128)."""
+
+    numbers: np.ndarray
+    identities: np.ndarray
+
+    def holds(self) -> np.ndarray:
+        return held(self.numbers).T
+
+    def distance(self, other: Seen) -> np.ndarray:
+        """(N,) of the recogniser."""
+        assert isinstance(other, SeenFaces)
+        distances: np.ndarray = np.linalg.norm(self.identities - other.identities, axis=1)
+        return distances
+
+    def same_face(self, other: Seen) -> np.ndarray:
+        """The recogniser takes it for the same person."""
+        same: np.ndarray = self.distance(other) < SAME_PERSON
+        return same
+
+
+@dataclass(frozen=True)
+class Eyes:
+    """What looks at pictures: a mesh of faces and a recogniser of persons."""
+
+    mesh: FaceMesh
+    recogniser: Recogniser
+
+    def see(self, pixels: np.ndarray, segments: Sequence[np.ndarray]) -> tuple[list[Face], SeenFaces]:
+        """Pictures (N, S, S, 3) uint8 and the segments of each."""
+        faces = [Face.of(picture, self.mesh(picture), own) for picture, own in zip(pixels, segments, strict=True)]
+        identities = [self.recogniser(face.pixels, face.mesh.points) for face in faces]
+        return faces, SeenFaces(np.array([list(measure(face).values()) for face in faces]), np.array(identities))
+
+
+@dataclass(frozen=True)
+class GeneratedFaces:
+    """N faces as they were generated; see `worlds.truth.Faces`."""
+
+    shown: Sequence[Face]
+    seen: SeenFaces
+
+    def __len__(self) -> int:
+        return len(self.shown)
+
+    def take(self, rows: slice) -> "GeneratedFaces":
+        return GeneratedFaces(self.shown[rows], SeenFaces(self.seen.numbers[rows], self.seen.identities[rows]))
+
+    def states(self) -> np.ndarray:
+        return truth_table(self.seen.numbers).T
+
+    def part(self, prompt: str) -> Tensor:
+        return torch.from_numpy(np.stack([meant(face, BY_PHRASE[prompt].part) for face in self.shown]))
+
+    def labels(self) -> np.ndarray:
+        return np.stack([face.labels() for face in self.shown])
+
+    def shows(self, prompt: str, images: Tensor) -> np.ndarray:
+        """The measures of `read` are of pixels already."""
+        return np.ones(len(self), bool)
+
+    def lost(self, prompt: str, part: Tensor, before: Tensor, after: Tensor) -> np.ndarray:
+        return np.zeros((len(CONCEPTS), len(self)), bool)
+
+
+class FacesTruth:
+    """See `worlds.truth.Truth`.
+
+    Raises:
+        UserError: the extra `truth`, the networks of the mesh, or the shipped segments are missing.
+    """
+
+    attributes: Sequence[Concept] = CONCEPTS
+    parts: Sequence[str] = PARTS
+    matched_parts: Sequence[str] = ("hair", "skin", "eyes", "brows", "nose", "lips", "clothes", "background")
+    accuracies: Mapping[str, float] = {}
+
+    def __init__(self, world: World):
+        self.world = world
+        self.segments = Segments(SHIPPED_FACES / "segments.safetensors", world.device)
+
+    @cached_property
+    def eyes(self) -> Eyes:
+        return Eyes(FaceMesh(), Recogniser())
+
+    @torch.no_grad()
+    def faces(self, z: Tensor) -> GeneratedFaces:
+        """Made by the generator in the pictures of its world's size."""
+        generator, pixels, segments = self.world.generator, [], []
+        for w in self.world.w_from_z(z).split(AT_ONCE):
+            image, features = generator.synthesis(generator.styles(w))
+            assert image is not None                                                            # synthesis stops nowhere
+            pixels.append(to_pixels(image))
+            segments += list(self.segments(features[self.segments.layer]).cpu().numpy())
+        return GeneratedFaces(*self.eyes.see(np.concatenate(pixels), segments))
+
+    def read(self, images: Tensor, faces: Faces) -> SeenFaces:
+        """Hair, clothes and background are looked for where they were before, all else where the mesh finds it now."""
+        assert isinstance(faces, GeneratedFaces)
+        return self.eyes.see(to_pixels(images), [face.segments for face in faces.shown])[1]
+
+    def part_name(self, prompt: str) -> str:
+        return PART_NAMES[BY_PHRASE[prompt].part][0]
+
+
+def meant(face: Face, part: str) -> np.ndarray:
+    """(S, S) bool: what an edit of a part may change."""
+    mask = np.logical_or.reduce([face.parts[name] for name in MEANT.get(part, (part,))])
+    room = round(ROOM.get(part, 0) * face.between_eyes)
+    if room == 0:
+        return mask
+    grown = F.max_pool2d(torch.from_numpy(mask)[None, None].float(), 2 * room + 1, stride=1, padding=room)
+    return grown[0, 0].numpy() > 0.5

@@ -34,16 +34,21 @@ AT_ONCE = 16            # pictures; bounds the memory of SSIM and LPIPS
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt, N faces that it is asked of, what is really so of them, and part (N, S, S) bool, the pixels it means."""
+    """A prompt, N faces that it is asked of, what is really so of them, and part (N, S, S) bool, the pixels it means.
+
+    Attributes:
+        before: what is seen in the faces unedited, if it is known already.
+    """
 
     prompt: str
     faces: Faces
     truth: Truth
     part: Tensor
+    before: Seen | None = None
 
     @classmethod
-    def of(cls, truth: Truth, faces: Faces, prompt: str) -> "Asked":
-        return cls(prompt, faces, truth, faces.part(prompt))
+    def of(cls, truth: Truth, faces: Faces, prompt: str, before: Seen | None = None) -> "Asked":
+        return cls(prompt, faces, truth, faces.part(prompt), before)
 
     @property
     def row(self) -> int:
@@ -91,7 +96,7 @@ class Measured:
     def seen(self) -> tuple[Seen, Seen]:
         """What the reader sees in the faces, and in their edits."""
         truth, faces = self.asked.truth, self.asked.faces
-        return truth.read(self.before, faces), truth.read(self.after, faces)
+        return self.asked.before or truth.read(self.before, faces), truth.read(self.after, faces)
 
     @cached_property
     def succeeded(self) -> dict[str, float | None]:

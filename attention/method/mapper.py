@@ -83,8 +83,8 @@ class StyleMapper(nn.Module):
 class GentleMapper(StyleMapper):
     """A StyleMapper whose first edits change nothing: every target begins as the style itself.
 
-    Ours, where a generator makes photographs: the published beginning moves every style by whole spreads at once, and a small
-    CLIP finds no way back from there to faces.
+    Ours, where a generator makes photographs: the published beginning moves every style by whole spreads at once, and a
+    small CLIP finds no way back from there to faces.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], text_dim: int, hidden: int = HIDDEN, strength: float = STRENGTH,

@@ -150,5 +150,5 @@ def part_mask(random: np.random.Generator, face: Face) -> Tensor:
     side = 64
     if random.random() < 0.1:
         return torch.ones(1, side, side)
-    mask = torch.from_numpy(face.parts[str(random.choice(MIXED_PARTS))]).float()[None, None]
+    mask = torch.from_numpy(face.parts[str(random.choice(MIXED_PARTS))].astype(np.float32))[None, None]
     return blur_mask((torch.nn.functional.adaptive_avg_pool2d(mask, side) > 0.25).float())[0]

@@ -1,0 +1,264 @@
+"""The world of real-looking faces: what is measured has known answers, what a CLIP learns from is what it says it is."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from attention.errors import UserError
+from attention.files.generator import early_generator, save_head
+from attention.files.safetensors import write_safetensors
+from attention.generator import MobileStyleGAN
+from attention.generator.early import EarlyGenerator, EarlyHead
+from attention.worlds.concepts import Concept
+from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES, PROMPTS, SAYINGS, where_texts
+from attention.worlds.faces.fit import pictures
+from attention.worlds.faces.fit.clip import PAINTED, paint
+from attention.worlds.faces.fit.early import EarlyFit, begin_linear, lessons
+from attention.worlds.faces.measures import MEASURES, RULES, held, measure, truth_table
+from attention.worlds.faces.mesh import Mesh
+from attention.worlds.faces.parts import BROWS, EYES, LIPS, MOUTH, NOSE, OVAL, PARTS, SEGMENTS, Face, Segments
+
+pytest.importorskip("skimage", reason="what is measured needs the extra truth")
+SIDE = 128
+
+
+def ring(numbers, centre, width, height):
+    """Points of an ellipse for the outline of these numbers of the mesh, from its top and clockwise."""
+    angles = np.linspace(0, 2 * np.pi, len(numbers), endpoint=False)
+    return np.array(centre) + np.stack([np.sin(angles) * width / 2, -np.cos(angles) * height / 2], axis=1)
+
+
+def plain_mesh() -> Mesh:
+    """A face of ellipses: an oval of 64 x 90 px, eyes 26 px apart, a closed mouth."""
+    points = np.full((468, 2), 64.0)
+    for numbers, centre, width, height in (
+            (OVAL, (64, 70), 64, 90), (BROWS[0], (51, 50), 14, 4), (BROWS[1], (77, 50), 14, 4), (NOSE, (64, 72), 12, 20),
+            (LIPS, (64, 96), 24, 10), (MOUTH, (64, 96), 16, 1)):
+        points[list(numbers)] = ring(numbers, centre, width, height)
+    for number, place in zip(EYES, ((44, 60), (58, 60), (84, 60), (70, 60)), strict=True):
+        points[number] = place
+    places = {2: (64, 82), 152: (64, 115), 50: (46, 78), 280: (82, 78), 13: (64, 95.6), 14: (64, 96.4), 61: (52, 96),
+              291: (76, 96), 64: (56, 78), 294: (72, 78)}
+    for number, place in places.items():
+        points[number] = place
+    irises = np.array([[(x, 60), (x + 3, 60), (x, 63), (x - 3, 60), (x, 57)] for x in (51, 77)], float)
+    lids = np.array([[*ring(range(9), (x, 60), 12, 7), *ring(range(7), (x, 60), 12, 7)] for x in (51, 77)], float)
+    for number, x in enumerate((51, 77)):           # lower lid from the outer corner, then the upper one
+        across = np.linspace(-6, 6, 9)
+        lids[number, :9] = np.stack([x + across, 60 + 3.5 * np.sqrt(1 - (across / 6.01) ** 2)], axis=1)
+        across = np.linspace(-5, 5, 7)
+        lids[number, 9:] = np.stack([x + across, 60 - 3.5 * np.sqrt(1 - (across / 6.01) ** 2)], axis=1)
+    person = np.zeros((SIDE, SIDE), np.float32)
+    person[10:, 16:112] = 1
+    return Mesh(points, irises, lids, person, 1.0)
+
+
+def plain_segments() -> np.ndarray:
+    """Hair above the brows, skin below, clothes (other) in the lowest rows."""
+    segments = np.zeros((SIDE, SIDE), np.uint8)
+    segments[10:36, 16:112] = SEGMENTS.index("hair")
+    segments[36:118, 30:98] = SEGMENTS.index("skin")
+    return segments
+
+
+def plain_face(colours=None, mesh=None) -> Face:
+    """A grey picture in which some parts have an sRGB colour."""
+    face = Face.of(np.full((SIDE, SIDE, 3), 128, np.uint8), mesh or plain_mesh(), plain_segments())
+    pixels = face.pixels.copy()
+    for part, colour in (colours or {}).items():
+        pixels[face.parts[part]] = colour
+    return replace(face, pixels=pixels)
+
+
+def truths(face) -> dict:
+    numbers = np.array([list(measure(face).values())])
+    return dict(zip(PROMPTS, truth_table(numbers)[0], strict=True))
+
+
+def test_every_prompt_has_a_rule_a_part_with_names_and_other_texts_for_its_place():
+    assert len(PROMPTS) == len(set(PROMPTS)) >= 24 and set(PROMPTS) == set(RULES)
+    assert all(isinstance(concept, Concept) and concept.part in PART_NAMES for concept in CONCEPTS)
+    assert SAYINGS.concepts == CONCEPTS
+    assert {"hair", "the hair", "grey hair"} <= set(where_texts("black hair")) and where_texts("my hat") == ("my hat",)
+    for rule in RULES.values():
+        assert rule.true > rule.false
+
+
+def test_parts_lie_where_mesh_and_features_say():
+    face = plain_face()
+    assert face.between_eyes == pytest.approx(26)
+    assert face.parts["hair"][12:34, 40:90].all() and not face.parts["hair"][40:].any()
+    assert face.parts["skin"][75, 45] and face.parts["clothes"][125, 64] and face.parts["background"][64, 5]
+    assert face.parts["lips"][92, 64] and not face.parts["lips"][96, 64] and face.parts["mouth"].sum() > 0
+    assert face.parts["irises"].sum() == pytest.approx(2 * np.pi * 9, rel=0.2)
+    assert (face.parts["irises"] <= face.parts["eyes"]).all()
+    assert face.labels()[92, 64] == PARTS.index("lips") and face.labels()[20, 64] == PARTS.index("hair")
+
+
+# sRGB colours of a part -> what is plainly true of it, and what plainly is not.
+COLOURED = [
+    ("hair", (22, 20, 20), "black hair", "blonde hair"), ("hair", (80, 58, 42), "brown hair", "grey hair"),
+    ("hair", (200, 170, 110), "blonde hair", "black hair"), ("hair", (130, 50, 25), "red hair", "grey hair"),
+    ("hair", (150, 150, 152), "grey hair", "red hair"), ("skin", (215, 190, 178), "pale skin", "tanned skin"),
+    ("skin", (150, 110, 80), "tanned skin", "pale skin"), ("lips", (180, 40, 50), "red lipstick", "pale lips"),
+    ("lips", (205, 100, 130), "pink lipstick", "pale lips"), ("lips", (170, 140, 130), "pale lips", "red lipstick"),
+    ("irises", (90, 110, 150), "blue eyes", "brown eyes"), ("irises", (80, 50, 25), "brown eyes", "blue eyes"),
+    ("brows", (40, 35, 30), "dark eyebrows", "light eyebrows"), ("clothes", (15, 15, 15), "black clothes", "white clothes"),
+    ("clothes", (235, 235, 235), "white clothes", "black clothes"), ("clothes", (180, 30, 30), "red clothes", "blue clothes"),
+    ("clothes", (40, 85, 140), "blue clothes", "red clothes"), ("background", (30, 30, 30), "dark background",
+                                                                "bright background"),
+    ("background", (240, 240, 240), "bright background", "dark background"),
+    ("background", (60, 120, 50), "green background", "blue background"),
+    ("background", (90, 130, 200), "blue background", "green background")]
+
+
+@pytest.mark.parametrize("part, colour, true, false", COLOURED, ids=[row[2] for row in COLOURED])
+def test_a_colour_in_a_part_makes_its_phrase_true(part, colour, true, false):
+    found = truths(plain_face({part: colour}))
+    assert found[true] == 1 and found[false] == 0
+
+
+def test_measured_colours_are_those_that_were_painted():
+    """Against the formulas of CIE 1976 under D65."""
+    linear = ((np.array([200, 120, 90]) / 255 + 0.055) / 1.055) ** 2.4
+    x, y, z = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]) @ linear
+    x, y, z = np.cbrt([x / 0.9505, y, z / 1.089])
+    found = measure(plain_face({"hair": (200, 120, 90)}))
+    assert [found[f"hair_{axis}"] for axis in "Lab"] == pytest.approx([116 * y - 16, 500 * (x - y), 200 * (y - z)], abs=0.1)
+
+
+def test_rosy_cheeks_and_a_beard_are_differences_within_a_face():
+    skin = (190, 150, 130)
+    rosy = plain_face({"skin": skin, "cheeks": (200, 120, 110)})
+    assert truths(rosy)["rosy cheeks"] == 1 and truths(plain_face({"skin": skin}))["rosy cheeks"] == 0
+    face = plain_face({"skin": skin})
+    stubble = np.random.default_rng(0).integers(60, 140, (SIDE, SIDE, 1), dtype=np.uint8).repeat(3, axis=2)
+    bearded = replace(face, pixels=np.where(face.parts["jaw"][..., None], stubble, face.pixels))
+    assert truths(bearded)["beard"] == 1 and truths(face)["beard"] == 0
+
+
+# The mesh's points and by how many pixels they move -> what is then true, and the figure in distances between the eyes.
+MOVED = [({61: (0, -4), 291: (0, -4)}, "smiling", "smile", 4 / 26), ({14: (0, 8)}, "mouth open", "mouth_gap", 8.8 / 26),
+         ({13: (0, 0.2), 14: (0, -0.2)}, "mouth closed", "mouth_gap", 0.4 / 26), ({61: (0, 3), 291: (0, 3)}, "serious", "smile", -3 / 26),
+         ({64: (-2, 0), 294: (2, 0)}, "big nose", "nose_width", 20 / 26), ({64: (2, 0), 294: (-2, 0)}, "narrow nose",
+                                                                           "nose_width", 12 / 26)]
+
+
+@pytest.mark.parametrize("moved, true, figure, value", MOVED, ids=[row[1] for row in MOVED])
+def test_landmarks_that_move_make_their_phrase_true(moved, true, figure, value):
+    mesh = plain_mesh()
+    for number, way in moved.items():
+        mesh.points[number] += way
+    face = plain_face(mesh=mesh)
+    assert measure(face)[figure] == pytest.approx(value, abs=0.01) and truths(face)[true] == 1
+
+
+def test_eyes_are_big_or_narrow_by_their_lids():
+    for height, phrase in ((5.4, "big eyes"), (2.4, "narrow eyes")):
+        mesh = plain_mesh()
+        mesh.eyelids[..., 1] = 60 + (mesh.eyelids[..., 1] - 60) * height / 7
+        assert truths(plain_face(mesh=mesh))[phrase] == 1, phrase
+
+
+def test_a_part_that_is_not_seen_has_no_truth():
+    mesh = plain_mesh()
+    mesh.person[:] = 1
+    found = truths(Face.of(np.full((SIDE, SIDE, 3), 128, np.uint8), mesh, plain_segments()))
+    assert np.isnan(found["green background"]) and np.isnan(found["dark background"])
+    assert held(np.full((1, len(MEASURES)), np.nan)).sum() == 0
+
+
+def test_paint_covers_a_part_and_makes_every_phrase_about_it_false():
+    face = plain_face()
+    pixels, truth = face.pixels[None].repeat(40, axis=0).copy(), np.ones((40, len(CONCEPTS)))
+    labels = face.labels()[None].repeat(40, axis=0)
+    untouched = paint(np.random.default_rng(0), pixels, labels, truth, share=0.2)
+    assert 0 < untouched.sum() < 40
+    for row in range(40):
+        changed = (pixels[row] != face.pixels).any(axis=2)
+        false = {CONCEPTS[i].part for i in np.flatnonzero(truth[row] == 0)}
+        hidden = {name for name, meant in PAINTED.items() if set(meant) <= false}
+        assert untouched[row] == (not false) and set().union(*[set(PAINTED[name]) for name in hidden]) == false
+        assert set(np.unique(labels[row][changed])) <= {PARTS.index(name) for name in hidden}
+
+
+class StillMesh:
+    """Finds the plain mesh in every picture."""
+
+    def __call__(self, pixels):
+        return plain_mesh()
+
+
+@pytest.fixture(scope="module")
+def small():
+    """A generator with the layers of the real one up to 128 px, but a few channels, with a head."""
+    torch.manual_seed(0)
+    whole = MobileStyleGAN((8, 8, 8, 8, 8, 8, 8), style_dim=8, mapping_layers=1)
+    for name, value in whole.state_dict().items():
+        if name.endswith(("noise", "bias")):                        # or such small maps would die out
+            torch.nn.init.normal_(value)
+    return whole, EarlyGenerator(whole, EarlyHead(15, 8, 8, width=4)).requires_grad_(False)
+
+
+@pytest.fixture(scope="module")
+def segments(tmp_path_factory, small):
+    path = tmp_path_factory.mktemp("segments") / "segments.safetensors"
+    metadata = {"kind": "where2edit segments", "layer": "15", "domain": "faces", "seed": "0", "generator_hash": "",
+                "position_weight": "1.0", "enlarge": "1"}
+    write_safetensors(path, {"centroids": torch.randn(6, 8), "segments": torch.tensor([0., 1, 2, 3, 1, 2])}, metadata)
+    return Segments(path, torch.device("cpu"))
+
+
+def test_a_shard_is_the_same_whenever_it_is_made_and_changes_a_part_alone(small, segments, monkeypatch, tmp_path):
+    monkeypatch.setattr(pictures, "SHARD", 6)
+    monkeypatch.setattr(pictures, "AT_ONCE", 3)
+    pictures.make_shards(small[1], segments, StillMesh(), tmp_path, range(2))
+    first, second = pictures.shard(tmp_path, 0), pictures.shard(tmp_path, 1)
+    assert len(first) == 12 and first.pixels.shape == (12, 128, 128, 3) and not np.array_equal(first.pixels, second.pixels)
+    (tmp_path / "0000.npz").unlink()
+    pictures.make_shards(small[1], segments, StillMesh(), tmp_path, range(2))
+    again = pictures.shard(tmp_path, 0)
+    assert np.array_equal(first.pixels, again.pixels) and np.array_equal(first.meshes, again.meshes)
+    changed = (first.pixels[:3] != first.pixels[3:6]).any(axis=3).mean(axis=(1, 2))
+    assert (changed < 1).any() and (changed > 0).any()
+    measured = pictures.measured(tmp_path, range(2))
+    assert measured[0].numbers.shape == (12, len(MEASURES)) and measured[0].labels.max() < len(PARTS)
+
+
+def test_a_head_begins_as_the_best_linear_map_of_the_activations(small):
+    """Against least squares by numpy, in float64."""
+    taught = lessons(small[0], EarlyFit(faces=3, crops=2, side=20))[15]
+    assert [tuple(lesson.pictures.shape) for lesson in taught] == [(2, 3, 20, 20)] * 3
+    head = EarlyHead(15, 8, 8, width=4)
+    begin_linear(head, taught, ridge=0)
+    x = np.concatenate([lesson.activations[0].double().flatten(1).T.numpy() for lesson in taught])
+    y = np.concatenate([lesson.pictures[0].double().flatten(1).T.numpy() for lesson in taught])
+    solution = np.linalg.lstsq(np.hstack([x, np.ones((len(x), 1))]), y, rcond=None)[0]
+    made = head(taught[0].activations.float(), head.modulation(taught[0].w))[0].detach().flatten(1).T.numpy()
+    np.testing.assert_allclose(made, np.hstack([x[:400], np.ones((400, 1))]) @ solution, atol=1e-3)
+
+
+def test_an_early_picture_comes_of_the_same_layers_and_a_foreign_head_is_refused(small, tmp_path):
+    whole, early = small
+    path = tmp_path / "early.safetensors"
+    save_head(path, early.head)
+    loaded = early_generator(whole, path)
+    w = torch.randn(2, 8)
+    torch.testing.assert_close(loaded.picture(loaded.styles(w)), early.picture(early.styles(w)), atol=2e-2, rtol=0)
+    for one, other in zip(loaded.synthesis(loaded.styles(w)).features[:16], whole.synthesis(whole.styles(w)).features,
+                          strict=False):
+        assert torch.equal(one, other)
+    other = MobileStyleGAN((8, 8, 8, 8, 8, 6, 8), style_dim=8, mapping_layers=1)
+    with pytest.raises(UserError, match="is no early picture of this generator"):
+        early_generator(other, path)
+
+
+def test_segments_that_name_nothing_are_refused(tmp_path, segments):
+    path = tmp_path / "broken.safetensors"
+    metadata = {"kind": "where2edit segments", "layer": "15", "domain": "faces", "seed": "0", "generator_hash": "",
+                "position_weight": "1.0", "enlarge": "1"}
+    write_safetensors(path, {"centroids": torch.randn(6, 8), "segments": torch.tensor([0., 9])}, metadata)
+    with pytest.raises(UserError, match="names other segments"):
+        Segments(path, torch.device("cpu"))

@@ -2,6 +2,7 @@
 # The main job: regions, training, evaluation; makes its own virtual environment if none is active.
 #     bash train_scripts.sh                       drawn faces, on a CPU, nothing to download -> runs/drawn
 #     bash train_scripts.sh drawn --seed 1        arguments after the name go to attention.run_attention
+#     bash train_scripts.sh faces                 real-looking faces, on a CPU, after python -m attention.download faces mesh
 #     bash train_scripts.sh ffhq                  real faces, one GPU, published settings    -> runs/ffhq
 #     bash train_scripts.sh ffhq-8gpu             the same on eight GPUs, one prompt each    -> runs/ffhq-8gpu
 #     bash train_scripts.sh released              the authors' run to the letter, eight GPUs -> runs/released
@@ -47,10 +48,16 @@ need() {                                          # need FILE ADDRESS: name the 
     complete=no
 }
 
-settings=()                                       # of both steps; drawn faces take theirs from attention/worlds/drawn/world.py
+settings=()                                       # of both steps; drawn and faces take theirs from attention/worlds/*/world.py
 training=()                                       # of the second step alone
 case "$name" in
     drawn | benchmark) ;;
+    faces)
+        domain=faces
+        complete=yes
+        need mobilestylegan-ffhq.safetensors "the package random-face"
+        [[ $complete == yes ]] || exit 2
+        ;;
     ffhq | ffhq-8gpu | released)
         domain=ffhq
         complete=yes
@@ -66,7 +73,7 @@ case "$name" in
         [[ $name == ffhq ]] || training=(--multiprocessing-distributed $(usual --gpu_id 0,1,2,3,4,5,6,7) $(usual --batch_size 1))
         ;;
     *)
-        echo "train_scripts.sh knows drawn (the default), ffhq, ffhq-8gpu, released and benchmark, not '$name'" >&2
+        echo "train_scripts.sh knows drawn (the default), faces, ffhq, ffhq-8gpu, released and benchmark, not '$name'" >&2
         exit 2
         ;;
 esac
@@ -106,6 +113,6 @@ if [[ $begins == no && ! ($resumes == yes && -e "$run/regions.safetensors") ]]; 
     step python -m attention.clustering_feature "${settings[@]}" ${both[@]+"${both[@]}"}
 fi
 step python -m attention.run_attention "${settings[@]}" ${training[@]+"${training[@]}"} "$@"
-if [[ $name == drawn ]]; then                     # the measures need faces whose true parts are known
+if [[ $name == drawn || $name == faces ]]; then     # the measures need faces whose true parts are known
     step python -m attention.evaluate --run "$run"
 fi

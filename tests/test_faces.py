@@ -106,7 +106,8 @@ COLOURED = [
     ("lips", (205, 100, 130), "pink lipstick", "pale lips"), ("lips", (170, 140, 130), "pale lips", "red lipstick"),
     ("irises", (90, 110, 150), "blue eyes", "brown eyes"), ("irises", (80, 50, 25), "brown eyes", "blue eyes"),
     ("brows", (40, 35, 30), "dark eyebrows", "light eyebrows"), ("clothes", (15, 15, 15), "black clothes", "white clothes"),
-    ("clothes", (235, 235, 235), "white clothes", "black clothes"), ("clothes", (180, 30, 30), "red clothes", "blue clothes"),
+    ("clothes", (235, 235, 235), "white clothes", "black clothes"),
+    ("clothes", (180, 30, 30), "red clothes", "blue clothes"),
     ("clothes", (40, 85, 140), "blue clothes", "red clothes"), ("background", (30, 30, 30), "dark background",
                                                                 "bright background"),
     ("background", (240, 240, 240), "bright background", "dark background"),
@@ -140,8 +141,10 @@ def test_rosy_cheeks_and_a_beard_are_differences_within_a_face():
 
 
 # The mesh's points and by how many pixels they move -> what is then true, and the figure in distances between the eyes.
-MOVED = [({61: (0, -4), 291: (0, -4)}, "smiling", "smile", 4 / 26), ({14: (0, 8)}, "mouth open", "mouth_gap", 8.8 / 26),
-         ({13: (0, 0.2), 14: (0, -0.2)}, "mouth closed", "mouth_gap", 0.4 / 26), ({61: (0, 3), 291: (0, 3)}, "serious", "smile", -3 / 26),
+MOVED = [({61: (0, -4), 291: (0, -4)}, "smiling", "smile", 4 / 26),
+         ({14: (0, 8)}, "mouth open", "mouth_gap", 8.8 / 26),
+         ({13: (0, 0.2), 14: (0, -0.2)}, "mouth closed", "mouth_gap", 0.4 / 26),
+         ({61: (0, 3), 291: (0, 3)}, "serious", "smile", -3 / 26),
          ({64: (-2, 0), 294: (2, 0)}, "big nose", "nose_width", 20 / 26), ({64: (2, 0), 294: (-2, 0)}, "narrow nose",
                                                                            "nose_width", 12 / 26)]
 

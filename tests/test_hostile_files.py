@@ -22,6 +22,7 @@ from attention.files.disk import locked
 from attention.files.generator import load_generator
 from attention.files.nvidia import read_nvidia
 from attention.files.regions import load_regions
+from attention.files.safetensors import all_of, packed, write_safetensors
 from attention.files.tensors import checked
 from attention.files.torch_files import read_torch_file
 from attention.generator import StyleGAN2
@@ -114,6 +115,23 @@ def test_a_small_file_asks_for_no_large_generator(state, tmp_path):
     mobile |= {"synthesis_layers.0.modulation.weight": torch.zeros(4, 4)}
     save_file(mobile, tmp_path / "a.safetensors")
     refused(load_generator, tmp_path / "a.safetensors", "MobileStyleGAN")
+
+
+def test_packed_weights_come_back_within_a_step_of_their_rows_scale_and_hostile_scales_are_refused(tmp_path):
+    path, weights = tmp_path / "small.safetensors", {"a.weight": torch.randn(64, 80) * torch.logspace(-3, 2, 64)[:, None],
+                                                     "a.bias": torch.randn(80), "odd.scale": torch.ones(3)}
+    write_safetensors(path, packed(weights), {"kind": "small"})
+    assert path.stat().st_size < 64 * 80 * 1.4
+    found, _ = all_of(path, "again")
+    assert set(found) == set(weights) and found["a.weight"].dtype == torch.float32
+    step = weights["a.weight"].abs().amax(dim=1, keepdim=True) / 127
+    assert ((found["a.weight"] - weights["a.weight"]).abs() <= 0.501 * step).all()
+    bytes_alone = {"a": torch.ones(64, 80, dtype=torch.int8)}
+    for spoiled in (bytes_alone, {**bytes_alone, "a.scale": torch.ones(3)},
+                    {**bytes_alone, "a.scale": torch.full((64,), float("nan"))}):
+        write_safetensors(path, spoiled, {})
+        with pytest.raises(UserError, match=r"small\.safetensors holds a "):
+            all_of(path, "again")
 
 
 def test_batch_norms_count_but_do_not_vary_below_zero(tmp_path):

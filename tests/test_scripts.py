@@ -21,7 +21,7 @@ def run_main_job(script: Path, *arguments: str, folder: Path) -> subprocess.Comp
 def test_an_unknown_domain_is_one_sentence_and_exit_code_2(tmp_path):
     result = run_main_job(REPOSITORY / "train_scripts.sh", "cats", folder=tmp_path)
     assert result.returncode == 2 and result.stdout == ""
-    known = "drawn (the default), ffhq, ffhq-8gpu, released and benchmark"
+    known = "drawn (the default), faces, ffhq, ffhq-8gpu, released and benchmark"
     assert result.stderr == f"train_scripts.sh knows {known}, not 'cats'\n"
 
 

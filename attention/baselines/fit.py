@@ -26,7 +26,7 @@ from attention.baselines.regional import EDITOR_KIND, train_variant, variant_con
 from attention.config import DEVICE, Config, option, parse_config
 from attention.errors import exit_with_message
 from attention.files.disk import run_folder
-from attention.files.safetensors import write_safetensors
+from attention.files.safetensors import packed, write_safetensors
 from attention.worlds.registry import load_world
 from attention.worlds.world import World
 
@@ -71,7 +71,7 @@ def fit(name: str, config: FitConfig, world: World) -> Path:
                 "minutes_per_prompt": f"{minutes / len(world.prompts):.2f}",
                 "threads": str(torch.get_num_threads()), **said}
     path = config.folder / f"{name}.safetensors"
-    write_safetensors(path, tensors, metadata)
+    write_safetensors(path, packed(tensors), metadata)
     print(f"{path}: {path.stat().st_size / 1e6:.1f} MB, {minutes:.1f} minutes")
     return path
 
@@ -89,7 +89,7 @@ def fit_mapper(config: FitConfig, world: World) -> Fitted:
 def fit_directions(config: FitConfig, world: World) -> Fitted:
     """The direction of every style channel; it serves all prompts."""
     faces = config.step or DIRECTION_FACES
-    return DIRECTIONS_KIND, {"directions": channel_directions(world, faces, config.seed).half()}, {"faces": str(faces)}
+    return DIRECTIONS_KIND, {"directions": channel_directions(world, faces, config.seed)}, {"faces": str(faces)}
 
 
 def fit_pixels(config: FitConfig, world: World) -> Fitted:

@@ -134,8 +134,8 @@ class LatentMappers:
 
 
 def mapper_tensors(mappers: Sequence[LatentMapper]) -> dict[str, Tensor]:
-    """The tensors of a file of mappers, at half precision: the edits change by less than a step of 8 bits."""
-    return {f"{number}.{name}": value.half() for number, mapper in enumerate(mappers)
+    """The tensors of a file of mappers."""
+    return {f"{number}.{name}": value for number, mapper in enumerate(mappers)
             for name, value in mapper.state_dict().items()}
 
 

@@ -207,7 +207,7 @@ def variant_config(variant: Variant, world: World, **options: Any) -> TrainConfi
 
 
 def train_variant(variant: Variant, world: World, run: Path, seed: int, step: int | None = None) -> dict[str, Tensor]:
-    """Train by our own loop in a run folder; returns what a variant's file holds, at half precision as what is shipped.
+    """Train by our own loop in a run folder; returns what a variant's file holds.
 
     Raises:
         UserError: the training was asked to stop before its end.
@@ -219,7 +219,7 @@ def train_variant(variant: Variant, world: World, run: Path, seed: int, step: in
         raise UserError(f"{run} was asked to stop before its {config.step} steps, and half an editor is no fair "
                         f"comparison; train it again with: {COMMAND} --only {variant.key}")
     tensors, _ = read_safetensors(run / "editor.safetensors", "where2edit editor", f"{COMMAND} --only {variant.key}")
-    return {name: value.half() for name, value in tensors.items() if name.startswith(variant.saved)}
+    return {name: value for name, value in tensors.items() if name.startswith(variant.saved)}
 
 
 def load_variant(variant: Variant, world: World, folder: Path) -> RegionEditor:

@@ -4,8 +4,9 @@ import json
 import os
 import re
 import shlex
+import shutil
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch import Tensor
 from attention.config import TrainConfig
 from attention.errors import UserError
 from attention.files.cluster_pickle import regions_from_pickle
+from attention.files.disk import write_atomically
 from attention.files.reading import parse_json, shown
 from attention.files.regions import load_regions, regions_from_metadata
 from attention.files.safetensors import read_safetensors, write_safetensors
@@ -86,6 +88,19 @@ def save_editor(editor: RegionEditor, config: TrainConfig, world: World, path: P
     metadata = {"kind": KIND, "config": json.dumps(said), "steps": str(steps),
                 "generator_hash": world.generator_hash, "regions": json.dumps(editor.regions.metadata)}
     write_safetensors(path, editor.state_dict(), metadata)
+
+
+def ship_editor(run: Path, folder: Path, smaller: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
+    """Copy a run's regions and its editor to where those of a world are shipped.
+
+    Args:
+        smaller: what is done to mapper and attention, so that they take less space.
+    """
+    tensors, metadata = read_safetensors(run / EDITOR, KIND, REMAKE)
+    regions = {name: value for name, value in tensors.items() if name.startswith("regions.")}
+    others = {name: value for name, value in tensors.items() if name not in regions}
+    write_safetensors(folder / EDITOR, {**smaller(others), **regions}, metadata)
+    write_atomically(folder / "regions.safetensors", lambda path: shutil.copyfile(run / "regions.safetensors", path))
 
 
 def editor_file(name: str | Path) -> Path:

@@ -12,13 +12,13 @@ import dataclasses
 import hashlib
 import json
 import platform
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 from attention.clip_models.tiny import TinyCLIP
 from attention.config import ClusterConfig, Config, TrainConfig, option, parse_config
@@ -27,11 +27,12 @@ from attention.files.disk import run_folder, write_atomically
 from attention.files.generator import load_generator
 from attention.files.published import INSTALLED, ROOT, SHIPPED
 from attention.files.regions import save_regions
-from attention.files.safetensors import read_safetensors, write_safetensors
+from attention.files.safetensors import write_safetensors
 from attention.generator import Generator
 from attention.images import to_image
 from attention.training import loop as training
 from attention.training.clustering import fit_regions
+from attention.training.runs import ship_editor
 from attention.worlds.drawn.concepts import CONCEPTS, truth_table
 from attention.worlds.drawn.encoder import DrawnEncoder
 from attention.worlds.drawn.faces import FaceParams, draw_faces
@@ -99,15 +100,12 @@ def _build_editor(work: Path) -> None:
     config = configured(ClusterConfig, run=run)
     save_regions(fit_regions(world_of(config), config), run_folder(run) / "regions.safetensors")
     training.run(configured(TrainConfig, run=run))
-    ship_editor(run)
+    ship_editor(run, SHIPPED, halved)
 
 
-def ship_editor(run: Path) -> None:
-    """Copy a run's regions and its editor, the editor's weights at half precision: half the size, the same edits."""
-    tensors, metadata = read_safetensors(run / "editor.safetensors", "where2edit editor", COMMAND)
-    tensors = {name: value if name.startswith("regions.") else value.half() for name, value in tensors.items()}
-    write_safetensors(SHIPPED / "editor.safetensors", tensors, metadata)
-    write_atomically(SHIPPED / "regions.safetensors", lambda path: shutil.copyfile(run / "regions.safetensors", path))
+def halved(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Half precision: half the size, the same edits."""
+    return {name: value.half() for name, value in tensors.items()}
 
 
 def manifest(minutes: dict[str, float]) -> dict:

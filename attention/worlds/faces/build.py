@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import platform
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,11 +28,12 @@ from attention.files.disk import run_folder, write_atomically
 from attention.files.generator import early_generator, load_generator, save_head
 from attention.files.published import INSTALLED, MOBILE_FILE, ROOT, SHIPPED_FACES, WEIGHTS
 from attention.files.regions import save_regions
-from attention.files.safetensors import read_safetensors, write_safetensors
+from attention.files.safetensors import packed
 from attention.generator import MobileStyleGAN
 from attention.images import to_image
 from attention.training import loop as training
 from attention.training.clustering import fit_regions
+from attention.training.runs import ship_editor
 from attention.worlds.faces.concepts import CONCEPTS
 from attention.worlds.faces.fit.clip import ClipFit, fit_clip, joined
 from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
@@ -128,15 +128,7 @@ def _build_editor(config: BuildConfig) -> None:
     cluster = configured(ClusterConfig, domain="faces", run=run)
     save_regions(fit_regions(world_of(cluster), cluster), run_folder(run) / "regions.safetensors")
     training.run(configured(TrainConfig, domain="faces", run=run))
-    ship_editor(run)
-
-
-def ship_editor(run: Path) -> None:
-    """Copy a run's regions and its editor, the editor's weights at half precision: half the size, the same edits."""
-    tensors, metadata = read_safetensors(run / "editor.safetensors", "where2edit editor", COMMAND)
-    tensors = {name: value if name.startswith("regions.") else value.half() for name, value in tensors.items()}
-    write_safetensors(SHIPPED_FACES / "editor.safetensors", tensors, metadata)
-    write_atomically(SHIPPED_FACES / "regions.safetensors", lambda path: shutil.copyfile(run / "regions.safetensors", path))
+    ship_editor(run, SHIPPED_FACES, packed)
 
 
 def manifest(config: BuildConfig, minutes: dict[str, float]) -> dict[str, Any]:

@@ -52,10 +52,9 @@ def fit_clip(taught: Measured, recipe: ClipFit = ClipFit(), clip: TinyCLIP | Non
     """
     torch.manual_seed(recipe.seed)
     clip = clip or TinyCLIP(vocabulary(CONCEPTS, PART_NAMES), image_size=taught.pixels.shape[1], width=recipe.width)
-    numbers = torch.from_numpy(taught.numbers)
-    known = numbers.isfinite()
-    numbers = torch.where(known, numbers, torch.nan)
-    numbers = ((numbers - numbers.nanmean(dim=0)) / torch.from_numpy(np.nanstd(taught.numbers, axis=0))).clamp(-4, 4)
+    known = torch.from_numpy(np.isfinite(taught.numbers))
+    spread = (taught.numbers - np.nanmean(taught.numbers, axis=0)) / np.nanstd(taught.numbers, axis=0)
+    numbers = torch.from_numpy(np.nan_to_num(spread)).clamp(-4, 4)
     truths = truth_table(taught.numbers)
     readout = torch.nn.Linear(clip.dim, numbers.shape[1])
     named, meant = part_texts(CONCEPTS, PART_NAMES)

@@ -16,7 +16,7 @@ DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / 
 TOP = ("attention", "benchmarks", "celeba-caption", "docs", "pretrained_models", "show_demo", "tests", ".ci")
 FILE_ENDINGS = (".py", ".md", ".sh", ".cff", ".ipynb")      # that name a file of the repository also without a folder
 ROOMS = sorted(path.parent.name for path in (ROOT / "attention").glob("*/__init__.py"))
-PROGRAMS = ("worlds/drawn/build.py", "worlds/drawn/fit/")   # that make the shipped weights
+PROGRAMS = tuple(f"worlds/{world}/{name}" for world in ("drawn", "faces") for name in ("build.py", "fit/"))   # make weights
 RUN_FOLDER = {"metrics.md"}                                 # what a run folder holds that looks like a file of ours
 READERS = {"my_loss.py", "my_metric.py"}                    # files that the reader writes
 documents = pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -104,17 +104,20 @@ def test_the_table_of_losses_is_that_of_the_code():
         [f"`{name}`", f"`--{term.flag}`", str(term.weight), ramps[term.ramp]] for name, term in TERMS.items()]
 
 
-def test_the_settings_of_the_drawn_world_are_those_of_the_code():
-    settings, told = WORLDS["drawn"].settings, {}
-    for names, _, values, _ in tables((ROOT / "docs/method.md").read_text(), "## Settings of the drawn world"):
+@pytest.mark.parametrize("world, page, heading, usual", [
+    ("drawn", "method.md", "## Settings of the drawn world", {"lambda_delta"}),             # 0.03, the general default
+    ("faces", "faces.md", "## Settings", set())])
+def test_the_settings_of_a_world_are_those_of_the_code(world, page, heading, usual):
+    entry, told = WORLDS[world], {}
+    for names, _, values, _ in tables((ROOT / "docs" / page).read_text(), heading):
         names = re.findall(r"`(\w+)`", names)
         told |= dict(zip(names, re.sub(r" \(.*\)", "", values).split(", "), strict=True))
     spelled = {True: "on", False: "off"}
-    unusual = {name: value for name, value in settings.items() if name != "lambda_delta"}       # 0.03, the general default
-    assert {name: told.get(name) for name in unusual} == {
-        name: spelled[value] if isinstance(value, bool) else str(value) for name, value in unusual.items()}
-    for name in ("perceptual", "views", "truncation"):
-        assert told[name] == str(getattr(WORLDS["drawn"], name))
+    assert {name: told.get(name) for name in entry.settings if name not in usual} == {
+        name: spelled[value] if isinstance(value, bool) else str(value)
+        for name, value in entry.settings.items() if name not in usual}
+    for name in {"perceptual", "views", "truncation"} & set(told):
+        assert told[name] == str(getattr(entry, name))
 
 
 def test_the_map_of_the_code_names_every_room():

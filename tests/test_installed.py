@@ -20,7 +20,7 @@ from attention.__main__ import COMMANDS
 from attention.editing import page
 from attention.errors import UserError
 from attention.extras import EXTRAS
-from attention.files.published import ROOT, SHIPPED
+from attention.files.published import ROOT, SHIPPED, SHIPPED_FACES
 from attention.worlds.drawn import build
 from attention.worlds.toml import tomllib
 
@@ -31,7 +31,8 @@ LIGHT = ["-m attention", *(f"-m attention {word}" for word in COMMANDS), "-m att
          "-m attention.run_attention", "-m attention.evaluate", "-m attention.evaluate_real", "-m attention.download",
          "-m attention.convert", "-m attention.checkpoints", "attention/clustering_feature.py",
          "attention/run_attention.py", "show_demo/edit_image.py", "show_demo/try_demo.py"]
-HEAVY = ["attention.worlds.drawn.build", "attention.worlds.drawn.photos", "attention.baselines.fit"]
+HEAVY = ["attention.worlds.drawn.build", "attention.worlds.faces.build",
+         "attention.worlds.drawn.photos", "attention.baselines.fit"]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def wheel(tmp_path_factory):
     top = tmp_path_factory.mktemp("wheel")
     shutil.copytree(ROOT / "attention", top / "attention", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(SHIPPED, top / "pretrained_models/drawn")
+    shutil.copytree(SHIPPED_FACES, top / "pretrained_models/faces")
     shutil.copytree(ROOT / "celeba-caption", top / "celeba-caption")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, top)
@@ -110,6 +112,7 @@ def test_the_wheel_has_all_modules_and_the_shipped_weights(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "attention").rglob("*.py")}
     shipped = {f"attention/shipped/{path.name}" for path in SHIPPED.iterdir()}
+    shipped |= {f"attention/shipped_faces/{path.name}" for path in SHIPPED_FACES.iterdir()}
     shipped |= {f"attention/shipped_captions/{path.name}" for path in (ROOT / "celeba-caption/sample").iterdir()}
     assert {name for name in names if ".dist-info/" not in name} == modules | shipped | {TABLE}
     assert wheel.stat().st_size < 25e6

@@ -1,0 +1,53 @@
+"""A sheet of edits of generated faces, at full resolution and shrunk: the picture at the top of the README.
+
+    python show_demo/faces.py --out show_demo/imgs/faces.jpg
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import attention
+from attention.config import Config, option, parse_config
+from attention.errors import exit_with_message
+from attention.files.disk import write_atomically
+
+TITLE = 18                  # px above every picture
+
+
+class SheetConfig(Config):
+    """Options."""
+
+    run: str = option("faces", "run folder of the editor, or the name of a shipped one")
+    seeds: str = option("7,31,12", "of the faces, separated by commas")
+    prompts: str = option("grey hair;red lipstick;smiling;blue eyes;pale skin;blue background",
+                          "what to change, separated by semicolons")
+    side: int = option(208, "px of every picture", min=16, max=1024)
+    out: Path = option(Path("faces.jpg"), "JPEG or PNG to write")
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Edit every face by every prompt at the usual strength and write one picture."""
+    config = parse_config(SheetConfig, argv, __doc__)
+    editor, prompts = attention.load_editor(config.run), config.prompts.split(";")
+    rows = []
+    for seed in config.seeds.split(","):
+        face = editor.open_seed(int(seed))
+        pictures = [face.image, *(face.edit(prompt).image for prompt in prompts)]
+        rows.append([np.asarray(picture.resize((config.side,) * 2, Image.Resampling.LANCZOS)) for picture in pictures])
+    titles = Image.new("RGB", (config.side * (len(prompts) + 1), TITLE), "white")
+    for column, title in enumerate(["source", *prompts]):
+        ImageDraw.Draw(titles).text((column * config.side + 4, 3), title, fill="black")
+    sheet = Image.fromarray(np.concatenate([np.asarray(titles), *(np.concatenate(row, axis=1) for row in rows)]))
+    kind = "PNG" if config.out.suffix.lower() == ".png" else "JPEG"
+    write_atomically(config.out, lambda path: sheet.save(path, format=kind, quality=90))
+    return config.out
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -24,21 +24,22 @@ class SheetConfig(Config):
     """Options."""
 
     run: str = option("faces", "run folder of the editor, or the name of a shipped one")
-    seeds: str = option("7,31,12", "of the faces, separated by commas")
-    prompts: str = option("grey hair;red lipstick;smiling;blue eyes;pale skin;blue background",
+    seeds: str = option("7,3,21", "of the faces, separated by commas")
+    prompts: str = option("grey hair;black hair;tanned skin;mouth open;blue background;white clothes",
                           "what to change, separated by semicolons")
+    strength: float = option(0.1, "of the changes", min=0, max=1)
     side: int = option(208, "px of every picture", min=16, max=1024)
     out: Path = option(Path("faces.jpg"), "JPEG or PNG to write")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Edit every face by every prompt at the usual strength and write one picture."""
+    """Edit every face by every prompt and write one picture."""
     config = parse_config(SheetConfig, argv, __doc__)
     editor, prompts = attention.load_editor(config.run), config.prompts.split(";")
     rows = []
     for seed in config.seeds.split(","):
         face = editor.open_seed(int(seed))
-        pictures = [face.image, *(face.edit(prompt).image for prompt in prompts)]
+        pictures = [face.image, *(face.edit(prompt, strength=config.strength).image for prompt in prompts)]
         rows.append([np.asarray(picture.resize((config.side,) * 2, Image.Resampling.LANCZOS)) for picture in pictures])
     titles = Image.new("RGB", (config.side * (len(prompts) + 1), TITLE), "white")
     for column, title in enumerate(["source", *prompts]):

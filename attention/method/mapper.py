@@ -64,9 +64,14 @@ class StyleMapper(nn.Module):
         by_style, by_text = self.from_style[i](style), self.from_text[i](text)              # (B|1, C), (B|1, hidden)
         batch = max(len(style), len(text))
         joined = torch.cat([by_style.expand(batch, -1), by_text.expand(batch, -1)], dim=1)  # (B, C + hidden)
-        change = self.to_target[i](joined) - style                                          # (B, C)
+        change = self._way(i, style, joined)                                                # (B, C)
         limit = getattr(self, f"limit_{i}", None)
         return change if limit is None else limit * torch.tanh(change / limit)
+
+    def _way(self, i: int, style: Tensor, joined: Tensor) -> Tensor:
+        """The way (B, C) without its bound."""
+        way: Tensor = self.to_target[i](joined) - style
+        return way
 
     def released_names(self) -> dict[str, str]:
         """Our parameter names -> those of the authors' checkpoint (without its `module.` prefix)."""
@@ -81,7 +86,7 @@ class StyleMapper(nn.Module):
 
 
 class GentleMapper(StyleMapper):
-    """A StyleMapper whose first edits change nothing: every target begins as the style itself.
+    """A StyleMapper that learns the way to the target, from no way at all: its first edits change nothing.
 
     Ours, where a generator makes photographs: the published beginning moves every style by whole spreads at once, and a
     small CLIP finds no way back from there to faces. L1 is left out, for L2 after L1 is one linear map of the style, and
@@ -93,11 +98,12 @@ class GentleMapper(StyleMapper):
         super().__init__(layers, text_dim, hidden, strength, spread, max_change)
         self.from_style = nn.ModuleList(nn.Identity() for _ in layers)
         with torch.no_grad():
-            for module in self.to_target:
-                assert isinstance(module, EqualLinear) and module.bias is not None
-                width, inputs = module.weight.shape
-                module.weight.zero_()[:, :width].fill_diagonal_(inputs**0.5)        # EqualLinear divides by it
-                module.bias.zero_()
+            for parameter in self.to_target.parameters():
+                parameter.zero_()
+
+    def _way(self, i: int, style: Tensor, joined: Tensor) -> Tensor:
+        way: Tensor = self.to_target[i](joined)
+        return way
 
 
 MAPPERS: dict[str, type[nn.Module]] = {"style": StyleMapper, "gentle": GentleMapper}

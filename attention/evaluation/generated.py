@@ -94,7 +94,7 @@ def measure_all(editor: RegionEditor, world: World, sources: Sequence[Source], f
         print(f"LPIPS is left out, {VGG_WEIGHTS} is missing; get it with: {download_command(VGG_WEIGHTS)}", file=sys.stderr)
     before = torch.cat([source.image for source in sources])
     rows: dict[float, dict[str, dict]] = {strength: {} for strength in strengths}
-    shown, by_name, seen = {}, {}, world.truth.read(before, faces)
+    shown, by_name, seen = {}, {}, world.truth.read(before.clamp(-1, 1), faces)
     for prompt in tqdm(world.prompts, desc="prompts"):
         asked, places = Asked.of(world.truth, faces, prompt, seen), locate(editor, world, sources, prompt, config.coverage)
         name = world.truth.part_name(prompt)

@@ -25,6 +25,8 @@ SHIPPED = _PACKAGE / "shipped" if INSTALLED else PRETRAINED / "drawn"           
 SHIPPED_FACES = _PACKAGE / "shipped_faces" if INSTALLED else PRETRAINED / "faces"
 WEIGHTS = Path(os.environ.get("WHERE2EDIT_WEIGHTS", PRETRAINED))                    # published files; may lie elsewhere
 PUBLISHED: dict[str, dict] = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
+SETS = {"ffhq": ("stylegan2-ffhq-config-f.pt", "ViT-B-32.pt", VGG_FILE), "faces": (MOBILE_FILE,),
+        "mesh": (MESH_FILE,)}                           # names of several
 
 
 def download_command(path: Path) -> str:

@@ -35,12 +35,12 @@ class ClipFit:
     """How the shipped CLIP is made."""
 
     batch_size: int = 64
-    steps: int = 4000
+    steps: int = 2000
     rate: float = 2e-3
     readout_weight: float = 1.0         # of the measures' linear read-out
     part_weight: float = 0.2            # of reading from a text which part it means: "eyes" is then near "blue eyes"
     phrases: int = 64       # a step compares every face with this many phrases
-    width: int = 32         # of the picture tower's first convolution
+    width: int = 24         # of the picture tower's first convolution
     seed: int = 0
 
 

@@ -331,7 +331,7 @@ def test_a_missing_a_cut_and_a_foreign_file_are_one_sentence_with_the_command(dr
 def test_a_world_without_a_shipped_editor_and_one_of_another_generator_are_one_sentence(world, editor):
     bare = World(replace(world.entry, editor=None), editor.generator, "", torch.device("cpu"))
     for key in ("ours", "true_part"):
-        with pytest.raises(UserError, match=f"no editor is shipped for the world drawn, but {key} .*--domain drawn, faces$"):
+        with pytest.raises(UserError, match=f"no editor is shipped for the world drawn, but {key} .*drawn, faces$"):
             METHODS[key](bare, FOLDER)
         with pytest.raises(UserError, match=f"but drawn has of the tests; leave {key} out"):
             METHODS[key](world, FOLDER)

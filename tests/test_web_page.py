@@ -134,7 +134,8 @@ class User:
     def picture(self, name, number=0):
         """(H, W, 3) uint8 that an image shows."""
         address = self.page.locator(f"#{name} img").nth(number).get_attribute("src")
-        return np.asarray(Image.open(io.BytesIO(self.page.request.get(address).body())).convert("RGB"))
+        # A connection that the server kept open may be closed just when it is used again.
+        return np.asarray(Image.open(io.BytesIO(self.page.request.get(address, max_retries=3).body())).convert("RGB"))
 
     def waits_for_another(self, name, picture):
         """Wait until an image shows something else."""

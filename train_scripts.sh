@@ -56,6 +56,7 @@ case "$name" in
         domain=faces
         complete=yes
         need mobilestylegan-ffhq.safetensors "the package random-face"
+        need mediapipe-face-mesh.zip "the package mediapipe"            # the measures' own
         [[ $complete == yes ]] || exit 2
         ;;
     ffhq | ffhq-8gpu | released)

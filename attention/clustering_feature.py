@@ -39,6 +39,8 @@ def write_regions(config: ClusterConfig) -> Path:
     from attention.files.regions import save_regions
     from attention.training.clustering import fit_regions, sample_overlay
     world, folder = world_of(config), config.run
+    if world.has_truth:
+        world.truth                                             # noqa: B018  (loaded now, so that it fails now)
     regions = fit_regions(world, config)
     save_regions(regions, folder / "regions.safetensors")
     write_picture(folder / "regions.png", sample_overlay(world, regions, config.seed + 1))

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import attention
 from attention.config import Config, option, parse_config
-from attention.errors import exit_with_message
+from attention.errors import UserError, exit_with_message
 from attention.files.disk import write_atomically
 
 TITLE = 18                  # px above every picture
@@ -35,10 +35,8 @@ class SheetConfig(Config):
 def main(argv: Sequence[str] | None = None) -> Path:
     """Edit every face by every prompt and write one picture."""
     config = parse_config(SheetConfig, argv, __doc__)
-    editor, prompts = attention.load_editor(config.run), config.prompts.split(";")
-    rows = []
-    for seed in config.seeds.split(","):
-        face = editor.open_seed(int(seed))
+    seeds, prompts, rows = seeds_of(config.seeds), config.prompts.split(";"), []
+    for face in map(attention.load_editor(config.run).open_seed, seeds):
         pictures = [face.image, *(face.edit(prompt, strength=config.strength).image for prompt in prompts)]
         rows.append([np.asarray(picture.resize((config.side,) * 2, Image.Resampling.LANCZOS)) for picture in pictures])
     titles = Image.new("RGB", (config.side * (len(prompts) + 1), TITLE), "white")
@@ -48,6 +46,17 @@ def main(argv: Sequence[str] | None = None) -> Path:
     kind = "PNG" if config.out.suffix.lower() == ".png" else "JPEG"
     write_atomically(config.out, lambda path: sheet.save(path, format=kind, quality=90))
     return config.out
+
+
+def seeds_of(text: str) -> list[int]:
+    """The numbers of --seeds.
+
+    Raises:
+        UserError: one of them is no whole number.
+    """
+    if not all(word.strip().isdecimal() for word in text.split(",")):
+        raise UserError(f"--seeds is {text!r}, expected whole numbers separated by commas, as in 7,3,21")
+    return [int(word) for word in text.split(",")]
 
 
 if __name__ == "__main__":

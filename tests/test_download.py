@@ -343,7 +343,7 @@ def test_without_names_every_file_is_listed_with_its_state(tmp_path, capsys):
 
 def test_sets_stand_for_the_files_that_the_script_asks_for():
     script = (REPOSITORY / "train_scripts.sh").read_text()
-    assert {name for name in PUBLISHED if name in script} == {*SETS["ffhq"], *SETS["faces"]}
+    assert {name for name in PUBLISHED if name in script} == {*SETS["ffhq"], *SETS["faces"], *SETS["mesh"]}
 
 
 def test_a_run_that_lacks_a_published_file_is_told_what_for_and_the_command(tmp_path):

@@ -1,7 +1,7 @@
 """A generator that stops early: its picture is read from the activations before its last layers by a small head of ours.
 
-The same latents, styles and first layers as the whole generator, so that an editor made for one serves the other; training,
-evaluation and a slider that moves need no more, for a fraction of the time.
+The same latents, styles and first layers as the whole generator, so that an editor made for one serves the other; training
+and evaluation need no more, for a fraction of the time.
 """
 
 from collections.abc import Sequence

@@ -25,7 +25,7 @@ class WorldEntry:
         prompts: what a user would type; training and evaluation draw from them.
         early: head of its generator's early picture (generator/early.py), which training sees; None: whole
             pictures.
-        preview: the same, of the larger picture that evaluation sees, and whoever moves a slider.
+        preview: the same, of the larger picture that evaluation sees.
         clip, encoder: see `CLIP_MODELS` and `ENCODERS`; without an encoder the world cannot take pictures.
         truncation: of sampled latents.
         words: a key of WORDS: which texts name the place of a prompt.

@@ -4,7 +4,8 @@ Several phrases are true of one face, so the loss is not InfoNCE but a sigmoid l
 whose truth is known (SigLIP's form).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -12,9 +13,65 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention.clip_models.tiny import TinyCLIP
+from attention.fits import fit
 from attention.worlds.concepts import Concept
 
 WORDS_BESIDE = ("and", "a", "the", "with", "of", "face", "person", "wearing", "very")
+PART_SCALE = 10         # of a text's unit embedding, from which its part is read
+# A step's random numbers and the rows of its faces -> pictures (B, 3, S, S), their truth (B, concepts), and (B,) bool:
+# which of them are still the faces that the numbers describe.
+Lesson = Callable[[np.random.Generator, np.ndarray], tuple[Tensor, np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class ClipFit:
+    """How a small CLIP is taught."""
+
+    batch_size: int = 64
+    steps: int = 2600
+    rate: float = 3e-3
+    readout_weight: float = 1.5         # of the numbers' linear read-out, which teaches small parts much sooner
+    part_weight: float = 0.2            # of reading from a text which part it means: "eyes" is then near "blue eyes"
+    phrases: int = 64       # a step compares every face with this many phrases
+    seed: int = 0
+
+
+def teach(clip: TinyCLIP, concepts: Sequence[Concept], names: Mapping[str, Sequence[str]], numbers: np.ndarray,
+          lesson: Lesson, recipe: ClipFit) -> TinyCLIP:
+    """Train a new TinyCLIP; returns it frozen.
+
+    Args:
+        concepts, names: phrases and the names of parts.
+        numbers: (N, M) what else is known of N faces, NaN where it is not; every column counts alike.
+        lesson: makes the pictures of a step.
+    """
+    known = torch.from_numpy(np.isfinite(numbers))
+    normed = (numbers - np.nanmean(numbers, axis=0)) / np.nanstd(numbers, axis=0, ddof=1)
+    wished = torch.from_numpy(np.nan_to_num(normed)).float().clamp(-4, 4)
+    readout, part_readout = torch.nn.Linear(clip.dim, wished.shape[1]), torch.nn.Linear(clip.dim, len(names))
+    named, meant = part_texts(concepts, names)
+    scale, bias = torch.nn.Parameter(torch.tensor(2.3)), torch.nn.Parameter(torch.tensor(-2.0))
+    optimiser = torch.optim.AdamW([*clip.parameters(), *readout.parameters(), *part_readout.parameters(), scale, bias],
+                                  lr=recipe.rate, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=recipe.steps)
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        random = np.random.default_rng([recipe.seed, step])
+        rows = random.integers(len(numbers), size=recipe.batch_size)
+        images, truth, untouched = lesson(random, rows)
+        texts, wanted = sample_phrases(random, concepts, truth, recipe.phrases)
+        embedded = clip.encode_image(images)
+        seen, said = F.normalize(embedded, dim=1), F.normalize(clip.encode_text(texts), dim=1)
+        pairs = pair_loss(scale.exp() * seen @ said.T + bias, torch.from_numpy(wanted).float())
+        told = torch.from_numpy(untouched)[:, None] & known[rows]
+        error = (readout(embedded) - wished[rows]).square()[told].mean()
+        some = random.permutation(len(named))[:recipe.phrases]
+        part = part_readout(F.normalize(clip.encode_text([named[i] for i in some]), dim=1) * PART_SCALE)
+        whole = pairs + recipe.readout_weight * error + recipe.part_weight * F.cross_entropy(part, meant[some])
+        return whole, {"pairs": float(pairs.detach()), "error": float(error.detach())}
+
+    fit(optimiser, loss, recipe.steps, "clip", schedule)
+    return clip.freeze()
 
 
 def vocabulary(concepts: Sequence[Concept], names: Mapping[str, Sequence[str]]) -> list[str]:

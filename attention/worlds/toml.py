@@ -39,6 +39,8 @@ class TomlWorld(BaseModel):
     generator: str = Field(description="a text")
     prompts: list[str] = Field(min_length=1, description="a list of texts")
     clip: str | TomlPart = Field("ViT-B-32.pt", description="a text, or a table of kind and source")
+    early: str | None = Field(None, description="a text")
+    preview: str | None = Field(None, description="a text")
     encoder: TomlPart | None = Field(None, description="a table of kind and source")
     truncation: float = Field(0.7, allow_inf_nan=False, description="a number")
     captions: str | None = Field(None, description="a text")
@@ -81,6 +83,8 @@ def read_toml(path: Path) -> WorldEntry:
     return WorldEntry(
         name=path.stem, generator=path.parent / said.generator, prompts=tuple(said.prompts),
         clip=Part(clip.kind, _local(path, clip.source)), truncation=said.truncation,
+        early=path.parent / said.early if said.early else None,
+        preview=path.parent / said.preview if said.preview else None,
         encoder=Part(said.encoder.kind, _local(path, said.encoder.source)) if said.encoder else None, words=said.words,
         synonyms=said.synonyms, places=tuple(said.where), frame=said.frame, views=said.views,
         perceptual=said.perceptual, truth=said.truth,

@@ -54,7 +54,7 @@ class World:
         return self._read_by(self.entry.early)
 
     def preview(self) -> "World":
-        """The same world with the pictures that evaluation and sliders need, as `early`."""
+        """The same world with the pictures that evaluation sees, as `early`."""
         return self._read_by(self.entry.preview)
 
     def _read_by(self, head: Path | None) -> "World":

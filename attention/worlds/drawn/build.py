@@ -36,7 +36,7 @@ from attention.training.runs import ship_editor
 from attention.worlds.drawn.concepts import CONCEPTS, truth_table
 from attention.worlds.drawn.encoder import DrawnEncoder
 from attention.worlds.drawn.faces import FaceParams, draw_faces
-from attention.worlds.drawn.fit.clip import ClipFit, fit_clip
+from attention.worlds.drawn.fit.clip import DrawnClipFit, fit_clip
 from attention.worlds.drawn.fit.encoder import EncoderFit, fit_encoder, psnr_of_inversions
 from attention.worlds.drawn.fit.generator import GeneratorFit, fit_generator, psnr_on_unseen
 from attention.worlds.drawn.fit.reader import ReaderFit, fit_reader, measure
@@ -81,7 +81,7 @@ def _build_generator(work: Path) -> None:
 
 
 def _build_clip(work: Path) -> None:
-    fit_clip(ClipFit()).save(SHIPPED / "clip.safetensors")
+    fit_clip(DrawnClipFit()).save(SHIPPED / "clip.safetensors")
 
 
 def _build_reader(work: Path) -> None:
@@ -126,7 +126,7 @@ def manifest(minutes: dict[str, float]) -> dict:
             DrawnEncoder.load(SHIPPED / "encoder.safetensors"), _shipped_generator())},
     }
     recipes: dict[str, Any] = {
-        "generator": GeneratorFit(), "clip": ClipFit(), "reader": ReaderFit(), "encoder": EncoderFit()}
+        "generator": GeneratorFit(), "clip": DrawnClipFit(), "reader": ReaderFit(), "encoder": EncoderFit()}
     files = {}
     for path in sorted(SHIPPED.glob("*.safetensors")):
         name = path.stem

@@ -12,7 +12,6 @@ import dataclasses
 import hashlib
 import json
 import platform
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,7 @@ from attention.clip_models.tiny import TinyCLIP
 from attention.config import ClusterConfig, Config, TrainConfig, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.extras import need
-from attention.files.disk import run_folder, write_atomically
+from attention.files.disk import run_folder, write_text
 from attention.files.generator import early_generator, load_generator, save_head
 from attention.files.published import INSTALLED, MOBILE_FILE, ROOT, SHIPPED_FACES, WEIGHTS
 from attention.files.regions import save_regions
@@ -35,7 +34,7 @@ from attention.training import loop as training
 from attention.training.clustering import fit_regions
 from attention.training.runs import ship_editor
 from attention.worlds.faces.concepts import CONCEPTS
-from attention.worlds.faces.fit.clip import ClipFit, fit_clip, joined
+from attention.worlds.faces.fit.clip import RECIPE, fit_clip, joined
 from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
 from attention.worlds.faces.fit.pictures import Measured, make_shards, measured
 from attention.worlds.faces.fit.segments import fit_segments, save_segments
@@ -74,24 +73,22 @@ def main(argv: Sequence[str] | None = None) -> Path:
                         "a checkout")
     need("truth", "building the world of faces")
     SHIPPED_FACES.mkdir(parents=True, exist_ok=True)
-    path = SHIPPED_FACES / "manifest.json"
-    minutes = json.loads(path.read_text()).get("minutes", {}) if path.exists() else {}
     builders = {"heads": (_build_heads, "preview"), "segments": (_build_segments, "segments"),
                 "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"), "editor": (_build_editor, "editor")}
     for part, (build, file) in builders.items():
         if config.part == part or (config.part == "missing" and not (SHIPPED_FACES / f"{file}.safetensors").exists()):
-            start = time.monotonic()
             build(config)
-            minutes[part] = round((time.monotonic() - start) / 60, 1)
     if config.part in ("missing", "manifest"):
-        said = json.dumps(manifest(config, minutes), indent=1)
-        write_atomically(path, lambda temporary: temporary.write_text(said))
+        write_text(SHIPPED_FACES / "manifest.json", json.dumps(manifest(config), indent=1))
     return SHIPPED_FACES
 
 
 def _generator() -> tuple[MobileStyleGAN, str]:
-    generator, name = load_generator(WEIGHTS / MOBILE_FILE)
-    assert isinstance(generator, MobileStyleGAN)
+    path = WEIGHTS / MOBILE_FILE
+    generator, name = load_generator(path)
+    if not isinstance(generator, MobileStyleGAN):
+        raise UserError(f"{path} holds a {type(generator).__name__}, expected a MobileStyleGAN; delete it and run: "
+                        "python -m attention.download faces")
     return generator, name
 
 
@@ -110,6 +107,9 @@ def _build_pictures(config: BuildConfig) -> None:
     generator = early_generator(_generator()[0], SHIPPED_FACES / "early.safetensors")
     segments = Segments(SHIPPED_FACES / "segments.safetensors", torch.device("cpu"))
     numbers = range(config.first, min(config.last, config.shards))
+    if not numbers:
+        raise UserError(f"no shard lies from --first {config.first} to before --last {config.last} of --shards "
+                        f"{config.shards}, which are counted from 0")
     make_shards(generator, segments, FaceMesh(), config.work / "pictures", numbers)
 
 
@@ -131,7 +131,7 @@ def _build_editor(config: BuildConfig) -> None:
     ship_editor(run, SHIPPED_FACES, packed)
 
 
-def manifest(config: BuildConfig, minutes: dict[str, float]) -> dict[str, Any]:
+def manifest(config: BuildConfig) -> dict[str, Any]:
     """What is shipped: how it was made, its hash, and its measured quality."""
     generator, _ = _generator()
     quality: dict[str, Any] = {name: {"psnr_of_48_unseen_faces_db": psnr_of_early(
@@ -141,14 +141,14 @@ def manifest(config: BuildConfig, minutes: dict[str, float]) -> dict[str, Any]:
                                truth_table(unseen.numbers))
     quality["clip.safetensors"] = {"mean_area_under_curve": float(np.mean(list(phrases.values()))), "by_phrase": phrases,
                                    "pictures": len(unseen.pixels)}
-    recipes: dict[str, Any] = {**dict.fromkeys(HEADS, EarlyFit()), "clip.safetensors": ClipFit()}
+    recipes: dict[str, Any] = {**dict.fromkeys(HEADS, EarlyFit()), "clip.safetensors": RECIPE}
     files = {}
     for path in sorted(SHIPPED_FACES.glob("*.safetensors")):
         files[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size,
                             "recipe": dataclasses.asdict(recipes[path.name]) if path.name in recipes else "",
                             "quality": quality.get(path.name, {})}
     return {"command": COMMAND, "torch": torch.__version__, "python": platform.python_version(),
-            "threads": torch.get_num_threads(), "minutes": minutes, "files": files}
+            "threads": torch.get_num_threads(), "files": files}
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
@@ -36,15 +35,10 @@ class SeenFaces:
     def holds(self) -> np.ndarray:
         return held(self.numbers).T
 
-    def distance(self, other: Seen) -> np.ndarray:
-        """(N,) of the recogniser."""
-        assert isinstance(other, SeenFaces)
-        distances: np.ndarray = np.linalg.norm(self.identities - other.identities, axis=1)
-        return distances
-
     def same_face(self, other: Seen) -> np.ndarray:
         """The recogniser takes it for the same person."""
-        same: np.ndarray = self.distance(other) < SAME_PERSON
+        assert isinstance(other, SeenFaces)
+        same: np.ndarray = np.linalg.norm(self.identities - other.identities, axis=1) < SAME_PERSON
         return same
 
 
@@ -107,10 +101,7 @@ class FacesTruth:
     def __init__(self, world: World):
         self.world = world
         self.segments = Segments(SHIPPED_FACES / "segments.safetensors", world.device)
-
-    @cached_property
-    def eyes(self) -> Eyes:
-        return Eyes(FaceMesh(), Recogniser())
+        self.eyes = Eyes(FaceMesh(), Recogniser())
 
     @torch.no_grad()
     def faces(self, z: Tensor) -> GeneratedFaces:

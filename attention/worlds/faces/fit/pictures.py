@@ -4,9 +4,10 @@ A changed face has a part of another face's styles, mixed inside the part alone 
 texture, seams and all, and its truth is measured like any other's. Shards on disk, so that the work can go on anywhere.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from attention.errors import UserError
 from attention.files.disk import write_atomically
 from attention.generator import Blend, Generator, sample_z
 from attention.images import to_pixels
@@ -22,6 +24,7 @@ from attention.worlds.faces.measures import measure
 from attention.worlds.faces.mesh import LEAST_SCORE, FaceMesh, Mesh
 from attention.worlds.faces.parts import Face, Segments
 
+REMAKE = "python -m attention.worlds.faces.build --part pictures"
 SHARD = 250             # faces; each gives two pictures
 AT_ONCE = 5
 BLEND = 12              # 0-based layer of the edits
@@ -69,15 +72,29 @@ def measured(folder: Path, numbers: Iterable[int]) -> list[Measured]:
             labels = np.stack([face.labels() for face in faces]).astype(np.uint8)
             pixels = np.stack([face.pixels for face in faces])
             write_arrays(path, {"pixels": pixels, "labels": labels, "numbers": figures})
-        with np.load(path, allow_pickle=False) as data:
-            found.append(Measured(data["pixels"], data["labels"], data["numbers"]))
+        found.append(Measured(*read_arrays(path, ("pixels", "labels", "numbers"))))
     return found
 
 
 def shard(folder: Path, number: int) -> Pictures:
     """Read a shard that was made."""
-    with np.load(folder / f"{number:04d}.npz", allow_pickle=False) as data:
-        return Pictures(*(data[name] for name in ("pixels", "segments", "meshes", "persons", "scores")))
+    path = folder / f"{number:04d}.npz"
+    if not path.exists():
+        raise UserError(f"{path} is missing; make it with: {REMAKE} --first {number} --last {number + 1}")
+    return Pictures(*read_arrays(path, ("pixels", "segments", "meshes", "persons", "scores")))
+
+
+def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
+    """Arrays of a file that `write_arrays` wrote.
+
+    Raises:
+        UserError: it is cut short, or another file.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return [data[name] for name in names]
+    except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
+        raise UserError(f"{path} is no whole set of pictures ({str(error)[:200]}); delete it and run: {REMAKE}") from error
 
 
 @torch.no_grad()

@@ -12,8 +12,8 @@ from attention.worlds.faces.parts import KIND, SEGMENTS
 
 LAYER, CLUSTERS, SEED = 15, 72, 3
 FACES, TRUNCATIONS, SHARE = 24, (0.7, 0.85), 8000          # for each truncation; points of every four faces
-# What the clusters of these seeds show, seen on 48 faces. On another machine k-means may number them otherwise: then look
-# again, as docs/faces.md says.
+# What the clusters of these seeds show, seen on 48 faces. On another machine k-means may number them otherwise: then
+# lay them over faces (attention.method.regions.region_overlay) and name them anew.
 NAMED = {
     "hair": (4, 7, 11, 13, 17, 19, 28, 31, 35, 36, 38, 42, 51, 55, 57, 70),
     "skin": (0, 1, 5, 6, 9, 15, 18, 20, 24, 25, 27, 30, 39, 40, 41, 44, 46, 54, 58, 59, 60, 62, 63, 64, 65, 66, 68, 69, 71),

@@ -338,6 +338,8 @@ class TrainConfig(LossWeights):
     where_share: float = option(0.3, "share of steps that name the place in other words", min=0, max=1)
     shared_where: bool = option(False, "all prompts of a step attend to one place, drawn from those of the world")
     temperature: float = option(0.01, "of the contrastive loss", min=1e-4, max=100)
+    negatives: int = option(0, "further prompts, as far as there are, that the contrastive loss holds against every edit",
+                            min=0, max=PROMPTS)
     relative: bool = option(False, "score edits by the rise over their source's own similarity")
     max_change: float = option(0.0, "bound on a style's change at strength 1, in spreads; 0: none", min=0, max=WEIGHT)
     precision: Precision = option("fp32", "of synthesis; fp16 on a GPU only")
@@ -364,7 +366,8 @@ class TrainConfig(LossWeights):
 class EvaluateConfig(Config):
     """Options of evaluate.py."""
 
-    run: Path = option(Path("runs/drawn"), "run folder with editor.safetensors")
+    run: Path = option(Path("runs/drawn"), "run folder with editor.safetensors, or the name of a shipped editor")
+    results: Path | None = option(None, "folder to write to; default: the run folder, runs/NAME-shipped of a shipped one")
     ckpt: Path | None = option(None, CKPT)
     faces: int = option(64, "unseen faces", min=1, max=FACES)
     strength: float = option(STRENGTH, "of the edits in the table", min=0, max=1)

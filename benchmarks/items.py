@@ -171,7 +171,7 @@ def training_step(models: Models, processes: int, prompts: int, target: str, pre
             where = world.clip.encode_text(texts)
             what = (world.clip.encode_image(world.picture(world.w_from_z(target_z))) if target == "image"
                     else world.clip.encode_text(texts))
-        return Draw(0.5, editor.source(world.w_from_z(source_z)), what, where, range(prompts))      # all ramps are at 1
+        return Draw(0.5, editor.source(world.w_from_z(source_z)), what, where, where[:0], range(prompts))  # all ramps at 1
 
     def ours() -> Results:
         draw = drawn()

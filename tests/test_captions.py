@@ -182,6 +182,17 @@ def test_no_phrase_comes_twice_in_one_step():
         assert len(phrases) == len(set(phrases))
 
 
+def test_further_texts_are_phrases_of_no_prompt_and_none_leave_the_draws_as_they_were():
+    first, second = (PhraseSampler([f"p{i}" for i in range(20)] * 5, seed=0) for _ in range(2))
+    for _ in range(50):
+        prompts = first.sample(8)
+        used = {phrase for prompt in prompts for phrase in prompt.split(" and ")}
+        assert first.others(prompts, 0) == [] and prompts == second.sample(8)
+        some, all_of_them = first.others(prompts, 3), first.others(prompts, 99)
+        assert len(set(some)) == 3 and not used & set(some) and {*used, *all_of_them} == set(first.phrases)
+        second.generator.set_state(first.generator.get_state())
+
+
 def test_about_the_published_share_of_prompts_joins_two_phrases():
     sampler = PhraseSampler([f"p{i}" for i in range(40)], seed=0)
     prompts = [prompt for _ in range(200) for prompt in sampler.sample(20)]

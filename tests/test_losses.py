@@ -42,6 +42,12 @@ def test_contrastive_loss_of_orthogonal_targets_has_a_closed_form():
     torch.testing.assert_close(clip_contrastive(eye.roll(1, 0), eye, temperature=0.1), rest.log())
 
 
+def test_further_texts_are_wrong_answers_of_every_edit():
+    """Five orthogonal texts, three of them asked for, at temperature 0.1: -log(e^10 / (e^10 + 4))."""
+    eye = torch.eye(5)
+    torch.testing.assert_close(clip_contrastive(eye[:3], eye, temperature=0.1), (torch.tensor(10.0).exp() + 4).log() - 10)
+
+
 def test_contrastive_loss_is_not_rounded_under_autocast():
     generated, target = torch.randn(4, 32), torch.randn(4, 32)
     with torch.autocast("cpu", dtype=torch.bfloat16):

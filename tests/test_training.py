@@ -74,7 +74,7 @@ def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
         source = editor.source_of([data[f"styles_{index:02}"][row].flatten(1) for index in range(11)])
         target, where = data["log/target_features"][step], data["log/attention_text"][step]
         optimiser.zero_grad()
-        values = backward_at_once(learner, Draw(t, source, target, where, [0] * len(where)))
+        values = backward_at_once(learner, Draw(t, source, target, where, where[:0], [0] * len(where)))
         optimiser.param_groups[0]["lr"] = losses.learning_rate(t, config.lr)
         with torch.no_grad():
             edit = editor(source, target, where)
@@ -108,7 +108,9 @@ def tiny_step(views="plain", **settings):
     source = editor.source(torch.randn(1, 16, generator=random))
     target, where = (torch.randn(PROMPTS, 8, generator=random) for _ in range(2))
     world = tiny_world(editor.generator, LinearCLIP(torch.randn(3 * 8 * 8, 8, generator=random), 8), views)
-    return Learner.of(SETTINGS.replaced(**settings), world, editor), Draw(0.5, source, target, where, range(PROMPTS))
+    others = torch.randn(2, 8, generator=random)
+    return (Learner.of(SETTINGS.replaced(**settings), world, editor),
+            Draw(0.5, source, target, where, others, range(PROMPTS)))
 
 
 def gradient_of(learner):
@@ -119,7 +121,7 @@ def joint_gradient(folder):
     """One step's gradients of the tiny editor, all prompts together; in a group, each process takes its own rows."""
     with distributed.group(torch.device("cpu")):
         learner, draw = tiny_step()
-        own = Draw(draw.t, draw.source, *(own_rows(rows) for rows in (draw.target, draw.where, draw.seeds)))
+        own = Draw(draw.t, draw.source, own_rows(draw.target), own_rows(draw.where), draw.others, own_rows(draw.seeds))
         gradients(learner, own)
         found = {name: value.grad for name, value in learner.editor.named_parameters()}
         torch.save(found, f"{folder}/{world_size()}_{rank()}.pt")

@@ -52,8 +52,8 @@ from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.editor import Edit, Place, RegionEditor, Source
 from attention.method.spatial_attention import blur_mask, threshold_for
 from attention.sheets import edit_sheet
-from attention.training.runs import load_run
-from attention.worlds.registry import WORLDS
+from attention.training.folder import EDITOR
+from attention.training.runs import load_run, run_of
 from attention.worlds.world import World
 
 BAR_AFTER = 2               # seconds, from which on a long chain shows how far it is
@@ -109,11 +109,9 @@ def load_editor(name: str | Path, device: str = "auto", trust: bool = False, ckp
     Raises:
         UserError: the folder holds no whole editor; see `runs.load_run`.
     """
-    entry, folder = WORLDS.get(str(name)), Path(name)
-    if entry is not None and entry.editor is not None and not (folder / "editor.safetensors").exists():
-        folder = entry.editor
+    folder = run_of(name)
     editor, world, config = load_run(folder, device, trust, ckpt)
-    identity = hashlib.sha256((folder / "editor.safetensors").read_bytes()).hexdigest()[:16]
+    identity = hashlib.sha256((folder / EDITOR).read_bytes()).hexdigest()[:16]
     return Editor(editor, world, identity, from_captions=config.captions is not None)
 
 

@@ -23,7 +23,7 @@ from attention.inversion.perceptual import VGG_WEIGHTS, load_lpips, lpips_availa
 from attention.method.editor import Place, RegionEditor, Source, autocast
 from attention.method.spatial_attention import threshold_for
 from attention.sheets import edit_sheet, evenly
-from attention.training.runs import load_run, trained_steps
+from attention.training.runs import load_run, run_of, trained_steps
 from attention.worlds.truth import Faces, balanced_accuracy
 from attention.worlds.world import World
 
@@ -39,8 +39,10 @@ def evaluate(config: EvaluateConfig) -> Path:
         UserError: the run has no whole editor, or nothing is known of its world's faces.
     """
     strengths = sorted({*parse_strengths(config.strengths), config.strength})
-    editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt, preview=True)
-    run_folder(config.run)                                      # a place that cannot be written is told before the work
+    run = run_of(config.run)
+    results = config.results or (config.run if run == config.run else Path("runs") / f"{config.run}-shipped")
+    editor, world, _ = load_run(run, config.device, config.trust, config.ckpt, World.preview)
+    run_folder(results)                                         # a place that cannot be written is told before the work
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, w = world.truth.faces(z), world.w_from_z(z)
     sources = [editor.source(part) for part in w.split(FACES_AT_ONCE)]
@@ -51,20 +53,20 @@ def evaluate(config: EvaluateConfig) -> Path:
                                     "prompts": rows[strength]} for strength in strengths]
     unedited = balanced_accuracy(world.truth.attributes, faces.states(), world.truth.read(before, faces).holds())
     report = {"run": str(config.run), "faces": config.faces, "strength": config.strength, "coverage": config.coverage,
-              "training_steps": trained_steps(config.run),
+              "training_steps": trained_steps(run),
               "reader_balanced_accuracy": {"exact": world.truth.accuracies, "unedited": unedited},
               "seconds_per_edit": seconds_per_edit(editor, world, w[:1], config),
               "mean": means(rows[config.strength]), "prompts": rows[config.strength], "sweep": sweep}
     told = page(report)
-    write_text(config.run / "metrics.json", json.dumps(report, indent=1))
-    write_text(config.run / "metrics.md", told)
-    write_picture(config.run / "edits.png", sheet)
+    write_text(results / "metrics.json", json.dumps(report, indent=1))
+    write_text(results / "metrics.md", told)
+    write_picture(results / "edits.png", sheet)
     curve = [(row["mean"]["success"] or 0.0, row["mean"]["psnr_outside"]) for row in sweep]
-    plot_sweep({str(config.run): curve}, config.run / "sweep.png")
+    plot_sweep({str(config.run): curve}, results / "sweep.png")
     print(told)
-    print(f"pictures in {config.run / 'edits.png'}, the sweep in {config.run / 'sweep.png'}, figures in "
-          f"{config.run / 'metrics.json'}")
-    return config.run / "metrics.json"
+    print(f"pictures in {results / 'edits.png'}, the sweep in {results / 'sweep.png'}, figures in "
+          f"{results / 'metrics.json'}")
+    return results / "metrics.json"
 
 
 def parse_strengths(text: str) -> list[float]:

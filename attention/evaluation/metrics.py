@@ -123,7 +123,7 @@ class Metric(NamedTuple):
 # the reader sees it now and, where pixels can tell, most of the true part shows it (`Faces.shows`); by reader: the same
 # without asking the pixels; faces: their number. PSNR at most 80 dB a face; what is measured outside is of pixels in
 # [0, 1], but `change_inside` and `change_outside`, mean absolute changes, are of pixels in [-1, 1].
-# Identity: share of faces that are the same face (`Seen.same_face`).
+# Distance, identity: how far the face is from its source (`Seen.distance`), share of faces that are the same face.
 METRICS: dict[str, Metric] = {
     "success": Metric("success", ".2f", lambda edits: edits.succeeded["success"]),
     "faces": Metric("faces", ".0f", lambda edits: edits.succeeded["faces"]),
@@ -140,6 +140,7 @@ METRICS: dict[str, Metric] = {
     "iou_part_name": Metric("IoU by name", ".2f",
                             lambda edits: None if edits.named is None else iou(edits.named, edits.part)),
     "success_by_reader": Metric("by reader", ".2f", lambda edits: success(edits.asked, *edits.seen)["success"]),
+    "identity_distance": Metric("distance", ".2f", lambda edits: float(edits.seen[0].distance(edits.seen[1]).mean())),
     "identity": Metric("identity", ".2f", lambda edits: float(edits.seen[0].same_face(edits.seen[1]).mean())),
     "clip_gain": Metric("CLIP gain", ".3f",
                         lambda edits: clip_gain(edits.before, edits.after, edits.asked.prompt, edits.clip)),

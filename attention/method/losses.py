@@ -36,7 +36,8 @@ def clip_contrastive(generated: Tensor, target: Tensor, temperature: float = TEM
     """InfoNCE in one direction: edited image i should be nearer to target i than to every other target.
 
     Args:
-        generated, target: (N, D) CLIP embeddings of any length, over all prompts of all processes.
+        generated: (N, D) CLIP embeddings of any length, over all prompts of all processes.
+        target: (N, D), or (N + M, D) with M further texts that no edit is about (ours).
         source: (1 or N, D) embedding of the unedited picture. If given, a target counts by how much nearer the edit
             is to it than the source was (ours): without it, an edit is pushed away from what its source already was.
     Raises:
@@ -49,7 +50,7 @@ def clip_contrastive(generated: Tensor, target: Tensor, temperature: float = TEM
         generated, target = F.normalize(generated.float(), dim=1), F.normalize(target.float(), dim=1)
         if source is not None:
             generated = generated - F.normalize(source.float(), dim=1)
-        logits = generated @ target.T / temperature                                         # (N, N)
+        logits = generated @ target.T / temperature                                         # (N, N + M)
         return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
@@ -161,6 +162,7 @@ class Embeddings:
     """What joint losses look at: (N, D) CLIP embeddings over all prompts of all processes.
 
     Attributes:
+        target: (N + M, D), M further texts that are nobody's.
         before: of the source, seen as its edits are; None if edits do not count relative to it.
         temperature: of the contrastive loss.
     """

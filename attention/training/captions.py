@@ -113,6 +113,12 @@ class PhraseSampler:
         return [phrase + JOIN + spare.pop(0) if pair and spare else phrase
                 for phrase, pair in zip(drawn[:count], paired.tolist(), strict=True)]
 
+    def others(self, prompts: Sequence[str], count: int) -> list[str]:
+        """Draw at most `count` phrases that none of these prompts contains, each once; 0 draws nothing at random."""
+        used = {phrase for prompt in prompts for phrase in prompt.split(JOIN)}
+        left = [phrase for phrase in self.phrases if phrase not in used] if count else []
+        return [left[i] for i in torch.randperm(len(left), generator=self.generator)[:count].tolist()] if left else []
+
 
 def prompts_for(config: TrainConfig, world: World) -> PhraseSampler:
     """What a training draws its prompts from, told in a line: --captions or the world's corpus, else the world's prompts.

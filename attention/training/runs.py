@@ -103,15 +103,18 @@ def ship_editor(run: Path, folder: Path, smaller: Callable[[dict[str, Tensor]], 
     write_atomically(folder / "regions.safetensors", lambda path: shutil.copyfile(run / "regions.safetensors", path))
 
 
+def run_of(name: str | Path) -> Path:
+    """A run folder itself, or that of the shipped editor of a world by its name, such as "drawn"."""
+    entry = WORLDS.get(str(name))
+    if entry is not None and entry.editor is not None and not (Path(name) / EDITOR).exists():
+        return entry.editor
+    return Path(name)
+
+
 def editor_file(name: str | Path) -> Path:
     """The editor.safetensors of a run folder, of the shipped editor of a world by its name, or the file itself."""
     path = Path(name)
-    if path.suffix == ".safetensors":
-        return path
-    entry = WORLDS.get(str(name))
-    if entry is not None and entry.editor is not None and not (path / EDITOR).exists():
-        path = entry.editor
-    return path / EDITOR
+    return path if path.suffix == ".safetensors" else run_of(name) / EDITOR
 
 
 def read_editor(path: Path) -> tuple[dict[str, Tensor], TrainConfig, RegionClusters, str]:
@@ -132,14 +135,14 @@ def read_editor(path: Path) -> tuple[dict[str, Tensor], TrainConfig, RegionClust
                         f"put that back, or train it again: {REMAKE}") from error
 
 
-def load_run(folder: Path, device: str = "auto", trust: bool = False,
-             ckpt: Path | None = None, preview: bool = False) -> tuple[RegionEditor, World, TrainConfig]:
+def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path | None = None,
+             seen: Callable[[World], World] | None = None) -> tuple[RegionEditor, World, TrainConfig]:
     """Rebuild the editor of a run folder, frozen, with its world and configuration.
 
     Args:
         trust: run a CLIP archive that is not OpenAI's; it is the caller's word, never the folder's.
         ckpt: where its generator lies now.
-        preview: with the smaller, earlier pictures of its generator, where its world has such.
+        seen: World.preview or World.early: with smaller, earlier pictures of its generator, where its world has such.
     Raises:
         UserError: the folder has no whole editor, or its generator is not the one that the editor was trained on.
     """
@@ -153,7 +156,7 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False,
     if known_hash not in (UNKNOWN, world.generator_hash):
         raise UserError(f"{path} was trained on the generator {known_hash}, but {shown(generator or config.domain)} has "
                         f"{world.generator_hash}; give the right one with --ckpt, or train it again: {REMAKE}")
-    world = world.preview() if preview else world
+    world = seen(world) if seen else world
     if (steps := trained_steps(folder)) < config.step:
         warnings.warn(f"{path} is unfinished: it has {steps} of {config.step} steps", stacklevel=2)
     editor = build_editor(config, world, regions.to(world.device))

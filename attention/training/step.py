@@ -31,6 +31,7 @@ class Draw:
         t: the step's time in [0, 1).
         source: the unedited picture.
         target, where: (B, D) CLIP embeddings of the changes and of their places.
+        others: (M, D) of further texts, the same in all processes, that no edit of this step is about.
         seeds: of each prompt's augmented view.
     """
 
@@ -38,6 +39,7 @@ class Draw:
     source: Source
     target: Tensor
     where: Tensor
+    others: Tensor
     seeds: Sequence[int]
 
 
@@ -72,14 +74,15 @@ def draw(learner: Learner, sampler: PhraseSampler, number: int) -> Draw:
     """Draw the step of this number. All randomness comes from the seed and the number, so that a run can go on anywhere."""
     config, random = learner.config, np.random.default_rng([learner.config.seed, number])
     seeds = own_rows(random.integers(2**31, size=config.batch_size * world_size()).tolist())
-    target, where = conditions(config, learner.world, sampler, random)
+    target, where, others = conditions(config, learner.world, sampler, random)
     source = learner.editor.source(learner.world.sample_w(1, int(random.integers(2**31))))
-    return Draw(number / config.step, source, target, where, seeds)
+    return Draw(number / config.step, source, target, where, others, seeds)
 
 
 def conditions(config: TrainConfig, world: World, sampler: PhraseSampler,
-               random: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """What and where of a step, CLIP embeddings (B, D) each: texts, pictures of other faces, or a mix of both.
+               random: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """What and where of a step, CLIP embeddings (B, D) each: texts, pictures of other faces, or a mix of both; and (M, D)
+    of further texts.
 
     All processes draw the prompts of all of them, and each takes its own: no prompt comes twice.
     """
@@ -96,7 +99,9 @@ def conditions(config: TrainConfig, world: World, sampler: PhraseSampler,
     by_picture = torch.from_numpy(own_rows(random.random(count) < PICTURE_SHARE[config.target]))
     with torch.no_grad():
         where = world.clip.encode_text(own_rows(wheres))
-        target = torch.empty_like(where)
+        target, further = torch.empty_like(where), where[:0]
+        if others := sampler.others(whats, config.negatives):
+            further = world.clip.encode_text(others)
         if by_picture.any():
             w = own_rows(world.sample_w(count, w_seed))[by_picture.to(world.device)]
             with autocast(config.precision, world.device):
@@ -105,7 +110,7 @@ def conditions(config: TrainConfig, world: World, sampler: PhraseSampler,
         if not by_picture.all():
             texts = [what for what, other in zip(own_rows(whats), by_picture, strict=True) if not other]
             target[~by_picture.to(world.device)] = world.clip.encode_text(texts)
-    return target, where
+    return target, where, further
 
 
 def gradients(learner: Learner, draw: Draw) -> dict[str, float]:
@@ -196,7 +201,7 @@ def embed(learner: Learner, draw: Draw, edit: Edit, rows: slice = slice(None)) -
 
 def gathered(learner: Learner, draw: Draw, generated: Tensor, before: Tensor | None) -> Embeddings:
     """What joint losses look at: the embeddings of all processes."""
-    return Embeddings(learner.gather(generated), learner.gather(draw.target),
+    return Embeddings(learner.gather(generated), torch.cat([learner.gather(draw.target), draw.others]),
                       None if before is None else learner.gather(before), learner.config.temperature)
 
 

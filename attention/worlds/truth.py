@@ -54,6 +54,10 @@ class Seen(Protocol):
         """(attributes, N) bool: the attribute is seen."""
         ...
 
+    def distance(self, other: "Seen") -> np.ndarray:
+        """(N,) how far these faces are from those of another N pictures, in the world's own unit; 0: no difference."""
+        ...
+
     def same_face(self, other: "Seen") -> np.ndarray:
         """(N,) bool: whether it is the same face as in another N pictures, whatever was edited."""
         ...

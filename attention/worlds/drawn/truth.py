@@ -93,16 +93,20 @@ class SeenFaces:
     def holds(self) -> np.ndarray:
         return np.stack([concept.seen_in(self.params) for concept in CONCEPTS])
 
+    def distance(self, other: Seen) -> np.ndarray:
+        """The largest change of place, width and height of the face, in shares of their ranges."""
+        if not isinstance(other, SeenFaces):
+            raise TypeError(f"drawn faces compare with drawn faces, not with {type(other).__name__}")
+        moved = [np.abs(getattr(other.params, name) - getattr(self.params, name)) for name in POSE_AND_SHAPE]
+        largest: np.ndarray = np.max(np.stack(moved), axis=0)
+        return largest
+
     def same_face(self, other: Seen) -> np.ndarray:
         """Place, width and height of the face are seen unchanged, each to SAME_FACE of its range.
 
         It also falls where the reader is misled by what no drawing has, such as hair of a glaring red.
         """
-        if not isinstance(other, SeenFaces):
-            raise TypeError(f"drawn faces compare with drawn faces, not with {type(other).__name__}")
-        moved = [np.abs(getattr(other.params, name) - getattr(self.params, name)) for name in POSE_AND_SHAPE]
-        same: np.ndarray = np.all(np.stack(moved) <= SAME_FACE, axis=0)
-        return same
+        return self.distance(other) <= SAME_FACE
 
 
 class DrawnTruth:

@@ -2,6 +2,7 @@
 
     python -m attention.worlds.faces.build                     # everything that is missing
     python -m attention.worlds.faces.build --part clip         # one part anew
+    python -m attention.worlds.faces.build --part edits        # lessons: what the editor that is shipped now does
     python -m attention.worlds.faces.build --part manifest     # figures and hashes of what is there
 
 Needs `python -m attention.download faces mesh` and the extra truth. Pictures to learn from go to build/faces, shard by
@@ -32,17 +33,18 @@ from attention.generator import MobileStyleGAN
 from attention.images import to_image
 from attention.training import loop as training
 from attention.training.clustering import fit_regions
-from attention.training.runs import ship_editor
+from attention.training.runs import load_run, ship_editor
 from attention.worlds.faces.concepts import CONCEPTS
 from attention.worlds.faces.fit.clip import RECIPE, fit_clip, joined
 from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
-from attention.worlds.faces.fit.pictures import Measured, make_shards, measured
+from attention.worlds.faces.fit.pictures import EDITS, Measured, make_edits, make_shard, make_shards, measured
 from attention.worlds.faces.fit.segments import fit_segments, save_segments
 from attention.worlds.faces.measures import truth_table
 from attention.worlds.faces.mesh import FaceMesh
 from attention.worlds.faces.parts import Segments
 from attention.worlds.phrases import area_under_curve
 from attention.worlds.registry import configured, world_of
+from attention.worlds.world import World
 
 COMMAND = "python -m attention.worlds.faces.build"
 UNSEEN = 2              # the last shards: never learned from, so that the CLIP can be judged by them
@@ -52,11 +54,12 @@ HEADS = dict(zip(("early.safetensors", "preview.safetensors"), LAYERS, strict=Tr
 class BuildConfig(Config):
     """Options of build."""
 
-    part: Literal["missing", "heads", "segments", "pictures", "clip", "editor", "manifest"] = option(
+    part: Literal["missing", "heads", "segments", "pictures", "edits", "clip", "editor", "manifest"] = option(
         "missing", "what to make")
     work: Path = option(ROOT / "build/faces", "folder of pictures and of the editor's run")
     shards: int = option(40, "sets of 250 faces and 250 changed ones to learn from; the last are kept to judge by",
                          min=UNSEEN + 1, max=9999)
+    editor: Path = option(SHIPPED_FACES, "run folder of the editor of --part edits")
     first: int = option(0, "shard to begin at", min=0, max=9999)
     last: int = option(9999, "shard to end before", min=0, max=9999)
 
@@ -73,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
                         "a checkout")
     need("truth", "building the world of faces")
     SHIPPED_FACES.mkdir(parents=True, exist_ok=True)
+    if config.part == "edits":
+        _build_edits(config)
     builders = {"heads": (_build_heads, "preview"), "segments": (_build_segments, "segments"),
                 "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"), "editor": (_build_editor, "editor")}
     for part, (build, file) in builders.items():
@@ -105,17 +110,28 @@ def _build_segments(config: BuildConfig) -> None:
 
 def _build_pictures(config: BuildConfig) -> None:
     generator = early_generator(_generator()[0], SHIPPED_FACES / "early.safetensors")
-    segments = Segments(SHIPPED_FACES / "segments.safetensors", torch.device("cpu"))
+    segments, mesh = Segments(SHIPPED_FACES / "segments.safetensors", torch.device("cpu")), FaceMesh()
     numbers = range(config.first, min(config.last, config.shards))
     if not numbers:
         raise UserError(f"no shard lies from --first {config.first} to before --last {config.last} of --shards "
                         f"{config.shards}, which are counted from 0")
-    make_shards(generator, segments, FaceMesh(), config.work / "pictures", numbers)
+    make_shards(config.work / "pictures", {f"{number:04d}": number for number in numbers},
+                lambda number: make_shard(generator, segments, mesh, number))
+
+
+def _build_edits(config: BuildConfig) -> None:
+    """Lessons by an earlier editor, from --first to before --last; the next CLIP learns from all that are there."""
+    editor, world, _ = load_run(config.editor, seen=World.early)
+    segments, mesh = Segments(SHIPPED_FACES / "segments.safetensors", world.device), FaceMesh()
+    make_shards(config.work / "pictures", {f"{EDITS}{number:04d}": number for number in range(config.first, config.last)},
+                lambda number: make_edits(editor, lambda prompt: world.clip.encode_text([prompt]), world.prompts, segments,
+                                          mesh, number))
 
 
 def _pictures(config: BuildConfig, unseen: bool) -> Measured:
-    numbers = range(config.shards)
-    return joined(measured(config.work / "pictures", numbers[-UNSEEN:] if unseen else numbers[:-UNSEEN]))
+    folder, names = config.work / "pictures", [f"{number:04d}" for number in range(config.shards)]
+    edits = [path.stem for path in sorted(folder.glob(f"{EDITS}*.npz")) if not path.stem.endswith("-measured")]
+    return joined(measured(folder, names[-UNSEEN:] if unseen else [*names[:-UNSEEN], *edits]))
 
 
 def _build_clip(config: BuildConfig) -> None:

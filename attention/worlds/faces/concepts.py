@@ -1,4 +1,7 @@
-"""What can be said of real-looking faces: phrases, their parts, other words; measures.py says when one is true."""
+"""What can be said of real-looking faces: phrases, their parts, other words; measures.py says when one is true.
+
+docs/faces.md says which were tried and dropped.
+"""
 
 from attention.worlds import concepts
 from attention.worlds.concepts import Concept, Sayings
@@ -17,15 +20,12 @@ CONCEPTS = (
     Concept("serious", "mouth", "smile", ("a serious mouth", "not smiling")),
     Concept("mouth open", "mouth", "mouth_open", ("mouth slightly open", "an open mouth")),
     Concept("mouth closed", "mouth", "mouth_open", ("a closed mouth",)),
-    Concept("blue eyes", "eyes", "eye_colour"),
-    Concept("brown eyes", "eyes", "eye_colour", ("dark eyes",)),
     Concept("big eyes", "eyes", "eye_opening", ("large eyes", "wide eyes")),
     Concept("narrow eyes", "eyes", "eye_opening", ("small eyes",)),
     Concept("dark eyebrows", "brows", "brow_darkness", ("bushy eyebrows", "thick eyebrows")),
     Concept("light eyebrows", "brows", "brow_darkness", ("thin eyebrows",)),
     Concept("big nose", "nose", "nose_width", ("large nose", "wide nose")),
     Concept("narrow nose", "nose", "nose_width", ("small nose",)),
-    *(Concept(f"{colour} clothes", "clothes", "clothes_colour") for colour in ("black", "white", "red", "blue")),
     *(Concept(f"{colour} background", "background", "background_colour") for colour in ("dark", "bright", "green", "blue")),
 )
 BY_PHRASE = {concept.phrase: concept for concept in CONCEPTS}
@@ -33,15 +33,13 @@ PROMPTS = tuple(concept.phrase for concept in CONCEPTS)
 PART_NAMES = {"hair": ("hair", "the hair"), "skin": ("skin", "the skin", "the face"), "cheeks": ("cheeks", "the cheeks"),
               "jaw": ("chin", "the chin", "the jaw"), "lips": ("lips", "the lips"), "mouth": ("mouth", "the mouth"),
               "eyes": ("eyes", "the eyes"), "brows": ("eyebrows", "the eyebrows"), "nose": ("nose", "the nose"),
-              "clothes": ("clothes", "the clothes"), "background": ("background", "the background")}
+              "background": ("background", "the background")}
 OTHER_WORDS = {
     **{word: others for word, others in concepts.OTHER_WORDS.items()
        if word in ("hair", "eyes", "eyebrows", "cheeks", "lips", "nose", "skin", "grey", "blonde", "red", "black", "tanned",
                    "big", "wide", "small", "thin", "blonde hair", "brown hair", "red hair", "grey hair", "pale skin",
                    "tanned skin", "rosy cheeks", "smiling", "mouth closed", "beard", "no hair", "no beard")},
-    "clothes": ("clothing", "shirt", "dress", "jacket", "top", "sweater"),
     "background": ("backdrop",),
-    "white": ("cream",),
     "dark": ("gloomy",),
     "bright": ("white background", "light background"),
     "serious": ("neutral", "stern", "solemn"),

@@ -12,6 +12,9 @@ from attention.worlds.faces.concepts import CONCEPTS
 from attention.worlds.faces.parts import CHIN, NOSE_BASE, Face
 
 LEAST_PIXELS = 12           # of a part, below which nothing is known of its colour
+STRANDS = 2.4               # roughness of hair that all but 1 % of real-looking hair has; black hair has half of it
+PAINT = -99.0               # the score of what is no hair
+ROUGH_SIDE = 128            # px of the pictures whose neighbours' differences roughness is
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Colours:
 
 
 def colours(face: Face) -> Colours:
-    """The colours of a face's parts. Roughness: mean absolute difference of neighbouring pixels' L."""
+    """The colours of a face's parts. Roughness: mean absolute difference of L of pixels a 128th of the picture apart."""
     from skimage.color import rgb2lab  # noqa: PLC0415  (of the extra `truth`)
 
     lab = rgb2lab(face.pixels)
@@ -32,10 +35,11 @@ def colours(face: Face) -> Colours:
     parts["face"] = parts["oval"] & ~features & ~parts["nose"]
     medians = {name: np.median(lab[mask], axis=0) if mask.sum() >= LEAST_PIXELS else np.full(3, np.nan)
                for name, mask in parts.items()}
-    steps = np.abs(np.diff(lab[..., 0], axis=1))
+    apart = max(1, len(lab) // ROUGH_SIDE)
+    steps = np.abs(lab[:, apart:, 0] - lab[:, :-apart, 0])
     roughness = {}
     for name in ("hair", "face", "jaw", "lips"):
-        both = parts[name][:, 1:] & parts[name][:, :-1]
+        both = parts[name][:, apart:] & parts[name][:, :-apart]
         roughness[name] = float(steps[both].mean()) if both.sum() >= LEAST_PIXELS else np.nan
     return Colours(medians, roughness)
 
@@ -117,46 +121,43 @@ def _all(*scores: np.ndarray) -> np.ndarray:
     return least
 
 
+def _hair(score: Callable[[Mapping[str, np.ndarray]], np.ndarray], true: float, false: float,
+          strands: float = STRANDS) -> Rule:
+    """A colour of hair, which is none of hair so smooth that it has no strands."""
+    return Rule(lambda m: np.where(m["hair_rough"] < strands, PAINT, score(m)), true, false)
+
+
 # Bounds were set on 500 generated faces, so that what is plainly true looks so to a person, and is so of some 5 to 20 %.
 RULES: dict[str, Rule] = {
-    "black hair": Rule(lambda m: -m["hair_L"] - np.maximum(m["hair_chroma"] - 6, 0), -15, -22),
-    "brown hair": Rule(lambda m: _all(m["hair_L"] - 17, 38 - m["hair_L"], 2 * (m["hair_chroma"] - 8), 13 - m["hair_a"]),
-                       2, -2),
-    "blonde hair": Rule(lambda m: _all(m["hair_L"] - 40, 2 * (m["hair_b"] - 13)), 2, -5),
-    "red hair": Rule(lambda m: _all(m["hair_a"] - 11, 1.5 * (m["hair_a"] - 0.7 * m["hair_b"]), m["hair_L"] - 12), 1.5, -3),
-    "grey hair": Rule(lambda m: _all(m["hair_L"] - 30, 2 * (9 - m["hair_chroma"])), 2, -4),
+    "black hair": _hair(lambda m: -m["hair_L"] - np.maximum(m["hair_chroma"] - 6, 0), -15, -22, strands=1.2),
+    "brown hair": _hair(lambda m: _all(m["hair_L"] - 17, 38 - m["hair_L"], 2 * (m["hair_chroma"] - 8), 13 - m["hair_a"]),
+                        2, -2),
+    "blonde hair": _hair(lambda m: _all(m["hair_L"] - 40, 2 * (m["hair_b"] - 13)), 2, -5),
+    "red hair": _hair(lambda m: _all(m["hair_a"] - 11, 1.5 * (m["hair_a"] - 0.7 * m["hair_b"]), m["hair_L"] - 12), 1.5, -3),
+    "grey hair": _hair(lambda m: _all(m["hair_L"] - 30, 2 * (9 - m["hair_chroma"])), 2, -4),
     "pale skin": Rule(lambda m: m["skin_L"], 72, 66),
     "tanned skin": Rule(lambda m: _all(60 - m["skin_L"], m["skin_L"] - 32, 1.5 * (m["skin_b"] - 12)), 3, -3),
     "rosy cheeks": Rule(lambda m: m["cheeks_red"], 4.8, 3),
     "beard": Rule(lambda m: _all(m["jaw_dark"] - 7.5, 10 * (m["jaw_rough"] + 0.1)), 1.5, -2),
-    "red lipstick": Rule(lambda m: _all(m["lips_a"] - 42, 58 - m["lips_L"]), 2, -6),
-    "pink lipstick": Rule(lambda m: _all(m["lips_a"] - 35, 14 - m["lips_b"], m["lips_L"] - 45), 1.5, -3),
+    "red lipstick": Rule(lambda m: _all(m["lips_a"] - 42, m["lips_a"] - m["skin_a"] - 22, 58 - m["lips_L"]), 2, -6),
+    "pink lipstick": Rule(lambda m: _all(m["lips_a"] - 35, m["lips_a"] - m["skin_a"] - 17, 14 - m["lips_b"],
+                                         m["lips_L"] - 45), 1.5, -3),
     "pale lips": Rule(lambda m: -m["lips_a"], -26, -31),
     "smiling": Rule(lambda m: m["smile"], 0.115, 0.07),
     "serious": Rule(lambda m: -m["smile"], -0.03, -0.06),
     "mouth open": Rule(lambda m: m["mouth_gap"], 0.14, 0.07),
     "mouth closed": Rule(lambda m: -m["mouth_gap"], -0.03, -0.07),
-    "blue eyes": Rule(lambda m: _all(-m["iris_b"], m["iris_L"] - 16), 2, -2),
-    "brown eyes": Rule(lambda m: np.maximum(m["iris_b"] - 4, (16 - m["iris_L"]) / 2), 1, -2.5),
     "big eyes": Rule(lambda m: m["eye_opening"], 0.163, 0.14),
     "narrow eyes": Rule(lambda m: -m["eye_opening"], -0.105, -0.125),
     "dark eyebrows": Rule(lambda m: m["brows_dark"], 22, 15),
     "light eyebrows": Rule(lambda m: -m["brows_dark"], -7.5, -12),
     "big nose": Rule(lambda m: m["nose_width"], 0.685, 0.645),
     "narrow nose": Rule(lambda m: -m["nose_width"], -0.585, -0.62),
-    "black clothes": Rule(lambda m: _all(16 - m["clothes_L"], 14 - _chroma_of(m, "clothes")), 2, -4),
-    "white clothes": Rule(lambda m: _all(m["clothes_L"] - 70, 14 - _chroma_of(m, "clothes")), 2, -8),
-    "red clothes": Rule(lambda m: _all(m["clothes_a"] - 20, m["clothes_a"] - m["clothes_b"]), 2, -8),
-    "blue clothes": Rule(lambda m: -m["clothes_b"], 14, 6),
     "dark background": Rule(lambda m: -m["background_L"], -25, -35),
     "bright background": Rule(lambda m: m["background_L"], 80, 70),
     "green background": Rule(lambda m: _all(-m["background_a"] - 7, m["background_b"] + 4), 1, -4),
     "blue background": Rule(lambda m: -m["background_b"], 7, 2),
 }
-
-
-def _chroma_of(figures: Mapping[str, np.ndarray], part: str) -> np.ndarray:
-    return np.hypot(figures[f"{part}_a"], figures[f"{part}_b"])
 
 
 def _scores(numbers: np.ndarray) -> np.ndarray:

@@ -35,11 +35,14 @@ class SeenFaces:
     def holds(self) -> np.ndarray:
         return held(self.numbers).T
 
+    def distance(self, other: Seen) -> np.ndarray:
+        """The recogniser's."""
+        assert isinstance(other, SeenFaces)
+        return np.linalg.norm(self.identities - other.identities, axis=1)
+
     def same_face(self, other: Seen) -> np.ndarray:
         """The recogniser takes it for the same person."""
-        assert isinstance(other, SeenFaces)
-        same: np.ndarray = np.linalg.norm(self.identities - other.identities, axis=1) < SAME_PERSON
-        return same
+        return self.distance(other) < SAME_PERSON
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from attention.worlds.phrases import ClipFit, teach, vocabulary
 DAMAGE = Damage(shift=0.08, blur=1, gain=0.06, offset=0.03, noise=0.08)
 # What may be painted over, and the parts of the phrases that are false then.
 PAINTED = {"hair": ("hair",), "skin": ("skin", "cheeks", "jaw"), "lips": ("lips",), "irises": ("eyes",),
-           "brows": ("brows",), "clothes": ("clothes",), "background": ("background",)}
+           "brows": ("brows",), "background": ("background",)}
 PAINT_SHARE = 0.05      # of the faces, for every part
 
 

@@ -1,10 +1,11 @@
-"""Generated faces to learn from: pictures, what the features say of their parts, their meshes; and faces changed in a part.
+"""Generated faces to learn from: pictures, what the features say of their parts, their meshes.
 
-A changed face has a part of another face's styles, mixed inside the part alone by the very blend that an edit uses: natural
-texture, seams and all, and its truth is measured like any other's. Shards on disk, so that the work can go on anywhere.
+Three kinds: faces; the same ones changed in a part, by a part of another face's styles, mixed inside the part alone by the very
+blend that an edit uses: natural texture, seams and all; edits of an earlier editor, so that what fooled its CLIP is called by
+its name. Whatever made a picture, its truth is measured like any other's. Shards on disk: the work can go on anywhere.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from zipfile import BadZipFile
@@ -19,7 +20,8 @@ from attention.errors import UserError
 from attention.files.disk import write_atomically
 from attention.generator import Blend, Generator, sample_z
 from attention.images import to_pixels
-from attention.method.spatial_attention import blur_mask
+from attention.method.editor import RegionEditor
+from attention.method.spatial_attention import blur_mask, threshold_for
 from attention.worlds.faces.measures import measure
 from attention.worlds.faces.mesh import LEAST_SCORE, FaceMesh, Mesh
 from attention.worlds.faces.parts import Face, Segments
@@ -28,7 +30,11 @@ REMAKE = "python -m attention.worlds.faces.build --part pictures"
 SHARD = 250             # faces; each gives two pictures
 AT_ONCE = 5
 BLEND = 12              # 0-based layer of the edits
+EDITS = "edits-"        # begins the names of shards of edits
+EVERYWHERE = 0.2        # of the edits are done everywhere, so that light is not taken for lipstick
 MIXED_PARTS = ("hair", "skin", "jaw", "cheeks", "lips", "mouth", "eyes", "brows", "nose", "clothes", "background")
+
+Seen = tuple[np.ndarray, Mesh, np.ndarray]      # pixels, mesh and segments of a picture
 
 
 @dataclass(frozen=True)
@@ -60,13 +66,13 @@ class Measured:
     numbers: np.ndarray
 
 
-def measured(folder: Path, numbers: Iterable[int]) -> list[Measured]:
+def measured(folder: Path, names: Iterable[str]) -> list[Measured]:
     """Measure shards; what was measured once lies beside them. Faces that no mesh was found in are left out."""
     found = []
-    for number in tqdm(list(numbers), desc="measures"):
-        path = folder / f"{number:04d}-measured.npz"
+    for name in tqdm(list(names), desc="measures"):
+        path = folder / f"{name}-measured.npz"
         if not path.exists():
-            pictures = shard(folder, number)
+            pictures = shard(folder, name)
             faces = [pictures.face(i) for i in range(len(pictures)) if pictures.scores[i] >= LEAST_SCORE]
             figures = np.array([list(measure(face).values()) for face in faces], np.float32)
             labels = np.stack([face.labels() for face in faces]).astype(np.uint8)
@@ -76,11 +82,11 @@ def measured(folder: Path, numbers: Iterable[int]) -> list[Measured]:
     return found
 
 
-def shard(folder: Path, number: int) -> Pictures:
+def shard(folder: Path, name: str) -> Pictures:
     """Read a shard that was made."""
-    path = folder / f"{number:04d}.npz"
+    path = folder / f"{name}.npz"
     if not path.exists():
-        raise UserError(f"{path} is missing; make it with: {REMAKE} --first {number} --last {number + 1}")
+        raise UserError(f"{path} is missing; make it with: {REMAKE} --first {int(name)} --last {int(name) + 1}")
     return Pictures(*read_arrays(path, ("pixels", "segments", "meshes", "persons", "scores")))
 
 
@@ -98,13 +104,13 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
 
 
 @torch.no_grad()
-def make_shards(generator: Generator, segments: Segments, mesh: FaceMesh, folder: Path, numbers: range) -> None:
-    """Make what is missing; a shard's number is its seed."""
+def make_shards(folder: Path, names: Mapping[str, int], make: Callable[[int], Pictures]) -> None:
+    """Make what is missing of shards by name, each from its seed."""
     folder.mkdir(parents=True, exist_ok=True)
-    for number in tqdm(numbers, desc="faces"):
-        path = folder / f"{number:04d}.npz"
+    for name, seed in tqdm(names.items(), desc="faces"):
+        path = folder / f"{name}.npz"
         if not path.exists():
-            write_arrays(path, vars(make_shard(generator, segments, mesh, number)))
+            write_arrays(path, vars(make(seed)))
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -119,11 +125,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 def make_shard(generator: Generator, segments: Segments, mesh: FaceMesh, number: int) -> Pictures:
     """SHARD seeded faces, and the same ones changed in a part."""
     random = np.random.default_rng([7, number])
-    z = sample_z(SHARD, generator.style_dim, 10_000 + number)
-    truncation = torch.from_numpy(random.uniform(0.5, 1.0, (SHARD, 1))).float()
-    mean = generator.mapping(z[:1], 0.0)
-    w = mean + truncation * (generator.mapping(z) - mean)
-    found: list[tuple[np.ndarray, ...]] = []
+    w = sample_faces(generator, random, 10_000 + number)
+    found: list[Seen] = []
     for rows in torch.arange(SHARD).split(AT_ONCE):
         styles = generator.styles(w[rows])
         made = run(generator, styles, None)
@@ -132,11 +135,55 @@ def make_shard(generator: Generator, segments: Segments, mesh: FaceMesh, number:
         mixed = mixture(random, styles, others)
         mask = torch.stack([part_mask(random, Face.of(*face)) for face in pictures])                 # (B, 1, 64, 64)
         changed = run(generator, mixed, Blend(BLEND, mask, made[1]))
-        for pixels, seen, labels in (*pictures, *look(changed, segments, mesh)):
-            person = Image.fromarray((seen.person * 255).round().astype(np.uint8)).resize(labels.shape)
-            found.append((pixels, labels.astype(np.uint8), seen.flat().astype(np.float16), np.asarray(person),
-                          np.float32(seen.score)))
-    return Pictures(*(np.stack(values) for values in zip(*found, strict=True)))
+        found += [*pictures, *look(changed, segments, mesh)]
+    return kept(found)
+
+
+def make_edits(editor: RegionEditor, text: Callable[[str], Tensor], prompts: Sequence[str], segments: Segments,
+               mesh: FaceMesh, number: int) -> Pictures:
+    """SHARD seeded faces, each edited by some prompt with some strength in some place: its own, another's, everywhere.
+
+    Hair and background are called what they were before the edit, as in the evaluation (truth.py).
+
+    Args:
+        text: a prompt -> its embedding (1, D).
+    """
+    random = np.random.default_rng([8, number])
+    w = sample_faces(editor.generator, random, 500_000 + number)
+    found: list[Seen] = []
+    for rows in torch.arange(SHARD).split(AT_ONCE):
+        source = editor.source(w[rows])
+        whats = torch.cat([text(str(prompt)) for prompt in random.choice(prompts, len(rows))])
+        wheres = torch.cat([text(str(prompt)) for prompt in random.choice(prompts, len(rows))])
+        own = torch.from_numpy(random.random((len(rows), 1)) < 0.7)
+        place = editor.locate(source, torch.where(own, whats, wheres), threshold_for(random.uniform(0.4, 1)))
+        everywhere = torch.from_numpy(random.random((len(rows), 1, 1, 1)) < EVERYWHERE)
+        mask = torch.where(everywhere, torch.ones(()), place.mask)
+        full = editor.mapper(source.styles, whats, 1.0)
+        shares = torch.from_numpy(random.uniform(0.04, 0.3, (len(rows), 1))).float()
+        styles = [torch.lerp(before, after, shares) for before, after in zip(source.styles, full, strict=True)]
+        changed = run(editor.generator, styles, Blend(editor.layer, mask, source.features))
+        labels = segments(source.features[segments.layer]).cpu().numpy()
+        found += [(pixels, mesh(pixels), before) for pixels, before in zip(to_pixels(changed[0]), labels, strict=True)]
+    return kept(found)
+
+
+def sample_faces(generator: Generator, random: np.random.Generator, seed: int) -> Tensor:
+    """w (SHARD, style_dim) of faces of many truncations."""
+    z = sample_z(SHARD, generator.style_dim, seed)
+    truncation = torch.from_numpy(random.uniform(0.5, 1.0, (SHARD, 1))).float()
+    mean = generator.mapping(z[:1], 0.0)
+    return mean + truncation * (generator.mapping(z) - mean)
+
+
+def kept(found: Sequence[Seen]) -> Pictures:
+    """What is written of pictures."""
+    rows = []
+    for pixels, seen, labels in found:
+        person = Image.fromarray((seen.person * 255).round().astype(np.uint8)).resize(labels.shape)
+        rows.append((pixels, labels.astype(np.uint8), seen.flat().astype(np.float16), np.asarray(person),
+                     np.float32(seen.score)))
+    return Pictures(*(np.stack(values) for values in zip(*rows, strict=True)))
 
 
 def run(generator: Generator, styles: list[Tensor], blend: Blend | None) -> tuple[Tensor, list[Tensor]]:
@@ -147,8 +194,7 @@ def run(generator: Generator, styles: list[Tensor], blend: Blend | None) -> tupl
     return image.float(), features
 
 
-def look(made: tuple[Tensor, list[Tensor]], segments: Segments,
-         mesh: FaceMesh) -> list[tuple[np.ndarray, Mesh, np.ndarray]]:
+def look(made: tuple[Tensor, list[Tensor]], segments: Segments, mesh: FaceMesh) -> list[Seen]:
     """Pixels, mesh and segments of every picture."""
     labels = segments(made[1][segments.layer].float()).cpu().numpy()
     return [(pixels, mesh(pixels), own) for pixels, own in zip(to_pixels(made[0]), labels, strict=True)]

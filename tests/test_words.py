@@ -243,8 +243,10 @@ def test_the_command_refuses_before_it_loads_anything(tmp_path):
 def test_the_list_of_what_can_be_said_is_that_of_the_code():
     page = (ROOT / "docs/words.md").read_text()
     rows = [[cell.strip() for cell in row.strip("|").split("|")] for row in page.splitlines() if row.startswith("|")]
-    said = {place: ", ".join(phrases) for place, phrases in sayable(WORLDS["drawn"]).items()}
+    said, real = ({place: ", ".join(phrases) for place, phrases in sayable(WORLDS[world]).items()}
+                  for world in ("drawn", "faces"))
     other = {known: ", ".join(others) for known, others in OTHER_WORDS.items() if not known.startswith("no ")}
     expected = [["place", "what can be said of it"], ["---", "---"], *map(list, said.items()),
-                ["what is known", "other words for it"], ["---", "---"], *map(list, other.items())]
+                ["what is known", "other words for it"], ["---", "---"], *map(list, other.items()),
+                ["place", "what can be said of it"], ["---", "---"], *map(list, real.items())]
     assert rows == expected, json.dumps(expected, indent=1)

@@ -215,8 +215,7 @@ def test_doing_nothing_succeeds_never_and_preserves_all(params, before, clip):
     assert {name: round(value, 5) for name, value in figures.items() if value is not None} == {
         "success": 0, "success_by_reader": 0, "faces": int((BY_PHRASE["beard"].truth(params) == 0).sum()),
         "collateral": 0, "psnr_outside": 80, "ssim_outside": 1, "mse_outside": 0, "largest_outside": 0, "change_inside": 0,
-        "change_outside": 0, "identity": 1,
-        "clip_gain": 0}
+        "change_outside": 0, "identity_distance": 0, "identity": 1, "clip_gain": 0}
     assert figures["iou"] is None and figures["lpips_outside"] is None
 
 

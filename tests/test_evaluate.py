@@ -54,6 +54,15 @@ def test_strength_zero_changes_nothing_and_the_default_succeeds_in_the_right_pla
     assert edits["change_inside"] > 20 * edits["change_outside"] and edits["iou"] == nothing["iou"] > 0.3
 
 
+def test_a_shipped_editor_is_measured_by_its_name_and_nothing_is_written_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], prompts=PROMPTS[:1]))
+    shipped = sorted(path.name for path in SHIPPED.iterdir())
+    written = evaluate.main(["--run", "drawn", "--faces", "1", "--strengths", "0.1"])
+    assert written.resolve() == tmp_path / "runs/drawn-shipped/metrics.json" and written.exists()
+    assert sorted(path.name for path in SHIPPED.iterdir()) == shipped
+
+
 def test_the_page_shows_the_figures_of_the_report(run, report):
     lines = (run / "metrics.md").read_text().splitlines()
     row = report["prompts"]["big nose"]

@@ -36,6 +36,20 @@ def test_a_folder_is_held_by_one_process_which_the_next_is_told_of(tmp_path):
 # --- steps
 
 
+@pytest.mark.parametrize("before, kept", [(False, False), (True, True)], ids=["new", "old"])
+def test_what_is_refused_leaves_no_folder_behind_but_one_that_was_there(before, kept, tmp_path):
+    folder = tmp_path / "run"
+    if before:
+        folder.mkdir()
+    with pytest.raises(UserError, match="no"), claimed(folder):
+        raise UserError("no")
+    assert folder.exists() == kept
+    with claimed(tmp_path / "filled"):
+        (tmp_path / "filled/regions").touch()
+    assert (tmp_path / "filled/regions").exists()
+
+
+
 def test_the_steps_are_those_of_the_file_and_of_its_options_where_it_does_not_say():
     assert trained_steps(SHIPPED) == 1200
 

@@ -7,7 +7,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import gethostname
 
@@ -60,11 +60,13 @@ def clear_run(folder: Path) -> None:
 
 @contextmanager
 def claimed(folder: Path) -> Iterator[None]:
-    """Hold a folder for this process while inside; made where it is missing. The system lets go of it when a process dies.
+    """Hold a folder for this process while inside; made where it is missing, and gone again if nothing was put there. The
+    system lets go of it when a process dies.
 
     Raises:
         UserError: another process holds it, which the message names; or the folder cannot be written.
     """
+    new = not os.path.exists(folder)
     path = run_folder(folder) / LOCK
     try:
         file = _locked(path)
@@ -84,6 +86,9 @@ def claimed(folder: Path) -> Iterator[None]:
         if _is(path, file):
             path.unlink()                   # before the lock is let go: after that it may be another's
         os.close(file)
+        if new:
+            with suppress(OSError):         # something lies there now
+                path.parent.rmdir()
 
 
 def _locked(path: Path) -> int:

@@ -33,9 +33,6 @@ def test_a_folder_is_held_by_one_process_which_the_next_is_told_of(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-# --- steps
-
-
 @pytest.mark.parametrize("before, kept", [(False, False), (True, True)], ids=["new", "old"])
 def test_what_is_refused_leaves_no_folder_behind_but_one_that_was_there(before, kept, tmp_path):
     folder = tmp_path / "run"
@@ -48,6 +45,8 @@ def test_what_is_refused_leaves_no_folder_behind_but_one_that_was_there(before, 
         (tmp_path / "filled/regions").touch()
     assert (tmp_path / "filled/regions").exists()
 
+
+# --- steps
 
 
 def test_the_steps_are_those_of_the_file_and_of_its_options_where_it_does_not_say():

@@ -110,11 +110,11 @@ def _build_segments(config: BuildConfig) -> None:
 
 def _build_pictures(config: BuildConfig) -> None:
     generator = early_generator(_generator()[0], SHIPPED_FACES / "early.safetensors")
-    segments, mesh = Segments(SHIPPED_FACES / "segments.safetensors", torch.device("cpu")), FaceMesh()
     numbers = range(config.first, min(config.last, config.shards))
     if not numbers:
         raise UserError(f"no shard lies from --first {config.first} to before --last {config.last} of --shards "
                         f"{config.shards}, which are counted from 0")
+    segments, mesh = Segments(SHIPPED_FACES / "segments.safetensors", torch.device("cpu")), FaceMesh()
     make_shards(config.work / "pictures", {f"{number:04d}": number for number in numbers},
                 lambda number: make_shard(generator, segments, mesh, number))
 

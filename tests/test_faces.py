@@ -319,6 +319,8 @@ def test_an_early_picture_comes_of_the_same_layers_and_a_foreign_head_is_refused
 MISTAKES = [(build.main, ["--part", "clip", "--work", "{work}"], r"0000\.npz is missing; make it .*--first 0 --last 1$"),
             (build.main, ["--part", "clip", "--work", "{cut}"], r"0000\.npz is no whole set of pictures .*delete it"),
             (build.main, ["--part", "pictures", "--first", "50"], "no shard lies from --first 50 to before --last 9999"),
+            (build.main, ["--part", "edits", "--first", "50"], "from --first 50 to before --last 9999 of --edits 8"),
+            (build.main, ["--part", "edits", "--editor", "{empty}"], "editor.safetensors"),
             (build.main, ["--shards", "2"], "--shards is"), (sheet, ["--run", "nowhere"], "nowhere"),
             (sheet, ["--seeds", "7,x"], "--seeds is '7,x', expected whole numbers")]
 
@@ -334,7 +336,7 @@ def test_a_mistake_is_one_sentence_and_nothing_is_written(main, words, told, tmp
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*.*"))
     with pytest.raises(UserError, match=told):
-        main([word.format(work=tmp_path / "empty", cut=tmp_path / "cut") for word in words])
+        main([word.format(work=tmp_path / "empty", empty=tmp_path / "empty", cut=tmp_path / "cut") for word in words])
     assert sorted(tmp_path.rglob("*.*")) == before
 
 

@@ -43,13 +43,13 @@ class StyleMapper(nn.Module):
         if spread is not None and [len(limit) for limit in self.buffers()] != widths:
             raise ValueError(f"spread must have one vector for each style, of widths {widths}")
 
-    def forward(self, styles: Sequence[Tensor], text: Tensor, strength: float | None = None) -> list[Tensor]:
+    def forward(self, styles: Sequence[Tensor], text: Tensor, strength: float | Tensor | None = None) -> list[Tensor]:
         """Edit styles.
 
         Args:
             styles: every layer's (B, C_l) or (1, C_l); one face may be edited with B texts.
             text: (B, D) or (1, D).
-            strength: instead of the mapper's own; 0 changes nothing.
+            strength: instead of the mapper's own, or (B, 1) of them; 0 changes nothing.
         Returns:
             Every layer's style: the edited ones (B, C_l), later ones as they came.
         """

@@ -115,9 +115,11 @@ class PhraseSampler:
 
     def others(self, prompts: Sequence[str], count: int) -> list[str]:
         """Draw at most `count` phrases that none of these prompts contains, each once; 0 draws nothing at random."""
+        if count == 0:
+            return []
         used = {phrase for prompt in prompts for phrase in prompt.split(JOIN)}
-        left = [phrase for phrase in self.phrases if phrase not in used] if count else []
-        return [left[i] for i in torch.randperm(len(left), generator=self.generator)[:count].tolist()] if left else []
+        left = [phrase for phrase in self.phrases if phrase not in used]
+        return [left[i] for i in torch.randperm(len(left), generator=self.generator)[:count].tolist()]
 
 
 def prompts_for(config: TrainConfig, world: World) -> PhraseSampler:

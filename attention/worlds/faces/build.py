@@ -59,6 +59,7 @@ class BuildConfig(Config):
     work: Path = option(ROOT / "build/faces", "folder of pictures and of the editor's run")
     shards: int = option(40, "sets of 250 faces and 250 changed ones to learn from; the last are kept to judge by",
                          min=UNSEEN + 1, max=9999)
+    edits: int = option(8, "sets of 250 edits to learn from", min=1, max=9999)
     editor: Path = option(SHIPPED_FACES, "run folder of the editor of --part edits")
     first: int = option(0, "shard to begin at", min=0, max=9999)
     last: int = option(9999, "shard to end before", min=0, max=9999)
@@ -110,20 +111,28 @@ def _build_segments(config: BuildConfig) -> None:
 
 def _build_pictures(config: BuildConfig) -> None:
     generator = early_generator(_generator()[0], SHIPPED_FACES / "early.safetensors")
-    numbers = range(config.first, min(config.last, config.shards))
-    if not numbers:
-        raise UserError(f"no shard lies from --first {config.first} to before --last {config.last} of --shards "
-                        f"{config.shards}, which are counted from 0")
+    numbers = _numbers(config, "shards")
     segments, mesh = Segments(SHIPPED_FACES / "segments.safetensors", torch.device("cpu")), FaceMesh()
     make_shards(config.work / "pictures", {f"{number:04d}": number for number in numbers},
                 lambda number: make_shard(generator, segments, mesh, number))
 
 
+def _numbers(config: BuildConfig, flag: str) -> range:
+    """Of the shards that --first and --last leave to this process."""
+    count = getattr(config, flag)
+    numbers = range(config.first, min(config.last, count))
+    if not numbers:
+        raise UserError(f"no shard lies from --first {config.first} to before --last {config.last} of --{flag} {count}, "
+                        "which are counted from 0")
+    return numbers
+
+
 def _build_edits(config: BuildConfig) -> None:
-    """Lessons by an earlier editor, from --first to before --last; the next CLIP learns from all that are there."""
+    """Lessons by an earlier editor; the next CLIP learns from all that are there."""
+    numbers = _numbers(config, "edits")
     editor, world, _ = load_run(config.editor, seen=World.early)
     segments, mesh = Segments(SHIPPED_FACES / "segments.safetensors", world.device), FaceMesh()
-    make_shards(config.work / "pictures", {f"{EDITS}{number:04d}": number for number in range(config.first, config.last)},
+    make_shards(config.work / "pictures", {f"{EDITS}{number:04d}": number for number in numbers},
                 lambda number: make_edits(editor, lambda prompt: world.clip.encode_text([prompt]), world.prompts, segments,
                                           mesh, number))
 

@@ -21,18 +21,19 @@ from attention.errors import UserError
 from attention.files.disk import write_atomically
 from attention.generator import Blend, Generator, sample_z
 from attention.images import to_pixels
-from attention.method.editor import RegionEditor
+from attention.method.editor import RegionEditor, autocast
 from attention.method.spatial_attention import blur_mask, threshold_for
 from attention.worlds.faces.measures import measure
 from attention.worlds.faces.mesh import LEAST_SCORE, FaceMesh, Mesh
 from attention.worlds.faces.parts import Face, Segments
 
-REMAKE = "python -m attention.worlds.faces.build --part pictures"
 SHARD = 250             # faces; each gives two pictures
 AT_ONCE = 5
 BLEND = 12              # 0-based layer of the edits
 EDITS = "edits-"        # begins the names of shards of edits
-EVERYWHERE = 0.2        # of the edits are done everywhere, so that light is not taken for lipstick
+OWN_PLACE = 0.7         # of the edits are done where their own prompt says, the others where another one does ...
+EVERYWHERE = 0.2        # ... and so many of all everywhere, so that light is not taken for lipstick
+STRENGTHS = (0.04, 0.3)         # of the edits: from hardly seen to overdone
 MIXED_PARTS = ("hair", "skin", "jaw", "cheeks", "lips", "mouth", "eyes", "brows", "nose", "clothes", "background")
 
 Seen = tuple[np.ndarray, Mesh, np.ndarray]      # pixels, mesh and segments of a picture
@@ -87,8 +88,14 @@ def shard(folder: Path, name: str) -> Pictures:
     """Read a shard that was made."""
     path = folder / f"{name}.npz"
     if not path.exists():
-        raise UserError(f"{path} is missing; make it with: {REMAKE} --first {int(name)} --last {int(name) + 1}")
+        number = int(name.removeprefix(EDITS))
+        raise UserError(f"{path} is missing; make it with: {remake(name)} --first {number} --last {number + 1}")
     return Pictures(*read_arrays(path, ("pixels", "segments", "meshes", "persons", "scores")))
+
+
+def remake(name: str) -> str:
+    """The command that makes a shard of this name."""
+    return f"python -m attention.worlds.faces.build --part {'edits' if name.startswith(EDITS) else 'pictures'}"
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
@@ -101,7 +108,8 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
         with np.load(path, allow_pickle=False) as data:
             return [data[name] for name in names]
     except (OSError, EOFError, ValueError, KeyError, BadZipFile) as error:
-        raise UserError(f"{path} is no whole set of pictures ({str(error)[:200]}); delete it and run: {REMAKE}") from error
+        raise UserError(f"{path} is no whole set of pictures ({str(error)[:200]}); delete it and run: "
+                        f"{remake(path.stem)}") from error
 
 
 @torch.no_grad()
@@ -156,16 +164,15 @@ def make_edits(editor: RegionEditor, text: Callable[[str], Tensor], prompts: Seq
         source = editor.source(w[rows])
         whats = torch.cat([text(str(prompt)) for prompt in random.choice(prompts, len(rows))])
         wheres = torch.cat([text(str(prompt)) for prompt in random.choice(prompts, len(rows))])
-        own = torch.from_numpy(random.random((len(rows), 1)) < 0.7)
+        own = torch.from_numpy(random.random((len(rows), 1)) < OWN_PLACE)
         place = editor.locate(source, torch.where(own, whats, wheres), threshold_for(random.uniform(0.4, 1)))
         everywhere = torch.from_numpy(random.random((len(rows), 1, 1, 1)) < EVERYWHERE)
         mask = torch.where(everywhere, torch.ones(()), place.mask)
-        full = editor.mapper(source.styles, whats, 1.0)
-        shares = torch.from_numpy(random.uniform(0.04, 0.3, (len(rows), 1))).float()
-        styles = [torch.lerp(before, after, shares) for before, after in zip(source.styles, full, strict=True)]
-        changed = run(editor.generator, styles, Blend(editor.layer, mask, source.features))
+        styles = editor.mapper(source.styles, whats, torch.from_numpy(random.uniform(*STRENGTHS, (len(rows), 1))).float())
+        with autocast("bf16", mask.device):
+            edit = editor.apply(source, styles, mask, keep_features=False)
         labels = segments(source.features[segments.layer]).cpu().numpy()
-        found += [(pixels, mesh(pixels), before) for pixels, before in zip(to_pixels(changed[0]), labels, strict=True)]
+        found += [(pixels, mesh(pixels), before) for pixels, before in zip(to_pixels(edit.image), labels, strict=True)]
     return kept(found)
 
 

@@ -42,7 +42,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     run = run_of(config.run)
     results = config.results or (config.run if run == config.run else Path("runs") / f"{config.run}-shipped")
     editor, world, _ = load_run(run, config.device, config.trust, config.ckpt, World.preview)
-    run_folder(results, "--results" if config.results else "--run")     # a place that cannot be written is told before the work
+    run_folder(results, "--results" if config.results else "--run")     # what cannot be written is told before the work
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, w = world.truth.faces(z), world.w_from_z(z)
     sources = [editor.source(part) for part in w.split(FACES_AT_ONCE)]

@@ -12,6 +12,7 @@ from attention import load_editor
 from attention.clip_models.tiny import TinyCLIP
 from attention.download import main as download
 from attention.editing.command import main as edit
+from attention.editing.words import words_in
 from attention.errors import UserError
 from attention.evaluation.metrics import grow
 from attention.files.generator import early_generator, save_head
@@ -100,6 +101,13 @@ def test_every_prompt_has_a_rule_a_part_with_names_and_other_texts_for_its_place
     assert {"hair", "the hair", "grey hair"} <= set(where_texts("black hair")) and where_texts("my hat") == ("my hat",)
     for rule in RULES.values():
         assert rule.true > rule.false
+
+
+@pytest.mark.parametrize("said, phrase", [("white background", "bright background"), ("stern", "serious"),
+                                          ("parted lips", "mouth open"), ("gloomy backdrop", "dark background")])
+def test_other_words_are_read_as_docs_words_says(said, phrase):
+    known = TinyCLIP.load(SHIPPED_FACES / "clip.safetensors").words
+    assert words_in(WORLDS["faces"], known).read(said).text == phrase
 
 
 def test_parts_lie_where_mesh_and_features_say():

@@ -41,7 +41,7 @@ OTHER_WORDS = {
                    "tanned skin", "rosy cheeks", "smiling", "mouth closed", "beard", "no hair", "no beard")},
     "background": ("backdrop",),
     "dark": ("gloomy",),
-    "bright": ("white background", "light background"),
+    "bright background": ("white background", "light background"),
     "serious": ("neutral", "stern", "solemn"),
     "mouth open": ("open lips", "parted lips"),
 }

@@ -26,7 +26,7 @@ def load_detector() -> Detector:
     Raises:
         UserError: see `dlib_model`.
     """
-    predictor = dlib_model(lambda dlib: dlib.shape_predictor, DETECTOR, PURPOSE, OTHERWISE)
+    predictor = dlib_model("shape_predictor", DETECTOR, PURPOSE, OTHERWISE)
     import dlib  # noqa: PLC0415  (an extra)
 
     search = dlib.get_frontal_face_detector()

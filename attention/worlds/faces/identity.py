@@ -16,9 +16,8 @@ class Recogniser:
     """
 
     def __init__(self) -> None:
-        self._landmarks = dlib_model(lambda dlib: dlib.shape_predictor, "shape_predictor_5_face_landmarks.dat", PURPOSE)
-        self._network = dlib_model(lambda dlib: dlib.face_recognition_model_v1, "dlib_face_recognition_resnet_model_v1.dat",
-                                   PURPOSE)
+        self._landmarks = dlib_model("shape_predictor", "shape_predictor_5_face_landmarks.dat", PURPOSE)
+        self._network = dlib_model("face_recognition_model_v1", "dlib_face_recognition_resnet_model_v1.dat", PURPOSE)
         import dlib  # noqa: PLC0415  (an extra)
 
         self._rectangle, self._chip = dlib.rectangle, dlib.get_face_chip

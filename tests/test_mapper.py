@@ -1,11 +1,14 @@
 """The mapper: parity with the released one, and the contract that every entry of MAPPERS keeps."""
 
+import numpy as np
 import pytest
 import torch
 from conftest import assert_close_to_max
 
+import attention.method.mapper as mapper_module
+from attention.errors import UserError
 from attention.generator import edited_layers, synthesis_layers
-from attention.method.mapper import MAPPERS, StyleMapper
+from attention.method.mapper import MAPPERS, NaturalMapper, StyleMapper
 
 GOLDEN_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
 LAYERS = synthesis_layers(32, {4: 12, 8: 10, 16: 8, 32: 6})
@@ -51,7 +54,7 @@ def test_new_styles_their_gradients_and_the_names_of_weights_are_the_released_on
 
 @pytest.mark.parametrize("name", MAPPERS)
 def test_every_mapper_keeps_the_contract(name):
-    mapper, styles, text = MAPPERS[name](EDITED, TEXT_DIM), random_styles(3), torch.randn(3, TEXT_DIM)
+    mapper, styles, text = MAPPERS[name](EDITED, TEXT_DIM, faces=many_faces()), random_styles(3), torch.randn(3, TEXT_DIM)
     with torch.no_grad():                                   # as after a step: some begin by changing nothing
         for parameter in mapper.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -78,32 +81,40 @@ def test_the_change_is_proportional_to_strength():
         torch.testing.assert_close(3 * (a - style), b - style, rtol=1e-4, atol=1e-5)
 
 
-def bounded_mapper(spread, max_change=2.0):
+def bounded_mapper(faces, max_change=2.0):
     """A bounded and an unbounded mapper with the same weights."""
-    bounded, free = StyleMapper(EDITED, TEXT_DIM, spread=spread, max_change=max_change), StyleMapper(EDITED, TEXT_DIM)
+    bounded, free = StyleMapper(EDITED, TEXT_DIM, faces=faces, max_change=max_change), StyleMapper(EDITED, TEXT_DIM)
     free.load_state_dict({key: value for key, value in bounded.state_dict().items() if not key.startswith("limit_")})
     return bounded, free
 
 
+def many_faces(scale=1.0):
+    """The edited layers' styles of 200 faces, each channel with a spread of its own, some of them moving together."""
+    return [scale * torch.randn(200, layer.in_channels) @ torch.randn(layer.in_channels, layer.in_channels)
+            for layer in EDITED]
+
+
 def test_no_style_moves_further_than_its_spread_allows():
-    spread = [0.01 + torch.rand(layer.in_channels) for layer in EDITED]
-    bounded, free = bounded_mapper(spread)
+    faces = many_faces(0.02)
+    bounded, free = bounded_mapper(faces)
     styles, text = [100 * style for style in random_styles(2)], torch.randn(2, TEXT_DIM)
-    for i, deviation in enumerate(spread):
+    for i, style in enumerate(faces):
         moved, wanted = bounded.change(i, styles[i], text), free.change(i, styles[i], text)
+        deviation = style.double().std(dim=0)
         assert (moved.abs() <= 2.0 * deviation * (1 + 1e-6)).all()
         assert (wanted.abs() > 2.0 * deviation).any() and (moved * wanted >= 0).all()
 
 
 def test_small_changes_are_not_bounded():
-    bounded, free = bounded_mapper([torch.full((layer.in_channels,), 1e4) for layer in EDITED])
+    bounded, free = bounded_mapper(many_faces(1e4))
     styles, text = random_styles(2), torch.randn(2, TEXT_DIM)
     for a, b in zip(bounded(styles, text), free(styles, text), strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_a_style_that_never_varies_stays_and_gives_finite_gradients():
-    mapper = StyleMapper(EDITED, TEXT_DIM, spread=[torch.zeros(layer.in_channels) for layer in EDITED])
+@pytest.mark.parametrize("name", MAPPERS)
+def test_a_style_that_never_varies_stays_and_gives_finite_gradients(name):
+    mapper = MAPPERS[name](EDITED, TEXT_DIM, faces=[torch.zeros(9, layer.in_channels) for layer in EDITED])
     styles = random_styles(2)
     edited = mapper(styles, torch.randn(2, TEXT_DIM))
     sum(style.square().sum() for style in edited).backward()
@@ -112,6 +123,51 @@ def test_a_style_that_never_varies_stays_and_gives_finite_gradients():
     assert all(parameter.grad.isfinite().all() for parameter in mapper.parameters())
 
 
-def test_spread_of_the_wrong_shape_is_refused():
-    with pytest.raises(ValueError, match="one vector for each style"):
-        StyleMapper(EDITED, TEXT_DIM, spread=[torch.ones(x.in_channels) for x in EDITED[:-1]])
+@pytest.mark.parametrize("name", MAPPERS)
+def test_faces_of_other_widths_are_refused(name):
+    with pytest.raises(ValueError, match="of each edited layer"):
+        MAPPERS[name](EDITED, TEXT_DIM, faces=many_faces()[:-1])
+
+
+# --- as faces differ
+
+def trained_natural(faces, max_change, scale):
+    """A NaturalMapper with random weights of this scale."""
+    mapper = NaturalMapper(EDITED, TEXT_DIM, faces=faces, max_change=max_change)
+    with torch.no_grad():
+        for parameter in mapper.to_change.parameters():
+            parameter.normal_().mul_(scale)
+    return mapper
+
+
+def test_a_natural_change_lies_in_the_first_directions_and_within_its_length(monkeypatch):
+    """Against numpy's singular vectors, and lengths by the covariance's inverse."""
+    monkeypatch.setattr(mapper_module, "DIRECTIONS", 4)
+    faces, styles, text = many_faces(), random_styles(3), torch.randn(3, TEXT_DIM)
+    bounded = trained_natural(faces, 2.5, scale=100)
+    free = trained_natural(faces, 1e6, scale=0.1)
+    for i, style in enumerate(faces):
+        away = style.double().numpy() - style.double().numpy().mean(axis=0)
+        rest = np.linalg.svd(away)[2][4:]
+        inverse = np.linalg.inv(np.cov(away.T))
+        for mapper, length in ((bounded, 2.5), (free, None)):
+            moved = mapper.change(i, styles[i], text).detach().double().numpy()
+            assert np.abs(moved @ rest.T).max() < 1e-4 * np.abs(moved).max()
+            lengths = np.sqrt(np.einsum("bi,ij,bj->b", moved, inverse, moved))
+            before, after = (mapper.coordinates([*styles[:i], it, *styles[i + 1:]])[i].detach().numpy()
+                             for it in (styles[i], styles[i] + torch.from_numpy(moved).float()))
+            np.testing.assert_allclose(np.linalg.norm(after - before, axis=1), lengths, rtol=1e-3)
+            if length is not None:
+                np.testing.assert_allclose(lengths, length, rtol=1e-2)
+
+
+def test_a_natural_mapper_begins_by_changing_nothing():
+    styles = random_styles(2)
+    for before, after in zip(styles, NaturalMapper(EDITED, TEXT_DIM, faces=many_faces())(styles, torch.randn(2, TEXT_DIM)),
+                             strict=True):
+        torch.testing.assert_close(before, after, rtol=0, atol=0)
+
+
+def test_a_natural_mapper_without_a_bound_is_refused():
+    with pytest.raises(UserError, match="--max_change is 0"):
+        NaturalMapper(EDITED, TEXT_DIM)

@@ -84,18 +84,18 @@ class RegionEditor(nn.Module):
         layer: 0-based index of the conv layer to blend at.
         text_dim: width of the CLIP embeddings.
         mapper: a key of MAPPERS.
-        spread, max_change, strength: see StyleMapper.
+        faces, max_change, strength: see StyleMapper.
     """
 
     def __init__(self, generator: Generator, regions: RegionClusters, layer: int, text_dim: int, mapper: str = "style",
-                 spread: Sequence[Tensor] | None = None, max_change: float = MAX_CHANGE, strength: float = STRENGTH):
+                 faces: Sequence[Tensor] | None = None, max_change: float = MAX_CHANGE, strength: float = STRENGTH):
         super().__init__()
         self.layer, self.regions = layer, regions
         self.edited = edited_layers(generator.layers, layer)
         side = generator.layers[layer].resolution
         if mapper not in MAPPERS:
             raise UserError(f"--mapper is {mapper!r}, expected one of {', '.join(MAPPERS)}")
-        self.mapper = MAPPERS[mapper](self.edited, text_dim, strength=strength, spread=spread, max_change=max_change)
+        self.mapper = MAPPERS[mapper](self.edited, text_dim, strength=strength, faces=faces, max_change=max_change)
         self.attention = SpatialAttention(generator.layers, generator.constant.shape[1], text_dim, side)
         # Frozen and saved elsewhere: kept out of this module's parameters and state dict.
         self._generator = (generator,)

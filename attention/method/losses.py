@@ -140,7 +140,7 @@ class Edits:
         place, styles: of the edits.
         source: the unedited picture.
         num_regions: K.
-        edited_layers: how many of the styles an edit changes; later ones would dilute a mean.
+        coordinates: styles -> those of the edited layers, as the mapper measures changes; later ones would dilute a mean.
         perceptual: computes (edited, source) features (B, C, h, w) and (1, C, h, w).
     """
 
@@ -148,7 +148,7 @@ class Edits:
     styles: Sequence[Tensor]
     source: Source
     num_regions: int
-    edited_layers: int
+    coordinates: Callable[[Sequence[Tensor]], list[Tensor]]
     perceptual: Callable[[], tuple[Tensor, Tensor]]
 
     @property
@@ -219,5 +219,5 @@ TERMS: dict[str, Term] = {
         lambda seen: perceptual(*seen.perceptual()), PERCEPTUAL_RAMP),
     "style_delta": Term(
         "lambda_delta", 0.03, "weight of the style change",
-        lambda seen: style_delta(seen.styles[:seen.edited_layers], seen.source.styles[:seen.edited_layers])),
+        lambda seen: style_delta(seen.coordinates(seen.styles), seen.coordinates(seen.source.styles))),
 }

@@ -5,43 +5,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from attention.errors import UserError
 from attention.generator.base import LayerSpec
 from attention.generator.layers import EqualLinear
 from attention.method.defaults import STRENGTH
 
 HIDDEN = 512        # width of the text branch, published
 MAX_CHANGE = 30.0   # ours: standard deviations over faces that a style may move at strength 1, where spreads are known
+DIRECTIONS = 64     # of a style in which faces differ: 96 % of the variance of MobileStyleGAN's
+LEAST_DEVIATION = 1e-6
 
 
-class StyleMapper(nn.Module):
-    """Moves each style toward the text: s + strength * (target(s, text) - s).
-
-    target = L2([L1(s); MLP2(text)]), with a set of weights for every edited layer.
+class Mapper(nn.Module):
+    """Moves the style of every edited layer a way that depends on the style and on a text: s + strength * change(s, text).
 
     Args:
         layers: the edited layers, in order.
-        text_dim: width of the text (or image) embedding.
-        hidden: width of the text branch.
-        strength: share of the way to the target.
-        spread: for every edited layer the (C,) standard deviation of its style over faces. If given, a style never
-            moves further than strength * max_change * spread, which keeps edits among faces; if None, the published
-            rule without a bound.
+        strength: share of the way, unless a call says another.
     """
 
-    def __init__(self, layers: Sequence[LayerSpec], text_dim: int, hidden: int = HIDDEN, strength: float = STRENGTH,
-                 spread: Sequence[Tensor] | None = None, max_change: float = MAX_CHANGE):
+    def __init__(self, layers: Sequence[LayerSpec], strength: float = STRENGTH):
         super().__init__()
         self.layers, self.strength = tuple(layers), strength
-        widths, middle = [layer.in_channels for layer in layers], (text_dim + hidden) // 2
-        self.from_style = nn.ModuleList(EqualLinear(width, width, bias_init=1) for width in widths)
-        self.from_text = nn.ModuleList(nn.Sequential(EqualLinear(text_dim, middle, activation=True),
-                                                     EqualLinear(middle, hidden, activation=True)) for _ in widths)
-        self.to_target = nn.ModuleList(EqualLinear(width + hidden, width, bias_init=1) for width in widths)
-        for i, deviation in enumerate(spread or ()):
-            # A channel that never varies may not move either; the floor only keeps its gradient finite.
-            self.register_buffer(f"limit_{i}", (max_change * deviation.detach().float()).clamp(min=1e-6))
-        if spread is not None and [len(limit) for limit in self.buffers()] != widths:
-            raise ValueError(f"spread must have one vector for each style, of widths {widths}")
 
     def forward(self, styles: Sequence[Tensor], text: Tensor, strength: float | Tensor | None = None) -> list[Tensor]:
         """Edit styles.
@@ -60,18 +45,48 @@ class StyleMapper(nn.Module):
         return edited + list(styles[len(edited):])              # layers past the blend keep their styles
 
     def change(self, i: int, style: Tensor, text: Tensor) -> Tensor:
-        """The way (B, C) from layer i's style to its target."""
+        """The way (B, C) of layer i's style (B or 1, C) at strength 1."""
+        raise NotImplementedError
+
+    def coordinates(self, styles: Sequence[Tensor]) -> list[Tensor]:
+        """The edited layers' styles as `losses.style_delta` compares them, (B, C_l)."""
+        return list(styles[:len(self.layers)])
+
+
+class StyleMapper(Mapper):
+    """Moves each style toward the text: s + strength * (target(s, text) - s).
+
+    target = L2([L1(s); MLP2(text)]), with a set of weights for every edited layer.
+
+    Args:
+        layers: the edited layers, in order.
+        text_dim: width of the text (or image) embedding.
+        hidden: width of the text branch.
+        strength: share of the way to the target.
+        faces: the edited layers' styles of N faces, (N, C_l). If given, a style never moves further than
+            strength * max_change * its standard deviation over them, which keeps edits among faces; if None, the
+            published rule without a bound.
+    """
+
+    def __init__(self, layers: Sequence[LayerSpec], text_dim: int, hidden: int = HIDDEN, strength: float = STRENGTH,
+                 faces: Sequence[Tensor] | None = None, max_change: float = MAX_CHANGE):
+        super().__init__(layers, strength)
+        widths, middle = [layer.in_channels for layer in layers], (text_dim + hidden) // 2
+        self.from_style = nn.ModuleList(EqualLinear(width, width, bias_init=1) for width in widths)
+        self.from_text = nn.ModuleList(text_branch(text_dim, middle, hidden) for _ in widths)
+        self.to_target = nn.ModuleList(EqualLinear(width + hidden, width, bias_init=1) for width in widths)
+        if faces is not None:
+            check_faces(faces, widths)
+            for i, style in enumerate(faces):
+                # A channel that never varies may not move either; the floor only keeps its gradient finite.
+                limit = max_change * style.detach().float().std(dim=0)
+                self.register_buffer(f"limit_{i}", limit.clamp(min=LEAST_DEVIATION))
+
+    def change(self, i: int, style: Tensor, text: Tensor) -> Tensor:
         by_style, by_text = self.from_style[i](style), self.from_text[i](text)              # (B|1, C), (B|1, hidden)
-        batch = max(len(style), len(text))
-        joined = torch.cat([by_style.expand(batch, -1), by_text.expand(batch, -1)], dim=1)  # (B, C + hidden)
-        change = self._way(i, style, joined)                                                # (B, C)
+        change = self.to_target[i](joined(by_style, by_text)) - style                       # (B, C)
         limit = getattr(self, f"limit_{i}", None)
         return change if limit is None else limit * torch.tanh(change / limit)
-
-    def _way(self, i: int, style: Tensor, joined: Tensor) -> Tensor:
-        """The way (B, C) without its bound."""
-        way: Tensor = self.to_target[i](joined) - style
-        return way
 
     def released_names(self) -> dict[str, str]:
         """Our parameter names -> those of the authors' checkpoint (without its `module.` prefix)."""
@@ -85,25 +100,78 @@ class StyleMapper(nn.Module):
         return names
 
 
-class GentleMapper(StyleMapper):
-    """A StyleMapper that learns the way to the target, from no way at all: its first edits change nothing.
+class NaturalMapper(Mapper):
+    """Moves each style as faces differ: along the principal directions of its layer's style, in standard deviations.
 
-    Ours, where a generator makes photographs: the published beginning moves every style by whole spreads at once, and a
-    small CLIP finds no way back from there to faces. L1 is left out, for L2 after L1 is one linear map of the style, and
-    the text's branch is half as wide: a third of the weights.
+    Ours, where a generator makes photographs. Moved channel by channel, a style leaves the few directions that faces
+    lie in, and what then pleases a small CLIP is paint. Here a change of length 1 is one as likely as the difference
+    between faces one standard deviation apart, whatever its direction; the first edits change nothing.
+
+    Args:
+        layers, text_dim, hidden, strength: see StyleMapper.
+        faces: the edited layers' styles of N faces, (N, C_l), N more than DIRECTIONS.
+        max_change: length, in standard deviations, that a change does not exceed at strength 1.
+    Raises:
+        UserError: no bound was asked for, so that `faces` is missing.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], text_dim: int, hidden: int = HIDDEN // 2, strength: float = STRENGTH,
-                 spread: Sequence[Tensor] | None = None, max_change: float = MAX_CHANGE):
-        super().__init__(layers, text_dim, hidden, strength, spread, max_change)
-        self.from_style = nn.ModuleList(nn.Identity() for _ in layers)
-        with torch.no_grad():
-            for parameter in self.to_target.parameters():
-                parameter.zero_()
+                 faces: Sequence[Tensor] | None = None, max_change: float = MAX_CHANGE):
+        super().__init__(layers, strength)
+        self.max_change, widths = max_change, [layer.in_channels for layer in layers]
+        if faces is None:
+            raise UserError("--mapper natural bounds changes as faces differ, but --max_change is 0; give one that is not")
+        check_faces(faces, widths)
+        counts = [min(DIRECTIONS, width) for width in widths]
+        self.from_text = nn.ModuleList(text_branch(text_dim, (text_dim + hidden) // 2, hidden) for _ in widths)
+        self.to_change = nn.ModuleList(EqualLinear(count + hidden, count) for count in counts)
+        for parameter in self.to_change.parameters():
+            nn.init.zeros_(parameter)
+        for i, (style, count) in enumerate(zip(faces, counts, strict=True)):
+            for name, value in zip(("mean", "directions", "deviations"), principal(style, count), strict=True):
+                self.register_buffer(f"{name}_{i}", value)
 
-    def _way(self, i: int, style: Tensor, joined: Tensor) -> Tensor:
-        way: Tensor = self.to_target[i](joined)
-        return way
+    def change(self, i: int, style: Tensor, text: Tensor) -> Tensor:
+        found = joined(self._coordinates(i, style), self.from_text[i](text))                # (B, k + hidden)
+        way = self.to_change[i](found) / self.strength                                      # (B, k)
+        way = way * torch.rsqrt(1 + way.square().sum(dim=1, keepdim=True) / self.max_change**2)
+        moved: Tensor = (way * getattr(self, f"deviations_{i}")) @ getattr(self, f"directions_{i}")
+        return moved                                                                        # (B, C)
+
+    def coordinates(self, styles: Sequence[Tensor]) -> list[Tensor]:
+        """(B, k_l) of the edited layers: standard deviations from the mean, along the principal directions."""
+        return [self._coordinates(i, style) for i, style in enumerate(styles[:len(self.layers)])]
+
+    def _coordinates(self, i: int, style: Tensor) -> Tensor:
+        away = (style.float() - getattr(self, f"mean_{i}")) @ getattr(self, f"directions_{i}").T
+        found: Tensor = away / getattr(self, f"deviations_{i}")
+        return found                                                                        # (B, k)
 
 
-MAPPERS: dict[str, type[nn.Module]] = {"style": StyleMapper, "gentle": GentleMapper}
+def text_branch(text_dim: int, middle: int, hidden: int) -> nn.Sequential:
+    """(B, text_dim) -> (B, hidden)."""
+    return nn.Sequential(EqualLinear(text_dim, middle, activation=True), EqualLinear(middle, hidden, activation=True))
+
+
+def joined(by_style: Tensor, by_text: Tensor) -> Tensor:
+    """(B or 1, A) and (B or 1, D) -> (B, A + D)."""
+    batch = max(len(by_style), len(by_text))
+    return torch.cat([by_style.expand(batch, -1), by_text.expand(batch, -1)], dim=1)
+
+
+def check_faces(faces: Sequence[Tensor], widths: Sequence[int]) -> None:
+    """Refuse styles of faces that are not those of the edited layers."""
+    if [style.shape[1] for style in faces] != list(widths):
+        raise ValueError(f"faces must have the styles of each edited layer, of widths {list(widths)}")
+
+
+def principal(style: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Styles (N, C) -> mean (C,), the first principal directions (count, C), and the standard deviations along them."""
+    style = style.detach().float()
+    mean = style.mean(dim=0)
+    values, vectors = torch.linalg.eigh(torch.cov((style - mean).T))                        # ascending
+    deviations = values[-count:].clamp(min=0).sqrt().clamp(min=LEAST_DEVIATION)
+    return mean, vectors[:, -count:].T.contiguous(), deviations
+
+
+MAPPERS: dict[str, type[nn.Module]] = {"style": StyleMapper, "natural": NaturalMapper}

@@ -22,7 +22,7 @@ from attention.files.reading import parse_json, shown
 from attention.files.regions import load_regions, regions_from_metadata
 from attention.files.safetensors import read_safetensors, write_safetensors
 from attention.generator import blended_layers, edited_layers
-from attention.method.editor import RegionEditor, style_spread
+from attention.method.editor import RegionEditor
 from attention.method.regions import UNKNOWN, RegionClusters, fit_command
 from attention.processes import launched, local_world_size
 from attention.training import distributed
@@ -31,7 +31,7 @@ from attention.worlds.registry import WORLDS, configured, load_world
 from attention.worlds.world import World
 
 KIND, REMAKE = "where2edit editor", "python -m attention.run_attention"
-SPREAD_FACES = 512      # whose styles say how much each channel varies
+FACES = 2048            # whose styles say how faces differ
 # Options that may differ when a run goes on: where and how it runs, not what it computes.
 FREE = {"run", "resume", "overwrite", "init", "device", "cluster_path", "save_intermediate_image_every", "description",
         "own_description_dir",
@@ -75,10 +75,9 @@ def build_editor(config: TrainConfig, world: World, regions: RegionClusters) -> 
     regions.check(layer=cluster_layer, generator_hash=world.generator_hash, remake=refit(config),
                   channels=world.generator.layers[cluster_layer].out_channels, num_regions=config.cluster_num)
     count = len(edited_layers(world.generator.layers, layer))
-    spread = style_spread(world.generator, world.sample_w(SPREAD_FACES, config.seed), count)
+    faces = world.generator.styles(world.sample_w(FACES, config.seed))[:count] if config.max_change else None
     torch.manual_seed(config.seed)
-    editor = RegionEditor(world.generator, regions, layer, world.clip.dim, config.mapper, max_change=config.max_change,
-                          spread=spread if config.max_change else None)
+    editor = RegionEditor(world.generator, regions, layer, world.clip.dim, config.mapper, faces, config.max_change)
     return editor.to(world.device)
 
 

@@ -212,7 +212,7 @@ def looked_at(learner: Learner, draw: Draw, edit: Edit) -> Edits:
 
     assert edit.place is not None
     editor = learner.editor
-    return Edits(edit.place, edit.styles, draw.source, editor.regions.num_regions, len(editor.edited), features)
+    return Edits(edit.place, edit.styles, draw.source, editor.regions.num_regions, editor.mapper.coordinates, features)
 
 
 def mask_area(edit: Edit) -> float:

@@ -15,8 +15,8 @@ from PIL import Image, PngImagePlugin
 
 import attention
 from attention.editing import recipes
+from attention.editing.edited import Change
 from attention.editing.recipes import RECIPE_KEY, pack, pixel_hash, read_recipe
-from attention.editing.session import Change
 from attention.errors import UserError
 from attention.images import to_image
 from attention.method.defaults import COVERAGE, STRENGTH

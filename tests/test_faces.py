@@ -28,7 +28,7 @@ from attention.worlds.concepts import Concept
 from attention.worlds.faces import build
 from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES, PROMPTS, SAYINGS, where_texts
 from attention.worlds.faces.fit import pictures
-from attention.worlds.faces.fit.clip import PAINTED, paint
+from attention.worlds.faces.fit.clip import PAINTED, paint, tint
 from attention.worlds.faces.fit.early import EarlyFit, begin_linear, lessons
 from attention.worlds.faces.measures import MEASURES, RULES, held, measure, truth_table
 from attention.worlds.faces.mesh import Mesh
@@ -100,7 +100,7 @@ def test_every_prompt_has_a_rule_a_part_with_names_and_other_texts_for_its_place
     assert SAYINGS.concepts == CONCEPTS
     assert {"hair", "the hair", "grey hair"} <= set(where_texts("black hair")) and where_texts("my hat") == ("my hat",)
     for rule in RULES.values():
-        assert rule.true > rule.false
+        assert rule.most > rule.true > rule.false
 
 
 @pytest.mark.parametrize("said, phrase", [("white background", "bright background"), ("stern", "serious"),
@@ -126,8 +126,8 @@ COLOURED = [
     ("hair", (22, 20, 20), "black hair", "blonde hair"), ("hair", (80, 58, 42), "brown hair", "grey hair"),
     ("hair", (200, 170, 110), "blonde hair", "black hair"), ("hair", (130, 50, 25), "red hair", "grey hair"),
     ("hair", (150, 150, 152), "grey hair", "red hair"), ("skin", (215, 190, 178), "pale skin", "tanned skin"),
-    ("skin", (150, 110, 80), "tanned skin", "pale skin"), ("lips", (180, 40, 50), "red lipstick", "pale lips"),
-    ("lips", (205, 100, 130), "pink lipstick", "pale lips"), ("lips", (170, 140, 130), "pale lips", "red lipstick"),
+    ("skin", (150, 110, 80), "tanned skin", "pale skin"), ("lips", (165, 55, 60), "red lipstick", "pale lips"),
+    ("lips", (195, 105, 125), "pink lipstick", "pale lips"), ("lips", (180, 125, 118), "pale lips", "red lipstick"),
     ("brows", (40, 35, 30), "dark eyebrows", "light eyebrows"),
     ("background", (30, 30, 30), "dark background", "bright background"),
     ("background", (240, 240, 240), "bright background", "dark background"),
@@ -162,7 +162,7 @@ def test_measured_colours_are_those_that_were_painted():
 
 def test_rosy_cheeks_and_a_beard_are_differences_within_a_face():
     skin = (190, 150, 130)
-    rosy = plain_face({"skin": skin, "cheeks": (200, 120, 110)})
+    rosy = plain_face({"skin": skin, "cheeks": (198, 143, 126)})
     assert truths(rosy)["rosy cheeks"] == 1 and truths(plain_face({"skin": skin}))["rosy cheeks"] == 0
     face = plain_face({"skin": skin})
     stubble = np.random.default_rng(0).integers(60, 140, (SIDE, SIDE, 1), dtype=np.uint8).repeat(3, axis=2)
@@ -174,9 +174,7 @@ def test_rosy_cheeks_and_a_beard_are_differences_within_a_face():
 MOVED = [({61: (0, -4), 291: (0, -4)}, "smiling", "smile", 4 / 26),
          ({14: (0, 8)}, "mouth open", "mouth_gap", 8.8 / 26),
          ({13: (0, 0.2), 14: (0, -0.2)}, "mouth closed", "mouth_gap", 0.4 / 26),
-         ({61: (0, 3), 291: (0, 3)}, "serious", "smile", -3 / 26),
-         ({64: (-2, 0), 294: (2, 0)}, "big nose", "nose_width", 20 / 26), ({64: (2, 0), 294: (-2, 0)}, "narrow nose",
-                                                                           "nose_width", 12 / 26)]
+         ({61: (0, 1), 291: (0, 1)}, "serious", "smile", -1 / 26)]
 
 
 @pytest.mark.parametrize("moved, true, figure, value", MOVED, ids=[row[1] for row in MOVED])
@@ -189,10 +187,19 @@ def test_landmarks_that_move_make_their_phrase_true(moved, true, figure, value):
 
 
 def test_eyes_are_big_or_narrow_by_their_lids():
-    for height, phrase in ((5.4, "big eyes"), (2.4, "narrow eyes")):
+    for height, phrase in ((4.6, "big eyes"), (2.4, "narrow eyes")):
         mesh = plain_mesh()
         mesh.eyelids[..., 1] = 60 + (mesh.eyelids[..., 1] - 60) * height / 7
         assert truths(plain_face(mesh=mesh))[phrase] == 1, phrase
+
+
+@pytest.mark.parametrize("phrase, colours", [("dark eyebrows", {"skin": (200, 160, 140), "brows": (2, 2, 2)}),
+                                             ("pale skin", {"skin": (252, 250, 249)}),
+                                             ("red lipstick", {"lips": (230, 0, 20)})])
+def test_more_than_faces_show_is_no_truth(phrase, colours):
+    face = plain_face(colours)
+    numbers = np.array([list(measure(face).values())])
+    assert truths(face)[phrase] == 0 and not held(numbers)[0, PROMPTS.index(phrase)]
 
 
 def test_a_part_that_is_not_seen_has_no_truth():
@@ -215,6 +222,26 @@ def test_paint_covers_a_part_and_makes_every_phrase_about_it_false():
         hidden = {name for name, meant in PAINTED.items() if set(meant) <= false}
         assert untouched[row] == (not false) and set().union(*[set(PAINTED[name]) for name in hidden]) == false
         assert set(np.unique(labels[row][changed])) <= {PARTS.index(name) for name in hidden}
+
+
+def test_tint_moves_the_measures_as_it_moves_the_pixels():
+    """Against measuring the tinted pictures."""
+    rough = np.random.default_rng(1).integers(-12, 13, (SIDE, SIDE, 1))
+    face = plain_face({"skin": (190, 150, 130), "lips": (170, 80, 85), "hair": (90, 70, 50), "background": (90, 120, 90)})
+    face = replace(face, pixels=(face.pixels + rough).clip(0, 255).astype(np.uint8))
+    before = np.array(list(measure(face).values()))
+    pixels, numbers = face.pixels[None].repeat(60, axis=0).copy(), before[None].repeat(60, axis=0).copy()
+    untouched = tint(np.random.default_rng(0), pixels, face.labels()[None].repeat(60, axis=0), numbers, share=0.2)
+    assert 10 < untouched.sum() < 30
+    names = [f"{part}_{axis}" for part in ("hair", "skin", "lips", "background") for axis in "Lab"]
+    told = [list(MEASURES).index(name) for name in (*names, "hair_chroma", "brows_dark")]
+    for row in range(60):
+        found = np.array(list(measure(replace(face, pixels=pixels[row])).values()))
+        assert untouched[row] == (pixels[row] == face.pixels).all()
+        np.testing.assert_allclose(numbers[row, told], found[told], atol=2.5)
+    assert np.abs(numbers[:, told] - before[told]).max() > 20
+    others = np.setdiff1d(np.arange(len(MEASURES)), told)
+    np.testing.assert_array_equal(numbers[:, others], before[None, others].repeat(60, axis=0))
 
 
 class StillMesh:
@@ -275,8 +302,9 @@ def test_a_shard_of_edits_shows_an_editors_edits_and_calls_hair_what_was_hair(sm
     monkeypatch.setattr(pictures, "EVERYWHERE", 0.0)
     torch.manual_seed(0)
     early = small[1]
-    editor = RegionEditor(early, RegionClusters(torch.randn(4, 8), 12, "faces"), 12, 8, mapper="gentle")
-    for parameter in editor.mapper.to_target.parameters():
+    editor = RegionEditor(early, RegionClusters(torch.randn(4, 8), 12, "faces"), 12, 8, mapper="natural",
+                          faces=early.styles(torch.randn(100, 8))[:13])
+    for parameter in editor.mapper.to_change.parameters():
         torch.nn.init.normal_(parameter)
     texts = {"a": torch.randn(1, 8), "b": torch.randn(1, 8)}
 

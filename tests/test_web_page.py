@@ -21,7 +21,7 @@ from playwright.sync_api import expect, sync_playwright
 
 import attention
 from attention.editing import page as command
-from attention.editing.desk import GALLERY, STRONGEST, USUAL, Desk
+from attention.editing.desk import STRONGEST, USUAL, Desk
 from attention.editing.folder import PREFIX, ServerFolder
 from attention.editing.widgets import build, serve
 from attention.errors import UserError
@@ -402,7 +402,7 @@ def test_a_region_takes_the_style_of_an_uploaded_face(user, editor, tmp_path):
 
 def test_an_example_opens_with_its_edit(user, editor):
     for number in (1, 2):
-        seed, what, where = GALLERY[number]
+        seed, what, where = editor.world.examples[number]
         user.page.locator("#examples .thumbnail-lg").nth(number).click()
         user.sees(f"seed {seed}: {what} @ {where}, strength 0.1" if where else f"seed {seed}: {what}, strength 0.1")
         assert np.array_equal(user.picture("edited"), pixels(editor.open_seed(seed).edit(what, where or None)))

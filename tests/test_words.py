@@ -14,7 +14,7 @@ import torch
 import attention
 from attention.clip_models.tiny import MOST_WARNED, TinyCLIP
 from attention.editing import command
-from attention.editing.session import Change
+from attention.editing.edited import Change
 from attention.editing.words import LONGEST_TEXT, Words, check_text, places, sayable, words_in
 from attention.errors import UserError
 from attention.files.published import ROOT

@@ -19,10 +19,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from attention.editing.edited import Change, Edited
 from attention.editing.folder import ServerFolder
 from attention.editing.photo import read_photo
 from attention.editing.recipes import unpack
-from attention.editing.session import Change, Edited, Editor
+from attention.editing.session import Editor
 from attention.editing.words import sayable
 from attention.errors import UserError
 from attention.extras import EXTRAS
@@ -48,8 +49,6 @@ REGIONS = "regions"         # begins the field *where* if regions are chosen
 TINT = 0.35                 # of the colours that show the regions
 CHOSEN = np.array([255, 230, 0])            # colour of chosen regions
 DIMMED = 0.25               # brightness outside of the mask
-GALLERY = ((21, "purple hair", ""), (3, "beard", ""), (7, "smiling", "mouth"), (11, "red lipstick", "lips"),
-           (21, "glasses", ""), (5, "blue eyes", "eyes"))           # seed, what, where
 
 
 @dataclass(frozen=True)
@@ -86,6 +85,7 @@ class Page:
     where: str = ""             # what the field *where* was last filled with
     sliders: tuple[float, float] = (STRENGTH, COVERAGE)     # where they stand
     stronger: bool = False      # the slider of strength goes up to STRONGEST
+    early: str = ""             # file of an early picture of what the sliders ask for, until they rest
     saved: str = ""             # file of the last download
 
     @property
@@ -105,7 +105,7 @@ class Page:
     def files(self) -> list[str | None]:
         """Files that this page needs."""
         opened = self.opened
-        return [opened.before, opened.thumbnail, opened.photo,
+        return [opened.before, opened.thumbnail, opened.photo, self.early or None,
                 *(file for step in self.steps for file in (step.picture, step.mask, step.thumbnail))]
 
 
@@ -157,17 +157,22 @@ class Desk:
         self.editor, self.folder, self.shelf = editor, folder, Shelf()
         self._numbers = itertools.count()
 
+    @property
+    def first_seed(self) -> int:
+        """The face that a page begins with."""
+        return self.editor.world.examples[0][0]
+
     # Opening
 
     def begin(self, address: str) -> Page:
         """What the page's address says (see `address`), as after a reload; it warns where it cannot be followed."""
         try:
             said = parse_qs(text_of(address, "the page's address", LONGEST_ADDRESS).removeprefix("?"))
-            seeds, edits = said.get("seed", [str(GALLERY[0][0])]), said.get("edit", [])
+            seeds, edits = said.get("seed", [str(self.first_seed)]), said.get("edit", [])
             page = self.show_seed(int(seeds[0]) if re.fullmatch("[0-9]{1,20}", seeds[0]) else math.nan)
         except (UserError, ValueError) as error:
             warnings.warn(f"the page's address cannot be followed ({error}), so the page begins anew", stacklevel=2)
-            return self.show_seed(GALLERY[0][0])
+            return self.show_seed(self.first_seed)
         for number, edit in enumerate(edits[:MOST_STEPS], start=1):
             try:
                 said_edit = parse_json(edit, "it is garbled", "what, where, strength and coverage")
@@ -211,13 +216,14 @@ class Desk:
         return ""
 
     def example(self, number: int) -> Page:
-        seed, what, where = GALLERY[whole(number, "the example", len(GALLERY) - 1)]
+        known = self.editor.world.examples
+        seed, what, where = known[whole(number, "the example", len(known) - 1)]
         return self.change(self.show_seed(seed), what, where, STRENGTH, COVERAGE)
 
     def examples(self) -> list[tuple[Image.Image, str]]:
         """Pictures of the examples and what was said."""
         return [(self.editor.open_seed(seed).edit(what, where or None).image, f"{what} @ {where}" if where else what)
-                for seed, what, where in GALLERY]
+                for seed, what, where in self.editor.world.examples]
 
     # Editing
 
@@ -234,6 +240,19 @@ class Desk:
             face = self.editor.open_photo(reference, aligned=True)
             return self._then(page, edited.take_styles(face, **place, coverage=how["coverage"]))
         return self._then(page, edited.resemble(reference, **place, **how))
+
+    def glance(self, page: Page, strength: float, coverage: float) -> Page:
+        """While the sliders move: an early picture of the last change, where the world has such; `rest` makes it whole."""
+        how = _sliders(strength, coverage)
+        if page.last is None or self.editor.early is self.editor:
+            return self.slide(page, strength, coverage)
+        before = self.edited(replace(page, at=page.at - 1)).early()
+        picture = before.then(replace(page.last, **how)).image
+        return replace(page, sliders=(how["strength"], how["coverage"]), early=self.folder.keep(picture))
+
+    def rest(self, page: Page, strength: float, coverage: float) -> Page:
+        """The sliders rest: the whole picture in place of an early one."""
+        return self.slide(page, strength, coverage) if page.early else page
 
     def slide(self, page: Page, strength: float, coverage: float) -> Page:
         """Move the sliders: the last change follows; without one they wait for the next."""
@@ -307,7 +326,7 @@ class Desk:
     # What is shown of a page: files
 
     def picture(self, page: Page) -> str:
-        return page.steps[page.at - 1].picture if page.at else page.opened.before
+        return page.early or (page.steps[page.at - 1].picture if page.at else page.opened.before)
 
     def compared(self, page: Page) -> tuple[str, str]:
         """The unedited and the edited picture."""
@@ -521,9 +540,9 @@ def _standing(page: Page) -> Page:
     """A page with regions and sliders as the change that is shown has them."""
     change = page.last
     if change is None:
-        return replace(page, chosen=(), where="")
+        return replace(page, chosen=(), where="", early="")
     return replace(page, chosen=tuple(change.where) if isinstance(change.where, list) else (), where=said_where(change),
-                   sliders=(change.strength, change.coverage), stronger=page.stronger or change.strength > USUAL)
+                   early="", sliders=(change.strength, change.coverage), stronger=page.stronger or change.strength > USUAL)
 
 
 def _sliders(strength: Any, coverage: Any) -> dict[str, Any]:

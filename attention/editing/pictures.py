@@ -9,8 +9,9 @@ from tqdm import tqdm
 
 from attention.editing.command import STRENGTHS, EditConfig, further_changes
 from attention.editing.detector import load_detector
+from attention.editing.edited import Edited
 from attention.editing.photo import read_photo
-from attention.editing.session import Edited, Editor, load_editor
+from attention.editing.session import Editor, load_editor
 from attention.errors import UserError
 from attention.files.disk import refuse_overwriting, run_folder, write_picture
 from attention.files.pictures import picture_endings

@@ -9,98 +9,33 @@
 """
 
 import hashlib
-import json
-import os
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cached_property, lru_cache
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
-from tqdm import tqdm
 
-from attention.editing.colours import from_srgb, in_srgb, to_srgb
+from attention.editing.colours import in_srgb, to_srgb
 from attention.editing.detector import load_detector
+from attention.editing.edited import Change, Edited, Picture, threads_of
 from attention.editing.photo import find_landmarks, read_landmarks, read_photo
-from attention.editing.recipes import (
-    LARGEST_SEED,
-    MOST_CHANGES,
-    RECIPE_KEY,
-    Sizes,
-    check_recipe,
-    pack,
-    pack_mask,
-    pixel_hash,
-    read_recipe,
-    unpack,
-    unpack_mask,
-)
+from attention.editing.recipes import LARGEST_SEED, Sizes, check_recipe, pack, pixel_hash, read_recipe, unpack
 from attention.editing.words import Words, check_text, words_in
 from attention.errors import UserError
-from attention.files.disk import refuse_overwriting, write_atomically
 from attention.files.reading import shown
-from attention.images import to_bytes, to_image, to_pixels
+from attention.images import to_image
 from attention.inversion.frame import Frame
-from attention.method.defaults import COVERAGE, STRENGTH
-from attention.method.editor import Edit, Place, RegionEditor, Source
-from attention.method.spatial_attention import blur_mask, threshold_for
+from attention.method.editor import RegionEditor
 from attention.sheets import edit_sheet
 from attention.training.folder import EDITOR
 from attention.training.runs import load_run, run_of
 from attention.worlds.world import World
-
-BAR_AFTER = 2               # seconds, from which on a long chain shows how far it is
-WHOLE_EDITS = 2             # of a chain that stay in memory with their features: the last, and what undo gives back
-KEPT_PLACES = 16            # texts whose place in a face is kept
-Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
-
-
-@dataclass(frozen=True)
-class Change:
-    """One edit of a chain, as its recipe holds it.
-
-    Attributes:
-        what: a text; {"embedding": ...} of a picture that the edit should resemble; or {"styles_of": ...} the latent of
-            a face whose styles the region takes over as they are.
-        where: a text, numbers of regions, or {"mask": ...} a grey PNG of the blend layer's side.
-        strength, coverage: see RegionEditor and threshold_for.
-        replace: let earlier changes give way to this one there, instead of adding to them.
-    Raises:
-        UserError: a text is empty or too long; strength or coverage is no number or out of range.
-        ValueError: what or where is of another kind, which only a garbled recipe can be.
-    """
-
-    what: str | dict
-    where: str | list[int] | dict
-    strength: float = STRENGTH
-    coverage: float = COVERAGE
-    replace: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("strength", "coverage"):
-            value = getattr(self, name)
-            if not isinstance(value, Real) or isinstance(value, bool):
-                raise UserError(f"{name} is {value!r}, but must be a number from 0 to 1")
-            object.__setattr__(self, name, float(value))                        # numpy's numbers are none to JSON
-        if not 0 <= self.strength <= 1:
-            raise UserError(f"strength is {self.strength}, but must be between 0 (no change) and 1; training used "
-                            f"{STRENGTH}")
-        threshold_for(self.coverage)                                             # refuses what is out of range
-        for value, kinds, keys in ((self.what, str, {"embedding", "styles_of"}), (self.where, str | list, {"mask"})):
-            if not (isinstance(value, kinds) or (isinstance(value, dict) and len(value) == 1 and set(value) <= keys)):
-                raise ValueError(f"{value!r} says neither what nor where")
-            if isinstance(value, list) and (not value or not all(type(region) is int for region in value)):
-                raise ValueError(f"{value!r} are no numbers of regions")
-            if isinstance(value, str):
-                check_text(value)
 
 
 def load_editor(name: str | Path, device: str = "auto", trust: bool = False, ckpt: Path | None = None) -> "Editor":
@@ -132,7 +67,7 @@ class Editor:
         self.side = region_editor.attention.map_size
         self.embed = lru_cache(maxsize=256)(self._embed)
 
-    def open_seed(self, seed: int) -> "Edited":
+    def open_seed(self, seed: int) -> Edited:
         """The face of a seed, as yet unedited.
 
         Raises:
@@ -142,7 +77,7 @@ class Editor:
             raise UserError(f"the seed is {seed!r}, expected a whole number from 0 to {LARGEST_SEED}")
         return self._opened({"seed": int(seed), "threads": torch.get_num_threads()})
 
-    def open_latent(self, w: Tensor | np.ndarray) -> "Edited":
+    def open_latent(self, w: Tensor | np.ndarray) -> Edited:
         """The face of a latent, as yet unedited.
 
         Args:
@@ -152,15 +87,30 @@ class Editor:
         """
         return self._opened({"w": pack(self._latent(w)), "threads": torch.get_num_threads()})
 
-    def _opened(self, origin: dict, photo: tuple[Image.Image, Frame] | None = None) -> "Edited":
+    def _opened(self, origin: dict, photo: tuple[Image.Image, Frame] | None = None) -> Edited:
         """What a recipe says that it came of, made as it was then."""
         with threads_of(origin):
-            w = unpack(origin["w"]).to(self.world.device) if "w" in origin else self.world.sample_w(1, origin["seed"])
-            return Edited(self, origin, self.region_editor.source(w), photo=photo)
+            return Edited(self, origin, self.region_editor.source(self.latent(origin)), photo=photo)
+
+    def latent(self, origin: dict) -> Tensor:
+        """w (1, style_dim) or w+ (1, n_latent, style_dim) of what a recipe says that a picture came of."""
+        return unpack(origin["w"]).to(self.world.device) if "w" in origin else self.world.sample_w(1, origin["seed"])
+
+    @cached_property
+    def early(self) -> "Editor":
+        """The same editor with the early pictures of its world, smaller and several times as fast; itself, if it has none.
+
+        Raises:
+            UserError: see `World.preview`.
+        """
+        world = self.world.preview()
+        if world is self.world:
+            return self
+        return Editor(self.region_editor.with_generator(world.generator), world, self.identity, self.from_captions)
 
     def open_photo(self, source: Picture, landmarks: str | Path | np.ndarray | None = None,
                    face: int | None = None, aligned: bool = False, refine: int = 0,
-                   detect: Callable[[np.ndarray], list | None] | None = None) -> "Edited":
+                   detect: Callable[[np.ndarray], list | None] | None = None) -> Edited:
         """A photo to edit: the face is framed as the generator frames faces, inverted, and edits are put back.
 
         Args:
@@ -204,7 +154,7 @@ class Editor:
             origin["lpips"] = [inversion.lpips_before, inversion.lpips_after]
         return self._opened(origin, (photo, frame))
 
-    def grid(self, face: "Edited", changes: "str | Change | Sequence[str | Change]",
+    def grid(self, face: Edited, changes: "str | Change | Sequence[str | Change]",
              strengths: Sequence[float]) -> Image.Image:
         """A sheet of edits, each of the unedited face: every change, or text that says what and where, at every strength.
 
@@ -224,7 +174,7 @@ class Editor:
                 titles.append(f"{change.what if isinstance(change.what, str) else 'reference'} {strength:g}")
         return edit_sheet(opened.tensor, titles, [edit.tensor for edit in edits], [edit.mask for edit in edits])
 
-    def replay(self, path: str | Path, photo: str | Path | Image.Image | None = None) -> "Edited":
+    def replay(self, path: str | Path, photo: str | Path | Image.Image | None = None) -> Edited:
         """Make the picture again that `Edited.save` wrote, from the recipe in its file: the same pixels.
 
         Args:
@@ -321,268 +271,3 @@ class Editor:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")                 # it warns once in its life; read says it to everyone
             return self.world.clip.encode_text([text])
-
-
-@contextmanager
-def threads_of(origin: dict) -> Iterator[None]:
-    """Compute with as many threads as the picture was opened with: other numbers of them round otherwise, by up to one
-    level of a pixel here and there. A recipe from before that was kept is computed as the process computes."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(min(origin.get("threads", before), max(before, os.cpu_count() or 1)))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-class Edited:
-    """A picture after a chain of changes. Nothing changes it: every further edit is another one.
-
-    Attributes:
-        image: the picture for people; of a photo, the photo itself with the edits put back.
-        tensor: (1, 3, R, R) in [-1, 1], what the generator makes.
-        mask: (1, 1, h, h) in [0, 1], where the last change is; zeros if there is none.
-        regions: (h, h) int64, the number of the region of every pixel of the blend layer.
-        styles: by layer, (1, C_l), of the last change.
-        changes: how it was made, in order.
-        masks: (1, 1, h, h), of every change.
-        edits: of the last WHOLE_EDITS changes; a long chain takes hardly more memory than a short one.
-    """
-
-    def __init__(self, editor: Editor, origin: dict, source: Source, changes: tuple[Change, ...] = (),
-                 edits: tuple[Edit, ...] = (), places: dict[str, Place] | None = None,
-                 photo: tuple[Image.Image, Frame] | None = None, masks: tuple[Tensor, ...] = ()):
-        self.editor, self.origin, self.source, self.changes = editor, origin, source, changes
-        self.edits, self.masks, self.photo = edits[-WHOLE_EDITS:], masks, photo
-        # Where text -> its place, shared by the whole chain: moving a slider does not attend again.
-        self._places = {} if places is None else places
-
-    @property
-    def tensor(self) -> Tensor:
-        return self.edits[-1].image if self.edits else self.source.image
-
-    @property
-    def image(self) -> Image.Image:
-        return Image.fromarray(to_pixels(self.tensor)[0]) if self.photo is None else self.put_back(*self.photo)
-
-    def put_back(self, photo: Image.Image, frame: Frame) -> Image.Image:
-        """The changes put back into a photo, the one that was opened or the same at another size (`Frame.scaled`)."""
-        if not self.edits:
-            return photo
-        after = to_pixels(self.tensor)[0]
-        edited = torch.stack(self.masks).amax(dim=0)                                         # (1, 1, h, h)
-        mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu().numpy()
-        before, after = (from_srgb(pixels, photo) for pixels in (to_pixels(self.source.image)[0], after))
-        return frame.put_back(photo, before, after, mask)
-
-    def with_photo(self, photo: Image.Image, frame: Frame) -> "Edited":
-        """The same with the photo at another size (`Frame.scaled`)."""
-        return Edited(self.editor, self.origin, self.source, self.changes, self.edits, self._places, (photo, frame),
-                      self.masks)
-
-    @property
-    def mask(self) -> Tensor:
-        side = self.editor.side
-        return self.edits[-1].mask if self.edits else self.source.image.new_zeros(1, 1, side, side)
-
-    @property
-    def regions(self) -> Tensor:
-        return self.source.labels[0]
-
-    @property
-    def styles(self) -> list[Tensor]:
-        return self.edits[-1].styles if self.edits else self.source.styles
-
-    @property
-    def recipe(self) -> dict:
-        """All that `Editor.replay` needs, as JSON holds it."""
-        return {"editor": self.editor.identity, "domain": self.editor.world.name, "source": self.origin,
-                "changes": [asdict(change) for change in self.changes]}
-
-    def edit(self, what: str, where: str | None = None, *, regions: Sequence[int] | None = None,
-             mask: Image.Image | np.ndarray | None = None, strength: float = STRENGTH, coverage: float = COVERAGE,
-             replace: bool = False) -> "Edited":
-        """One change more: outside its mask the picture stays what it is now, inside the change is added to it.
-
-        What is found by a text, and what a change does, count from the unedited face; so the order hardly matters.
-
-        Args:
-            what: a text, such as "grey hair"; docs/words.md lists what can be said of drawn faces.
-            where: a text; None takes `what`, unless regions or a mask say where.
-            regions: numbers of regions instead.
-            mask: a grey picture or array of the framed square instead, white where the edit goes.
-            strength: 0 changes nothing, 0.1 is what training used.
-            coverage: 0 edits almost nowhere, 1 widely; a text decides where, so it does nothing to regions and masks.
-            replace: let earlier changes give way to this one there, instead of adding to them.
-        Raises:
-            UserError: an argument is out of range, a text is nothing that is known, or more than one says where.
-        """
-        if not isinstance(what, str):
-            raise UserError(f"what is a {type(what).__name__}, expected a text; resemble takes a picture, take_styles a "
-                            "face")
-        what = self.editor.read(what)
-        return self._then(Change(what, self._where(where, regions, mask, otherwise=what), strength, coverage, replace))
-
-    def resemble(self, picture: Picture, where: str | None = None, *, regions: Sequence[int] | None = None,
-                 mask: Image.Image | np.ndarray | None = None, strength: float = STRENGTH, coverage: float = COVERAGE,
-                 replace: bool = False) -> "Edited":
-        """One change more: toward how CLIP sees another picture, by default everywhere.
-
-        Args:
-            picture: a square one.
-            where, regions, mask, strength, coverage, replace: see `edit`.
-        Raises:
-            UserError: the picture cannot be read or is not square; or see `edit`.
-        """
-        embedding = pack(self.editor.embedding_of(picture))
-        return self._then(Change({"embedding": embedding}, self._where(where, regions, mask), strength, coverage, replace))
-
-    def take_styles(self, face: "Edited", where: str | None = None, *, regions: Sequence[int] | None = None,
-                    mask: Image.Image | np.ndarray | None = None, coverage: float = COVERAGE,
-                    replace: bool = False) -> "Edited":
-        """One change more: the very styles of another face, as it is unedited; by default everywhere.
-
-        Args:
-            face: of the same world; strength plays no part.
-            where, regions, mask, coverage, replace: see `edit`.
-        """
-        if not isinstance(face, Edited):
-            raise UserError(f"the face is a {type(face).__name__}, expected one that was opened, as by open_seed(7)")
-        w = unpack(face.origin["w"]) if "w" in face.origin else self.editor.world.sample_w(1, face.origin["seed"])
-        place = self._where(where, regions, mask)
-        return self._then(Change({"styles_of": pack(w)}, place, coverage=coverage, replace=replace))
-
-    def undo(self) -> "Edited":
-        """The picture before the last change."""
-        if not self.changes:
-            raise UserError("there is nothing to undo: the picture has not been edited")
-        if len(self.edits) == 1 and len(self.changes) > 1:              # what it gives back is no longer kept
-            return self.with_changes(self.changes[:-1])
-        return self._with(self.changes[:-1], self.edits[:-1], self.masks[:-1])
-
-    def retouch(self, strength: float, coverage: float) -> "Edited":
-        """The last change again with another strength and coverage, as a slider asks for; all else is kept.
-
-        Raises:
-            UserError: there is no change, or a number is out of range.
-        """
-        before = self.undo()
-        return before._then(replace(self.changes[-1], strength=strength, coverage=coverage))
-
-    def with_changes(self, changes: Sequence[Change]) -> "Edited":
-        """The same source with other changes, such as these in another order."""
-        edited = self._with((), (), ())
-        for change in tqdm(changes, "changes", leave=False, delay=BAR_AFTER):
-            edited = edited._then(change)
-        return edited
-
-    def then(self, change: Change) -> "Edited":
-        """A further change, as a recipe holds it."""
-        return self._then(change)
-
-    def tensors(self) -> list[Tensor]:
-        """All that it keeps in memory; much of it is shared with what it came of."""
-        maps = [(place.raw, place.attention, place.gated, place.mask) for place in list(self._places.values())]
-        edits = [(edit.image, *edit.styles, *edit.features) for edit in self.edits]
-        source = self.source
-        return [source.image, source.labels, *source.styles, *source.features, *self.masks, *sum(edits, ()), *sum(maps, ())]
-
-    def save(self, path: str | Path) -> Path:
-        """Write the picture as PNG with its recipe inside, all of it or nothing.
-
-        Raises:
-            UserError: the name does not end in .png, it is the photo that was opened, or it cannot be written.
-        """
-        path = Path(path)
-        if self.photo is not None and "path" in self.photo[0].info:
-            refuse_overwriting([path], [self.photo[0].info["path"]])
-        if path.suffix.lower() != ".png":
-            raise UserError(f"{path} does not end in .png; only PNG keeps the pixels and the recipe as they are")
-        info = PngImagePlugin.PngInfo()
-        info.add_itxt(RECIPE_KEY, json.dumps(self.recipe))
-        write_atomically(path, lambda temporary: self.image.save(temporary, format="PNG", pnginfo=info))
-        return path
-
-    def _then(self, change: Change) -> "Edited":
-        """A further change, made as a replay will make it; one that does nothing is told."""
-        if len(self.changes) >= MOST_CHANGES:
-            raise UserError(f"the picture has {MOST_CHANGES} changes, and no recipe holds more; undo one")
-        with threads_of(self.origin):
-            edited = self._changed(change)
-        if reason := edited.unchanged(self):
-            warnings.warn(f"nothing changed: {reason}", stacklevel=4)
-        return edited
-
-    def unchanged(self, before: "Edited") -> str | None:
-        """Why the last change shows nowhere in the picture, and what would help; None if it shows."""
-        change = self.changes[-1]
-        if not torch.equal(to_bytes(self.tensor), to_bytes(before.tensor)):
-            return None
-        if change.strength == 0 and not (isinstance(change.what, dict) and "styles_of" in change.what):
-            return "the strength is 0; give a larger one"
-        if not self.mask.any():
-            said = repr(change.where[:40]) if isinstance(change.where, str) else "what was chosen"
-            return (f"{said} is nowhere in this face at a coverage of {change.coverage:g}; raise the coverage, name "
-                    "another place, or choose regions")
-        return (f"the edit of {float((self.mask > 0).float().mean()):.1%} of the picture is too weak to be seen; give more "
-                "strength, or other words")
-
-    @torch.no_grad()
-    def _changed(self, change: Change) -> "Edited":
-        editor, source, mask = self.editor.region_editor, self.source, self._mask(change)
-        before = self.edits[-1] if self.edits else None
-        if change.replace and before is not None:               # what earlier changes made there gives way to this one
-            source, before = replace(source, features=before.features), None
-        if isinstance(change.what, dict) and "styles_of" in change.what:
-            count = len(editor.edited)
-            face = self.editor.world.generator.styles(unpack(change.what["styles_of"]).to(mask.device))
-            styles = face[:count] + source.styles[count:]
-        else:
-            styles = editor.mapper(source.styles, self._embedding(change.what), change.strength)
-        edit = editor.apply(source, styles, mask, before)
-        return self._with((*self.changes, change), (*self.edits, edit), (*self.masks, mask))
-
-    def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...], masks: tuple[Tensor, ...]) -> "Edited":
-        return Edited(self.editor, self.origin, self.source, changes, edits, self._places, self.photo, masks)
-
-    def _mask(self, change: Change) -> Tensor:
-        """(1, 1, h, h) where a change goes; texts and regions are found in the source, so that the order is free."""
-        if isinstance(change.where, str):
-            place = self._places.get(change.where)
-            if place is None:
-                place = self.editor.region_editor.locate(self.source, self.editor.embed(change.where))
-                if len(self._places) >= KEPT_PLACES:
-                    del self._places[next(iter(self._places))]
-                self._places[change.where] = place
-            return place.at(threshold_for(change.coverage)).mask
-        if isinstance(change.where, dict):
-            return unpack_mask(change.where["mask"], self.editor.side).to(self.source.image.device)
-        self._regions(change.where)                                               # refuses regions that there are not
-        chosen = torch.isin(self.source.labels, torch.tensor(change.where, device=self.source.labels.device))
-        return blur_mask(chosen[:, None].float())
-
-    def _embedding(self, what: str | dict) -> Tensor:
-        return self.editor.embed(what) if isinstance(what, str) else unpack(what["embedding"]).to(self.source.image.device)
-
-    def _where(self, where: str | None, regions: Sequence[int] | None, mask: Image.Image | np.ndarray | None,
-               otherwise: str | None = None) -> str | list[int] | dict:
-        """What says where, as a recipe holds it; if nothing does, `otherwise`, or everywhere."""
-        said = [name for name, value in (("where", where), ("regions", regions), ("mask", mask)) if value is not None]
-        if len(said) > 1:
-            raise UserError(f"{' and '.join(said)} all say where the edit goes; leave all but one of them out")
-        if regions is not None:
-            return self._regions(regions)
-        if mask is not None:
-            return {"mask": pack_mask(mask, self.editor.side)}
-        if where is None:
-            return otherwise or {"mask": pack_mask(np.ones((self.editor.side,) * 2, bool), self.editor.side)}
-        if not isinstance(where, str):
-            raise UserError(f"where is a {type(where).__name__}, expected a text; say regions=[...] or mask=...")
-        return self.editor.read(where, place=True)
-
-    def _regions(self, regions: Sequence[int]) -> list[int]:
-        count, chosen = self.editor.region_editor.regions.num_regions, list(regions)
-        if not chosen or not all(isinstance(region, Integral) and not isinstance(region, bool) and 0 <= region < count
-                                 for region in chosen):
-            raise UserError(f"regions are {str(chosen)[:40]}, expected some numbers from 0 to {count - 1}")
-        return [int(region) for region in chosen]

@@ -18,7 +18,6 @@ import numpy as np
 from starlette.middleware import Middleware
 
 from attention.editing.desk import (
-    GALLERY,
     LONGEST_ADDRESS,
     LONGEST_TEXT,
     MOST_FACES,
@@ -43,7 +42,7 @@ NEW_SEEDS = 10_000          # from which "Another face" draws
 GONE = "this page was left for so long that its picture is gone; reload it, and what its address says comes back"
 FAST, SLOW = "edits", "photos"              # queues: a photo that takes minutes keeps nobody from editing
 STYLE = """
-#address, #saved { display: none }
+#address, #saved, #rest { display: none }
 #title h2 { margin: 0 }
 #told { height: 66px; overflow-y: auto; padding: 0 4px }
 #told p { margin: 0; font-size: 14px; line-height: 22px; overflow-wrap: anywhere }
@@ -77,6 +76,9 @@ field.value = text; field.dispatchEvent(new Event('input', {bubbles: true})) }
 scrollTo({top: 0, behavior: 'smooth'}) })()"""
 # On a phone what was clicked may lie screens below the picture that it changes.
 SHOW = "(...inputs) => { scrollTo({top: 0, behavior: 'smooth'}); return inputs.length == 1 ? inputs[0] : inputs }"
+# A slider that moves shows early pictures; once it rests, by mouse or by keys, the whole picture is asked for.
+REST = """(...inputs) => { clearTimeout(window.resting);
+window.resting = setTimeout(() => document.querySelector('#rest').click(), 350); return inputs }"""
 PROXIES = [name for kind in ("http", "https", "all") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())]
 
 
@@ -99,9 +101,9 @@ class Views:
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
         self.state = gr.State(None, time_to_live=KEPT_SECONDS)
-        self.seed = gr.Number(GALLERY[0][0], label="Seed", elem_id="seed", render=False)
-        self.what = gr.Textbox(label="What", placeholder="purple hair", max_lines=1, max_length=LONGEST_TEXT,
-                               elem_id="what", min_width=120, render=False)
+        self.seed = gr.Number(desk.first_seed, label="Seed", elem_id="seed", render=False)
+        self.what = gr.Textbox(label="What", placeholder=desk.editor.world.examples[0][1], max_lines=1, min_width=120,
+                               max_length=LONGEST_TEXT, elem_id="what", render=False)
         self.where = gr.Textbox(label="Where", placeholder="as What says", max_lines=1, min_width=120,
                                 max_length=LONGEST_TEXT, elem_id="where", render=False)
         self.strength = gr.Slider(0, USUAL, STRENGTH, step=0.005, label="Strength", elem_id="strength", render=False)
@@ -251,8 +253,10 @@ def _edit_panel(desk: Desk, views: Views) -> None:
     for event in (views.what.submit, views.where.submit, edit.click):
         views.on(event, desk.change, [views.what, views.where, *sliders],
                  [*views.after_edit, views.what, views.where, views.regions], js=SHOW)
+    rest = gr.Button("Rest", elem_id="rest")
     for slider in sliders:
-        views.on(slider.input, desk.slide, sliders, views.after_edit, trigger_mode="always_last")
+        views.on(slider.input, desk.glance, sliders, views.after_edit, trigger_mode="always_last", js=REST)
+    views.on(rest.click, desk.rest, sliders, views.after_edit)
     views.on(views.stronger.input, desk.allow, [views.stronger, *sliders], [*views.after_edit, *views.how])
     views.on(views.where.change, desk.type_where, [views.where], [views.regions])      # no input comes when it is emptied
     for button, action in ((undo, desk.undo), (redo, desk.redo), (over, desk.start_over)):

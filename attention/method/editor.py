@@ -1,5 +1,6 @@
 """The method, once: training, evaluation, demo and tests all edit through RegionEditor."""
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -103,6 +104,12 @@ class RegionEditor(nn.Module):
     @property
     def generator(self) -> Generator:
         return self._generator[0]
+
+    def with_generator(self, generator: Generator) -> "RegionEditor":
+        """The same editor, its weights shared, with a generator that is the same up to the blend layer."""
+        other = copy.copy(self)
+        other._generator = (generator,)
+        return other
 
     @torch.no_grad()
     def source(self, w: Tensor) -> Source:

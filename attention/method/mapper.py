@@ -1,6 +1,6 @@
 """The text mapper: what an edit does to the styles."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -174,4 +174,4 @@ def principal(style: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
     return mean, vectors[:, -count:].T.contiguous(), deviations
 
 
-MAPPERS: dict[str, type[nn.Module]] = {"style": StyleMapper, "natural": NaturalMapper}
+MAPPERS: dict[str, Callable[..., Mapper]] = {"style": StyleMapper, "natural": NaturalMapper}

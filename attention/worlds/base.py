@@ -38,6 +38,7 @@ class WorldEntry:
             refused. None where nobody has measured it.
         truth: a key of TRUTHS; None where nothing but its pictures is known.
         editor: run folder of the editor that is shipped for this world, if one is.
+        examples: seed, what and where of the edits that the page begins with; () takes the first prompts.
         captions: corpus that training draws from instead of the prompts.
         settings: take the place of the defaults of ClusterConfig and TrainConfig.
     """
@@ -59,5 +60,6 @@ class WorldEntry:
     least_psnr: float | None = None
     truth: str | None = None
     editor: Path | None = None
+    examples: tuple[tuple[int, str, str], ...] = ()
     captions: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -23,6 +23,8 @@ from attention.worlds.base import WorldEntry
 from attention.worlds.parts import ENCODERS, FRAMES, PERCEPTUAL, TRUTHS, VIEWS, WORDS
 from attention.worlds.truth import Truth
 
+EXAMPLES = 6                # prompts that stand for all, where a world does not say which
+
 
 class World:
     """A world at work on one device.
@@ -121,6 +123,11 @@ class World:
     @property
     def has_truth(self) -> bool:
         return self.entry.truth is not None
+
+    @property
+    def examples(self) -> tuple[tuple[int, str, str], ...]:
+        """Seed, what and where of edits that show what can be done."""
+        return self.entry.examples or tuple((seed, prompt, "") for seed, prompt in enumerate(self.prompts[:EXAMPLES]))
 
     def where_texts(self, prompt: str) -> tuple[str, ...]:
         """Texts that name the place of a prompt."""

@@ -27,6 +27,8 @@ DRAWN = WorldEntry(
     # median with 21.6; of 57 pictures of other things the median comes to 8.4 and the best to 13.4, noise to at most 8.9.
     least_psnr=12.5,
     truth="drawn", editor=SHIPPED,
+    examples=((21, "purple hair", ""), (3, "beard", ""), (7, "smiling", "mouth"), (11, "red lipstick", "lips"),
+              (21, "glasses", ""), (5, "blue eyes", "eyes")),
     # A small CLIP gives weaker, noisier gradients than ViT-B/32, and faces of 128 px have parts of a few pixels;
     # docs/method.md says why each setting differs from the paper's.
     settings=dict(cluster_num=64, position_weight=0.5, step=1200, batch_size=16, temperature=0.03, relative=True,

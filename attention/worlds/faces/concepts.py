@@ -24,19 +24,17 @@ CONCEPTS = (
     Concept("narrow eyes", "eyes", "eye_opening", ("small eyes",)),
     Concept("dark eyebrows", "brows", "brow_darkness", ("bushy eyebrows", "thick eyebrows")),
     Concept("light eyebrows", "brows", "brow_darkness", ("thin eyebrows",)),
-    Concept("big nose", "nose", "nose_width", ("large nose", "wide nose")),
-    Concept("narrow nose", "nose", "nose_width", ("small nose",)),
     *(Concept(f"{colour} background", "background", "background_colour") for colour in ("dark", "bright", "green", "blue")),
 )
 BY_PHRASE = {concept.phrase: concept for concept in CONCEPTS}
 PROMPTS = tuple(concept.phrase for concept in CONCEPTS)
 PART_NAMES = {"hair": ("hair", "the hair"), "skin": ("skin", "the skin", "the face"), "cheeks": ("cheeks", "the cheeks"),
               "jaw": ("chin", "the chin", "the jaw"), "lips": ("lips", "the lips"), "mouth": ("mouth", "the mouth"),
-              "eyes": ("eyes", "the eyes"), "brows": ("eyebrows", "the eyebrows"), "nose": ("nose", "the nose"),
+              "eyes": ("eyes", "the eyes"), "brows": ("eyebrows", "the eyebrows"),
               "background": ("background", "the background")}
 OTHER_WORDS = {
     **{word: others for word, others in concepts.OTHER_WORDS.items()
-       if word in ("hair", "eyes", "eyebrows", "cheeks", "lips", "nose", "skin", "grey", "blonde", "red", "black", "tanned",
+       if word in ("hair", "eyes", "eyebrows", "cheeks", "lips", "skin", "grey", "blonde", "red", "black", "tanned",
                    "big", "wide", "small", "thin", "blonde hair", "brown hair", "red hair", "grey hair", "pale skin",
                    "tanned skin", "rosy cheeks", "smiling", "mouth closed", "beard", "no hair", "no beard")},
     "background": ("backdrop",),

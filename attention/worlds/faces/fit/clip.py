@@ -1,20 +1,24 @@
 """Train the small CLIP of real-looking faces on generated pictures whose truth is measured.
 
 Whoever follows a small CLIP finds what fools it: flat paint in the colour of hair, bars for brows. So it also sees parts
-that are painted over, of which no phrase about the part is true; faces changed in a part (fit/pictures.py); noise and blur.
+that are painted over, of which no phrase about the part is true; parts of another tint, so that the colour of lips is not
+read from the skin around them; faces changed in a part, and edits (fit/pictures.py); noise and blur.
 """
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from attention.clip_models.tiny import TinyCLIP
 from attention.images import Damage, augment, to_image
 from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES
 from attention.worlds.faces.fit.pictures import Measured
-from attention.worlds.faces.measures import truth_table
+from attention.worlds.faces.measures import MEASURES, truth_table
 from attention.worlds.faces.parts import PARTS
 from attention.worlds.phrases import ClipFit, teach, vocabulary
 
@@ -24,6 +28,35 @@ DAMAGE = Damage(shift=0.08, blur=1, gain=0.06, offset=0.03, noise=0.08)
 PAINTED = {"hair": ("hair",), "skin": ("skin", "cheeks", "jaw"), "lips": ("lips",), "irises": ("eyes",),
            "brows": ("brows",), "background": ("background",)}
 PAINT_SHARE = 0.05      # of the faces, for every part
+TINT_SHARE = 0.1        # of the faces, for every part
+
+
+@dataclass(frozen=True)
+class Tint:
+    """How a part's colour may shift as a whole, its texture kept.
+
+    Attributes:
+        labels: of PARTS that it covers.
+        spread: standard deviations of the shift in L, a and b.
+        shifts: measure -> how much of the shift in L, a and b it moves by.
+    """
+
+    labels: tuple[str, ...]
+    spread: tuple[float, float, float]
+    shifts: Mapping[str, tuple[float, float, float]]
+
+
+def _moved(name: str) -> dict[str, tuple[float, float, float]]:
+    return {f"{name}_L": (1, 0, 0), f"{name}_a": (0, 1, 0), f"{name}_b": (0, 0, 1)}
+
+
+TINTS = {
+    "hair": Tint(("hair",), (8, 4, 6), _moved("hair")),
+    "skin": Tint(("skin", "neck", "nose"), (9, 4, 5), _moved("skin") | {"brows_dark": (1, 0, 0)}),
+    "lips": Tint(("lips",), (7, 9, 6), _moved("lips")),
+    "brows": Tint(("brows",), (8, 0, 0), {"brows_dark": (-1, 0, 0)}),
+    "background": Tint(("background",), (25, 10, 14), _moved("background")),
+}
 
 
 RECIPE = ClipFit(steps=3000, rate=2e-3, readout_weight=1.0)         # of the shipped CLIP
@@ -33,14 +66,54 @@ def fit_clip(taught: Measured, recipe: ClipFit = RECIPE) -> TinyCLIP:
     """Train a TinyCLIP on pictures; returns it frozen."""
     torch.manual_seed(recipe.seed)
     clip = TinyCLIP(vocabulary(CONCEPTS, PART_NAMES), image_size=taught.pixels.shape[1])
-    truths, noise = truth_table(taught.numbers), torch.Generator().manual_seed(recipe.seed)
+    noise = torch.Generator().manual_seed(recipe.seed)
 
     def lesson(random: np.random.Generator, rows: np.ndarray) -> tuple[Tensor, np.ndarray, np.ndarray]:
-        pixels, truth = taught.pixels[rows].copy(), truths[rows].copy()
-        untouched = paint(random, pixels, taught.labels[rows], truth)
-        return augment(to_image(pixels), noise, DAMAGE)[0], truth, untouched
+        pixels, labels, numbers = taught.pixels[rows].copy(), taught.labels[rows], taught.numbers[rows].copy()
+        untinted = tint(random, pixels, labels, numbers)
+        truth = truth_table(numbers)
+        untouched = paint(random, pixels, labels, truth)
+        return augment(to_image(pixels), noise, DAMAGE)[0], truth, untouched & untinted
 
     return teach(clip, CONCEPTS, PART_NAMES, taught.numbers, lesson, recipe)
+
+
+def tint(random: np.random.Generator, pixels: np.ndarray, labels: np.ndarray, numbers: np.ndarray,
+         share: float = TINT_SHARE) -> np.ndarray:
+    """In place: parts of some faces get another tint, and the measures follow.
+
+    Args:
+        pixels: (N, S, S, 3) uint8.
+        labels: (N, S, S) numbers of PARTS.
+        numbers: (N, M) of MEASURES.
+    Returns:
+        (N,) bool: which faces are untouched.
+    """
+    from skimage.color import lab2rgb, rgb2lab  # noqa: PLC0415  (of the extra `truth`)
+
+    untouched, columns = np.ones(len(pixels), bool), {name: column for column, name in enumerate(MEASURES)}
+    for kind in TINTS.values():
+        meant = [PARTS.index(label) for label in kind.labels]
+        for row in np.flatnonzero(random.random(len(pixels)) < share):
+            where = np.isin(labels[row], meant)
+            if not where.any():
+                continue
+            lab = rgb2lab(pixels[row][where])
+            shift = _softened(where)[where, None] * (random.normal(size=3) * kind.spread)
+            with warnings.catch_warnings(category=UserWarning, action="ignore"):                # of tints beyond sRGB
+                pixels[row][where] = (lab2rgb(lab + shift).clip(0, 1) * 255).round()
+            # Not every tint can be shown: what counts is by how much it did move.
+            moved = np.median(rgb2lab(pixels[row][where]), axis=0) - np.median(lab, axis=0)
+            for name, share_of in kind.shifts.items():
+                numbers[row, columns[name]] += moved @ share_of
+            untouched[row] = False
+    numbers[:, columns["hair_chroma"]] = np.hypot(numbers[:, columns["hair_a"]], numbers[:, columns["hair_b"]])
+    return untouched
+
+
+def _softened(mask: np.ndarray) -> np.ndarray:
+    """(S, S) bool -> float: its mean over 3 x 3 pixels, so that it has no hard edge."""
+    return F.avg_pool2d(torch.from_numpy(mask)[None].float(), 3, stride=1, padding=1)[0].numpy()
 
 
 def paint(random: np.random.Generator, pixels: np.ndarray, labels: np.ndarray, truths: np.ndarray,

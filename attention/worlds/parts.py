@@ -55,7 +55,7 @@ def _pixels(device: torch.device) -> Features:
 
 
 # Loads what makes w or w+ of a framed picture.
-ENCODERS: dict[str, Callable[[Path], nn.Module]] = {"e4e": _e4e, "drawn": drawn.encoder}
+ENCODERS: dict[str, Callable[[Path], nn.Module]] = {"e4e": _e4e, "drawn": drawn.encoder, "faces": faces.encoder}
 # Prompt -> texts that name its place.
 WORDS: dict[str, Callable[[str], tuple[str, ...]]] = {"itself": lambda prompt: (prompt,), "faces": concepts.where_texts,
                                                    "people": people.where_texts}

@@ -30,14 +30,15 @@ from attention.files.regions import save_regions
 from attention.files.safetensors import write_safetensors
 from attention.generator import Generator
 from attention.images import to_image
+from attention.inversion.tower import kind_of, load_tower
 from attention.training import loop as training
 from attention.training.clustering import fit_regions
 from attention.training.runs import ship_editor
 from attention.worlds.drawn.concepts import CONCEPTS, truth_table
-from attention.worlds.drawn.encoder import DrawnEncoder
 from attention.worlds.drawn.faces import FaceParams, draw_faces
 from attention.worlds.drawn.fit.clip import DrawnClipFit, fit_clip
-from attention.worlds.drawn.fit.encoder import EncoderFit, fit_encoder, psnr_of_inversions
+from attention.worlds.drawn.fit.encoder import RECIPE as ENCODER_RECIPE
+from attention.worlds.drawn.fit.encoder import fit_encoder, psnr_of_drawings
 from attention.worlds.drawn.fit.generator import GeneratorFit, fit_generator, psnr_on_unseen
 from attention.worlds.drawn.fit.reader import ReaderFit, fit_reader, measure
 from attention.worlds.drawn.reader import AttributeReader
@@ -91,7 +92,7 @@ def _build_reader(work: Path) -> None:
 
 
 def _build_encoder(work: Path) -> None:
-    fit_encoder(_shipped_generator()).save(SHIPPED / "encoder.safetensors")
+    fit_encoder(_shipped_generator()).save(SHIPPED / "encoder.safetensors", kind_of("drawn"))
 
 
 def _build_editor(work: Path) -> None:
@@ -122,11 +123,11 @@ def manifest(minutes: dict[str, float]) -> dict:
         "generator": {"psnr_on_512_unseen_z_db": psnr_on_unseen(_shipped_generator())},
         "clip": {"mean_area_under_curve": sum(phrases.values()) / len(phrases), "by_phrase": phrases},
         "reader": {kind: sum(values.values()) / len(values) for kind, values in reader.accuracies.items()},
-        "encoder": {"psnr_on_256_unseen_drawings_db": psnr_of_inversions(
-            DrawnEncoder.load(SHIPPED / "encoder.safetensors"), _shipped_generator())},
+        "encoder": {"psnr_on_256_unseen_drawings_db": psnr_of_drawings(
+            load_tower(SHIPPED / "encoder.safetensors", kind_of("drawn")), _shipped_generator())},
     }
     recipes: dict[str, Any] = {
-        "generator": GeneratorFit(), "clip": DrawnClipFit(), "reader": ReaderFit(), "encoder": EncoderFit()}
+        "generator": GeneratorFit(), "clip": DrawnClipFit(), "reader": ReaderFit(), "encoder": ENCODER_RECIPE}
     files = {}
     for path in sorted(SHIPPED.glob("*.safetensors")):
         name = path.stem

@@ -37,8 +37,8 @@ DRAWN = WorldEntry(
 
 
 def encoder(path: Path) -> nn.Module:
-    from attention.worlds.drawn.encoder import DrawnEncoder
-    return DrawnEncoder.load(path)
+    from attention.inversion.tower import kind_of, load_tower
+    return load_tower(path, kind_of("drawn"))
 
 
 def frame(landmarks: np.ndarray) -> Frame:

@@ -1,4 +1,4 @@
-"""Make the shipped parts of the world of real-looking faces: early pictures, segments, small CLIP, then regions and editor.
+"""Make the shipped parts of the world of real-looking faces: early pictures, segments, CLIP, encoder, regions and editor.
 
     python -m attention.worlds.faces.build                     # everything that is missing
     python -m attention.worlds.faces.build --part clip         # one part anew
@@ -31,12 +31,15 @@ from attention.files.regions import save_regions
 from attention.files.safetensors import packed
 from attention.generator import MobileStyleGAN
 from attention.images import to_image
+from attention.inversion.tower import kind_of, load_tower, psnr_of_inversions
 from attention.training import loop as training
 from attention.training.clustering import fit_regions
 from attention.training.runs import load_run, ship_editor
 from attention.worlds.faces.concepts import CONCEPTS
 from attention.worlds.faces.fit.clip import RECIPE, fit_clip, joined
 from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
+from attention.worlds.faces.fit.encoder import RECIPE as ENCODER_RECIPE
+from attention.worlds.faces.fit.encoder import faces_of, fit_encoder
 from attention.worlds.faces.fit.pictures import EDITS, Measured, make_edits, make_shard, make_shards, measured
 from attention.worlds.faces.fit.segments import fit_segments, save_segments
 from attention.worlds.faces.measures import truth_table
@@ -54,7 +57,7 @@ HEADS = dict(zip(("early.safetensors", "preview.safetensors"), LAYERS, strict=Tr
 class BuildConfig(Config):
     """Options of build."""
 
-    part: Literal["missing", "heads", "segments", "pictures", "edits", "clip", "editor", "manifest"] = option(
+    part: Literal["missing", "heads", "segments", "pictures", "edits", "clip", "encoder", "editor", "manifest"] = option(
         "missing", "what to make")
     work: Path = option(ROOT / "build/faces", "folder of pictures and of the editor's run")
     shards: int = option(40, "sets of 250 faces and 250 changed ones to learn from; the last are kept to judge by",
@@ -80,7 +83,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if config.part == "edits":
         _build_edits(config)
     builders = {"heads": (_build_heads, "preview"), "segments": (_build_segments, "segments"),
-                "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"), "editor": (_build_editor, "editor")}
+                "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"),
+                "encoder": (_build_encoder, "encoder"), "editor": (_build_editor, "editor")}
     for part, (build, file) in builders.items():
         if config.part == part or (config.part == "missing" and not (SHIPPED_FACES / f"{file}.safetensors").exists()):
             build(config)
@@ -147,6 +151,12 @@ def _build_clip(config: BuildConfig) -> None:
     fit_clip(_pictures(config, unseen=False)).save(SHIPPED_FACES / "clip.safetensors", torch.float16)
 
 
+def _build_encoder(config: BuildConfig) -> None:
+    generator = early_generator(_generator()[0], SHIPPED_FACES / "early.safetensors")
+    pictures, w = faces_of(generator, config.work / "pictures", range(config.shards - UNSEEN))
+    fit_encoder(generator, pictures, w).save(SHIPPED_FACES / "encoder.safetensors", kind_of("faces"))
+
+
 def _build_editor(config: BuildConfig) -> None:
     """The main job with the domain's defaults; its results are what is shipped."""
     run = config.work / "run"
@@ -162,11 +172,16 @@ def manifest(config: BuildConfig) -> dict[str, Any]:
     quality: dict[str, Any] = {name: {"psnr_of_48_unseen_faces_db": psnr_of_early(
         generator, early_generator(generator, SHIPPED_FACES / name).head)} for name in HEADS}       # type: ignore[attr-defined]
     unseen = _pictures(config, unseen=True)
+    early = early_generator(generator, SHIPPED_FACES / "early.safetensors")
+    photos, _ = faces_of(early, config.work / "pictures", range(config.shards - UNSEEN, config.shards))
+    quality["encoder.safetensors"] = {"psnr_of_500_unseen_faces_db": psnr_of_inversions(
+        load_tower(SHIPPED_FACES / "encoder.safetensors", kind_of("faces")), early, to_image(photos))}
     phrases = area_under_curve(TinyCLIP.load(SHIPPED_FACES / "clip.safetensors"), CONCEPTS, to_image(unseen.pixels),
                                truth_table(unseen.numbers))
     quality["clip.safetensors"] = {"mean_area_under_curve": float(np.mean(list(phrases.values()))), "by_phrase": phrases,
                                    "pictures": len(unseen.pixels)}
-    recipes: dict[str, Any] = {**dict.fromkeys(HEADS, EarlyFit()), "clip.safetensors": RECIPE}
+    recipes: dict[str, Any] = {**dict.fromkeys(HEADS, EarlyFit()), "clip.safetensors": RECIPE,
+                               "encoder.safetensors": ENCODER_RECIPE}
     files = {}
     for path in sorted(SHIPPED_FACES.glob("*.safetensors")):
         files[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from attention.files.published import MOBILE_FILE, SHIPPED_FACES, WEIGHTS
@@ -9,18 +10,25 @@ from attention.worlds.base import Part, WorldEntry
 from attention.worlds.faces.concepts import PROMPTS
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from attention.worlds.truth import Truth
     from attention.worlds.world import World
 
 FACES = WorldEntry(
     name="faces", generator=WEIGHTS / MOBILE_FILE, prompts=PROMPTS, clip=Part("tiny", SHIPPED_FACES / "clip.safetensors"),
     early=SHIPPED_FACES / "early.safetensors", preview=SHIPPED_FACES / "preview.safetensors",
-    words="people", views="noisy", perceptual="pixels",
+    encoder=Part("faces", SHIPPED_FACES / "encoder.safetensors"), words="people", views="noisy", perceptual="pixels",
     truth="faces", editor=SHIPPED_FACES,
     # docs/faces.md says why each differs from the paper's.
     settings=dict(cluster_num=192, step=1200, lr=0.0015, temperature=0.06, negatives=32, relative=True, mapper="natural",
                   max_change=50.0, lambda_ess=1.0, lambda_sec=0.007, lambda_area=0.6, lambda_id=0.8, lambda_delta=0.05,
                   precision="bf16"))
+
+
+def encoder(path: Path) -> nn.Module:
+    from attention.inversion.tower import kind_of, load_tower
+    return load_tower(path, kind_of("faces"))
 
 
 def truth(world: World) -> Truth:

@@ -100,7 +100,8 @@ def tint(random: np.random.Generator, pixels: np.ndarray, labels: np.ndarray, nu
                 continue
             lab = rgb2lab(pixels[row][where])
             shift = _softened(where)[where, None] * (random.normal(size=3) * kind.spread)
-            with warnings.catch_warnings(category=UserWarning, action="ignore"):                # of tints beyond sRGB
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)                                    # of tints beyond sRGB
                 pixels[row][where] = (lab2rgb(lab + shift).clip(0, 1) * 255).round()
             # Not every tint can be shown: what counts is by how much it did move.
             moved = np.median(rgb2lab(pixels[row][where]), axis=0) - np.median(lab, axis=0)

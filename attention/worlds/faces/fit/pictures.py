@@ -148,6 +148,13 @@ def make_shard(generator: Generator, segments: Segments, mesh: FaceMesh, number:
     return kept(found)
 
 
+def unchanged(generator: Generator, folder: Path, number: int) -> tuple[np.ndarray, Tensor]:
+    """The faces of a shard before their changes: pictures (SHARD, S, S, 3) uint8 and w (SHARD, style_dim)."""
+    w = sample_faces(generator, np.random.default_rng([7, number]), 10_000 + number)
+    pixels = shard(folder, f"{number:04d}").pixels
+    return pixels.reshape(-1, 2, AT_ONCE, *pixels.shape[1:])[:, 0].reshape(-1, *pixels.shape[1:]), w
+
+
 def make_edits(editor: RegionEditor, text: Callable[[str], Tensor], prompts: Sequence[str], segments: Segments,
                mesh: FaceMesh, number: int) -> Pictures:
     """SHARD seeded faces, each edited by some prompt with some strength in some place: its own, another's, everywhere.

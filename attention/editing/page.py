@@ -1,6 +1,7 @@
 """A web page that edits faces: what, where, how strongly; regions to click, history, style transfer, download.
 
-    where2edit demo                    the shipped editor of drawn faces, at http://127.0.0.1:7860
+    where2edit demo                    a shipped editor, at http://127.0.0.1:7860: of real-looking faces, if their generator
+                                       is there (python -m attention.download faces), else of drawn ones
     where2edit demo --run runs/ffhq    another editor
 
 In a checkout that is not installed: python show_demo/try_demo.py instead of where2edit demo. Nothing of a user is kept but
@@ -21,12 +22,14 @@ from pathlib import Path
 from attention.config import CKPT, DEVICE, TRUST, Config, option, parse_config
 from attention.errors import UserError
 from attention.extras import need
+from attention.worlds.drawn.world import DRAWN
+from attention.worlds.faces.world import FACES
 
 
 class DemoConfig(Config):
     """Options."""
 
-    run: Path = option(Path("drawn"), "run folder of the editor, or the name of a shipped one")
+    run: Path | None = option(None, "run folder of the editor, or the name of a shipped one")
     ckpt: Path | None = option(None, CKPT)
     host: str = option("127.0.0.1", "address to listen at; 0.0.0.0 lets other machines in")
     port: int = option(7860, "to listen at", min=1, max=65535)
@@ -57,7 +60,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                             "\"gradio>=6\"") from error
         # Half of the cores: a browser needs some too, and threads that wait for each other take 30 times as long.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-        desk = Desk(load_editor(config.run, config.device, config.trust, config.ckpt), folder)
+        run = config.run or usual_run()
+        if config.run is None and run.name != FACES.name:
+            print(f"for real-looking faces instead of {run}: python -m attention.download {FACES.name}", flush=True)
+        desk = Desk(load_editor(run, config.device, config.trust, config.ckpt), folder)
         page = build(desk)
         try:
             serve(page, desk, server_name=config.host, server_port=config.port, quiet=True)
@@ -66,6 +72,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                             "--port") from error
         print(f"{page.local_url} is ready; Ctrl-C ends it and deletes what was uploaded", flush=True)
         threading.Event().wait()
+
+
+def usual_run() -> Path:
+    """The editor of real-looking faces, if their generator is there; else that of drawn ones, which need nothing."""
+    return Path(FACES.name if FACES.generator.is_file() else DRAWN.name)
 
 
 def check_place(host: str, port: int) -> None:

@@ -30,7 +30,6 @@ from attention.files.regions import save_regions
 from attention.files.safetensors import write_safetensors
 from attention.generator import Generator
 from attention.images import to_image
-from attention.inversion.tower import kind_of, load_tower
 from attention.training import loop as training
 from attention.training.clustering import fit_regions
 from attention.training.runs import ship_editor
@@ -44,6 +43,7 @@ from attention.worlds.drawn.fit.reader import ReaderFit, fit_reader, measure
 from attention.worlds.drawn.reader import AttributeReader
 from attention.worlds.phrases import area_under_curve
 from attention.worlds.registry import configured, world_of
+from attention.worlds.tower import kind_of, load_tower
 
 COMMAND = "python -m attention.worlds.drawn.build"
 

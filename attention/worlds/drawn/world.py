@@ -37,7 +37,7 @@ DRAWN = WorldEntry(
 
 
 def encoder(path: Path) -> nn.Module:
-    from attention.inversion.tower import kind_of, load_tower
+    from attention.worlds.tower import kind_of, load_tower
     return load_tower(path, kind_of("drawn"))
 
 

@@ -31,7 +31,6 @@ from attention.files.regions import save_regions
 from attention.files.safetensors import packed
 from attention.generator import MobileStyleGAN
 from attention.images import to_image
-from attention.inversion.tower import kind_of, load_tower, psnr_of_inversions
 from attention.training import loop as training
 from attention.training.clustering import fit_regions
 from attention.training.runs import load_run, ship_editor
@@ -47,6 +46,7 @@ from attention.worlds.faces.mesh import FaceMesh
 from attention.worlds.faces.parts import Segments
 from attention.worlds.phrases import area_under_curve
 from attention.worlds.registry import configured, world_of
+from attention.worlds.tower import kind_of, load_tower, psnr_of_inversions
 from attention.worlds.world import World
 
 COMMAND = "python -m attention.worlds.faces.build"

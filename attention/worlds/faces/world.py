@@ -21,13 +21,13 @@ FACES = WorldEntry(
     encoder=Part("faces", SHIPPED_FACES / "encoder.safetensors"), words="people", views="noisy", perceptual="pixels",
     truth="faces", editor=SHIPPED_FACES,
     # docs/faces.md says why each differs from the paper's.
-    settings=dict(cluster_num=192, step=1200, lr=0.0015, temperature=0.06, negatives=32, relative=True, mapper="natural",
-                  max_change=50.0, lambda_ess=1.0, lambda_sec=0.007, lambda_area=0.6, lambda_id=0.8, lambda_delta=0.05,
+    settings=dict(cluster_num=192, step=1200, lr=0.002, temperature=0.06, negatives=32, relative=True, mapper="natural",
+                  max_change=50.0, lambda_ess=1.0, lambda_sec=0.007, lambda_area=0.5, lambda_id=0.8, lambda_delta=0.1,
                   precision="bf16"))
 
 
 def encoder(path: Path) -> nn.Module:
-    from attention.inversion.tower import kind_of, load_tower
+    from attention.worlds.tower import kind_of, load_tower
     return load_tower(path, kind_of("faces"))
 
 

@@ -5,8 +5,8 @@ from tqdm import tqdm
 
 from attention.generator import Generator, sample_z
 from attention.images import Damage, to_image
-from attention.inversion.tower import EncoderFit, TowerEncoder, fit_tower, psnr_of_inversions
 from attention.worlds.drawn.faces import FaceParams, draw_faces
+from attention.worlds.tower import EncoderFit, TowerEncoder, fit_tower, psnr_of_inversions
 
 DAMAGE = Damage(shift=0, blur=0, coarse=0.5, coarsest=0.625, gain=0, offset=0, noise=0.04)     # as crops of photos are
 RECIPE = EncoderFit()

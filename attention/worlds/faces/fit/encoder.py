@@ -9,8 +9,8 @@ from torch import Tensor
 
 from attention.generator import Generator
 from attention.images import Damage
-from attention.inversion.tower import EncoderFit, TowerEncoder, fit_tower
 from attention.worlds.faces.fit.pictures import unchanged
+from attention.worlds.tower import EncoderFit, TowerEncoder, fit_tower
 
 # Photos are framed by landmarks that are off by a little, softer than what is generated, and of other light.
 DAMAGE = Damage(shift=0.03, blur=2, coarse=0.4, coarsest=0.4, gain=0.06, offset=0.04, noise=0.06)

@@ -181,3 +181,16 @@ class Generator(Protocol):
 def sample_z(count: int, style_dim: int, seed: int) -> Tensor:
     """(count, style_dim) seeded normal latents on the CPU; the same for every device that they go to."""
     return torch.randn(count, style_dim, generator=torch.Generator().manual_seed(seed))
+
+
+LEAST_DEVIATION = 1e-6      # of a direction in which nothing differs, so that it can be divided by
+
+
+def principal(style: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """How latents or styles of faces (N, C) differ: mean (C,), the first principal directions (count, C), and the standard
+    deviations along them."""
+    style = style.detach().float()
+    mean = style.mean(dim=0)
+    values, vectors = torch.linalg.eigh(torch.cov((style - mean).T))                        # ascending
+    deviations = values[-count:].clamp(min=0).sqrt().clamp(min=LEAST_DEVIATION)
+    return mean, vectors[:, -count:].T.contiguous(), deviations

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from attention.errors import UserError
 from attention.fits import fit
-from attention.generator.base import Generator
+from attention.generator.base import Generator, principal
 from attention.images import area_resize, decibels, psnr
 from attention.inversion.perceptual import load_lpips, lpips_available
 
-RATE = 0.05                 # of Adam, in standard deviations of w over faces
+RATE = 0.05                 # of Adam, in standard deviations over faces
 PULL = 1e-3                 # on the squared distance from the encoder's guess, in the same unit: edits work near it
-SPREAD_FACES = 512
+FACES = 2048                # that say how w differs
 LPIPS_SIDE = 256            # larger pictures are shrunk to this side before LPIPS, which else would take most of the time
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,14 +33,14 @@ class Inversion(NamedTuple):
     lpips_after: float | None = None
 
 
-def invert(generator: Generator, encoder: nn.Module, image: Tensor, spread: Tensor, steps: int = 0,
+def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tensor, steps: int = 0,
            by_lpips: bool = True) -> Inversion:
     """Find the latent of a picture.
 
     Args:
         encoder: picture -> w (1, style_dim) or w+ (1, n_latent, style_dim).
         image: (1, 3, R, R) in [-1, 1], framed as the generator's faces are.
-        spread: (style_dim,) of w over faces, the unit of refinement.
+        faces: (N, style_dim) w of many faces: how they differ is the unit of refinement.
         steps: of refinement of every row of w+ by the squared error of pixels and, if asked for and its weights are here
             (see load_lpips), LPIPS; 0 leaves the encoder's guess.
     Raises:
@@ -54,20 +54,21 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, spread: Tens
                             f"{generator.n_latent} x {generator.style_dim}; give the encoder of this generator")
         before = after = _nearness(generator.picture(generator.styles(w)), image, distance)
     if steps > 0:
-        w = _refine(generator, image, w, spread, steps, distance if by_lpips else None)
+        w = _refine(generator, image, w, faces, steps, distance if by_lpips else None)
         with torch.no_grad():
             after = _nearness(generator.picture(generator.styles(w)), image, distance)
     return Inversion(w, before[0], after[0], before[1], after[1])
 
 
-def _refine(generator: Generator, image: Tensor, guess: Tensor, spread: Tensor, steps: int,
+def _refine(generator: Generator, image: Tensor, guess: Tensor, faces: Tensor, steps: int,
             distance: Distance | None) -> Tensor:
     """w+ (1, n_latent, style_dim) near the guess, whose picture is nearer to the image in pixels and `distance`."""
     start = guess if guess.ndim == 3 else guess[:, None].expand(-1, generator.n_latent, -1)
-    change = torch.zeros_like(start).requires_grad_()                            # in units of the spread
+    _, directions, deviations = principal(faces, generator.style_dim)
+    change = torch.zeros_like(start).requires_grad_()           # in standard deviations, along the principal directions
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        made = generator.picture(generator.styles(start + spread * change))
+        made = generator.picture(generator.styles(start + change * deviations @ directions))
         error = (made - image).square().mean()
         whole = error + PULL * change.square().mean()
         if distance is not None:
@@ -75,7 +76,7 @@ def _refine(generator: Generator, image: Tensor, guess: Tensor, spread: Tensor, 
         return whole, {"psnr": float(decibels(error.detach() / 4))}
 
     fit(torch.optim.Adam([change], lr=RATE), loss, steps, "refining")
-    return (start + spread * change).detach()
+    return (start + change * deviations @ directions).detach()
 
 
 def _small_lpips(device: torch.device) -> Distance:

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor, nn
 
 from attention.errors import UserError
-from attention.generator.base import LayerSpec
+from attention.generator.base import LayerSpec, principal
 from attention.generator.layers import EqualLinear
 from attention.method.defaults import STRENGTH
 
 HIDDEN = 512        # width of the text branch, published
 MAX_CHANGE = 30.0   # ours: standard deviations over faces that a style may move at strength 1, where spreads are known
 DIRECTIONS = 64     # of a style in which faces differ: 96 % of the variance of MobileStyleGAN's
-LEAST_DEVIATION = 1e-6
+LEAST_LIMIT = 1e-6
 
 
 class Mapper(nn.Module):
@@ -80,7 +80,7 @@ class StyleMapper(Mapper):
             for i, style in enumerate(faces):
                 # A channel that never varies may not move either; the floor only keeps its gradient finite.
                 limit = max_change * style.detach().float().std(dim=0)
-                self.register_buffer(f"limit_{i}", limit.clamp(min=LEAST_DEVIATION))
+                self.register_buffer(f"limit_{i}", limit.clamp(min=LEAST_LIMIT))
 
     def change(self, i: int, style: Tensor, text: Tensor) -> Tensor:
         by_style, by_text = self.from_style[i](style), self.from_text[i](text)              # (B|1, C), (B|1, hidden)
@@ -163,15 +163,6 @@ def check_faces(faces: Sequence[Tensor], widths: Sequence[int]) -> None:
     """Refuse styles of faces that are not those of the edited layers."""
     if [style.shape[1] for style in faces] != list(widths):
         raise ValueError(f"faces must have the styles of each edited layer, of widths {list(widths)}")
-
-
-def principal(style: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Styles (N, C) -> mean (C,), the first principal directions (count, C), and the standard deviations along them."""
-    style = style.detach().float()
-    mean = style.mean(dim=0)
-    values, vectors = torch.linalg.eigh(torch.cov((style - mean).T))                        # ascending
-    deviations = values[-count:].clamp(min=0).sqrt().clamp(min=LEAST_DEVIATION)
-    return mean, vectors[:, -count:].T.contiguous(), deviations
 
 
 MAPPERS: dict[str, Callable[..., Mapper]] = {"style": StyleMapper, "natural": NaturalMapper}

@@ -17,8 +17,9 @@ from attention.clip_models.base import TextImageModel
 from attention.errors import UserError
 from attention.files.generator import early_generator
 from attention.generator.base import Generator, sample_z
+from attention.images import area_resize
 from attention.inversion.frame import Frame
-from attention.inversion.invert import SPREAD_FACES, Inversion, invert
+from attention.inversion.invert import FACES, Inversion, invert
 from attention.worlds.base import WorldEntry
 from attention.worlds.parts import ENCODERS, FRAMES, PERCEPTUAL, TRUTHS, VIEWS, WORDS
 from attention.worlds.truth import Truth
@@ -154,11 +155,13 @@ class World:
         return self.generator.picture(self.generator.styles(w))
 
     def invert(self, image: Tensor, steps: int = 0) -> Inversion:
-        """The latent of a framed picture (1, 3, R, R) in [-1, 1]; see `inversion.invert`.
+        """The latent of a framed picture (1, 3, R, R) in [-1, 1], by early pictures where there are such; see
+        `inversion.invert`.
 
         Raises:
             UserError: no encoder, or one of another generator.
         """
         photographs = self.entry.perceptual != "pixels"
-        spread = self.sample_w(SPREAD_FACES, seed=0).std(dim=0)
-        return invert(self.generator, self.encoder, image.to(self.device), spread, steps, by_lpips=photographs)
+        generator, faces = self.preview().generator, self.sample_w(FACES, seed=0)
+        seen = area_resize(image.to(self.device), generator.resolution)
+        return invert(generator, self.encoder, seen, faces, steps, by_lpips=photographs)

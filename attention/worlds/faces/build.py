@@ -172,10 +172,11 @@ def manifest(config: BuildConfig) -> dict[str, Any]:
     quality: dict[str, Any] = {name: {"psnr_of_48_unseen_faces_db": psnr_of_early(
         generator, early_generator(generator, SHIPPED_FACES / name).head)} for name in HEADS}       # type: ignore[attr-defined]
     unseen = _pictures(config, unseen=True)
-    early = early_generator(generator, SHIPPED_FACES / "early.safetensors")
-    photos, _ = faces_of(early, config.work / "pictures", range(config.shards - UNSEEN, config.shards))
-    quality["encoder.safetensors"] = {"psnr_of_500_unseen_faces_db": psnr_of_inversions(
-        load_tower(SHIPPED_FACES / "encoder.safetensors", kind_of("faces")), early, to_image(photos))}
+    if (SHIPPED_FACES / "encoder.safetensors").exists():
+        early = early_generator(generator, SHIPPED_FACES / "early.safetensors")
+        photos, _ = faces_of(early, config.work / "pictures", range(config.shards - UNSEEN, config.shards))
+        quality["encoder.safetensors"] = {"psnr_of_500_unseen_faces_db": psnr_of_inversions(
+            load_tower(SHIPPED_FACES / "encoder.safetensors", kind_of("faces")), early, to_image(photos))}
     phrases = area_under_curve(TinyCLIP.load(SHIPPED_FACES / "clip.safetensors"), CONCEPTS, to_image(unseen.pixels),
                                truth_table(unseen.numbers))
     quality["clip.safetensors"] = {"mean_area_under_curve": float(np.mean(list(phrases.values()))), "by_phrase": phrases,

@@ -19,7 +19,7 @@ from attention.editing.recipes import read_recipe
 from attention.errors import UserError
 from attention.files.published import SHIPPED
 from attention.inversion import invert
-from attention.method.defaults import STRENGTH
+from attention.method.defaults import COVERAGE, STRENGTH
 from attention.worlds.drawn.faces import FaceParams, draw_faces
 from attention.worlds.drawn.photos import draw_photo
 from attention.worlds.world import World
@@ -215,7 +215,7 @@ def test_pictures_that_would_have_one_name_are_refused(main, tmp_path):
 
 def test_the_flags_have_the_defaults_of_python():
     config = command.EditConfig()
-    assert (config.strength, config.coverage) == (STRENGTH, session.COVERAGE)
+    assert (config.strength, config.coverage) == (STRENGTH, COVERAGE)
     with pytest.raises(UserError, match="--seed is 9"):
         command.EditConfig(seed=session.LARGEST_SEED + 1)
 

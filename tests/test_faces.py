@@ -39,7 +39,7 @@ from attention.worlds.faces.fit.early import EarlyFit, begin_linear, lessons
 from attention.worlds.faces.measures import MEASURES, RULES, held, measure, truth_table
 from attention.worlds.faces.mesh import Mesh
 from attention.worlds.faces.parts import BROWS, EYES, LIPS, MOUTH, NOSE, OVAL, PARTS, SEGMENTS, Face, Segments
-from attention.worlds.registry import WORLDS, load_world
+from attention.worlds.registry import WORLDS, load_world, usual_world
 from attention.worlds.world import World
 
 pytest.importorskip("skimage", reason="what is measured needs the extra truth")
@@ -448,6 +448,13 @@ def test_what_is_shipped_fits_together_and_the_generator_that_is_not_is_asked_fo
     monkeypatch.setitem(WORLDS, "faces", replace(WORLDS["faces"], generator=tmp_path / MOBILE_FILE))
     with pytest.raises(UserError, match=rf"{MOBILE_FILE} is missing \(.*python -m attention.download {MOBILE_FILE}"):
         load_editor("faces")
+
+
+def test_the_page_begins_with_real_looking_faces_where_they_are(tmp_path, monkeypatch):
+    for there, usual in ((False, "drawn"), (True, "faces")):
+        monkeypatch.setitem(WORLDS, "faces", replace(WORLDS["faces"], generator=tmp_path / f"{there}"))
+        (tmp_path / "True").touch()
+        assert usual_world() == usual
 
 
 @pytest.fixture(scope="module")

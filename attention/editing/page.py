@@ -22,8 +22,7 @@ from pathlib import Path
 from attention.config import CKPT, DEVICE, TRUST, Config, option, parse_config
 from attention.errors import UserError
 from attention.extras import need
-from attention.worlds.drawn.world import DRAWN
-from attention.worlds.faces.world import FACES
+from attention.worlds.registry import BEST, usual_world
 
 
 class DemoConfig(Config):
@@ -60,10 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                             "\"gradio>=6\"") from error
         # Half of the cores: a browser needs some too, and threads that wait for each other take 30 times as long.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-        run = config.run or usual_run()
-        if config.run is None and run.name != FACES.name:
-            print(f"for real-looking faces instead of {run}: python -m attention.download {FACES.name}", flush=True)
-        desk = Desk(load_editor(run, config.device, config.trust, config.ckpt), folder)
+        if config.run is None and usual_world() != BEST:
+            print(f"the world {usual_world()}; for {BEST}, real-looking faces: python -m attention.download {BEST}", flush=True)
+        desk = Desk(load_editor(config.run or usual_world(), config.device, config.trust, config.ckpt), folder)
         page = build(desk)
         try:
             serve(page, desk, server_name=config.host, server_port=config.port, quiet=True)
@@ -72,11 +70,6 @@ def main(argv: Sequence[str] | None = None) -> None:
                             "--port") from error
         print(f"{page.local_url} is ready; Ctrl-C ends it and deletes what was uploaded", flush=True)
         threading.Event().wait()
-
-
-def usual_run() -> Path:
-    """The editor of real-looking faces, if their generator is there; else that of drawn ones, which need nothing."""
-    return Path(FACES.name if FACES.generator.is_file() else DRAWN.name)
 
 
 def check_place(host: str, port: int) -> None:

@@ -26,6 +26,12 @@ if TYPE_CHECKING:
     from attention.worlds.world import World
 
 WORLDS: dict[str, WorldEntry] = {entry.name: entry for entry in (FFHQ, DRAWN, FACES)}
+BEST = FACES.name           # of the worlds whose editors are shipped
+
+
+def usual_world() -> str:
+    """What the page begins with: BEST, if its generator is there, else the world that needs no download."""
+    return BEST if WORLDS[BEST].generator.is_file() else DRAWN.name
 
 
 def recipes() -> dict[str, dict[str, Any]]:

@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Half of the cores: a browser needs some too, and threads that wait for each other take 30 times as long.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
         if config.run is None and usual_world() != BEST:
-            print(f"the world {usual_world()}; for {BEST}, real-looking faces: python -m attention.download {BEST}", flush=True)
+            print(f"this is {usual_world()}; for real-looking faces: python -m attention.download {BEST}", flush=True)
         desk = Desk(load_editor(config.run or usual_world(), config.device, config.trust, config.ckpt), folder)
         page = build(desk)
         try:

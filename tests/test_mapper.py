@@ -1,5 +1,7 @@
 """The mapper: parity with the released one, and the contract that every entry of MAPPERS keeps."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
@@ -59,8 +61,12 @@ def test_every_mapper_keeps_the_contract(name):
         for parameter in mapper.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
     edited = mapper(styles, text)
-    for before, after in zip(styles, mapper(styles, text, strength=0.0), strict=True):
-        assert torch.equal(before, after), "strength 0 changes something"
+    still = copy.deepcopy(mapper)
+    still.strength = 0.0
+    for before, *after in zip(styles, mapper(styles, text, strength=0.0), still(styles, text), strict=True):
+        assert all(torch.equal(before, style) for style in after), "strength 0 changes something"
+    for told, own in zip(mapper(styles, text, strength=0.3), still(styles, text, strength=0.3), strict=True):
+        assert torch.equal(told, own), "the mapper's own strength counts where another is said"
     same = [before is after for before, after in zip(styles, edited, strict=True)]
     assert same == [False] * len(EDITED) + [True] * (len(LAYERS) - len(EDITED)), "layers past the blend are other tensors"
     one_face, one_text = [style[:1] for style in styles], text[:1]

@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -21,15 +20,14 @@ from playwright.sync_api import expect, sync_playwright
 
 import attention
 from attention.editing import page as command
-from attention.editing.desk import STRONGEST, USUAL, Desk
-from attention.editing.folder import PREFIX, ServerFolder
+from attention.editing.desk import Desk
+from attention.editing.folder import ServerFolder
+from attention.editing.history import STRONGEST, USUAL
 from attention.editing.widgets import build, serve
 from attention.errors import UserError
 from attention.files.published import ROOT
 from attention.images import to_pixels
 from attention.worlds.drawn import photos
-from attention.worlds.drawn.faces import FaceParams
-from attention.worlds.drawn.photos import FRAME, draw_photo
 
 SCREENSHOTS = ROOT / "runs/screenshots"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
@@ -419,52 +417,6 @@ def test_emptying_where_gives_chosen_regions_back(user, editor):
     assert np.array_equal(user.picture("edited"), pixels(editor.open_seed(21).edit("purple hair")))
 
 
-def test_a_large_photo_is_shown_and_kept_at_the_size_of_a_screen_and_saved_whole(editor, desk, tmp_path):
-    photo = draw_photo(FaceParams.sample(1, seed=8), FRAME.scaled(2.5), (1300, 1200))
-    photo.image.save(tmp_path / "photo.png")
-    (tmp_path / "photo.json").write_text(json.dumps(photo.landmarks.tolist()))
-    page = desk.show_photo(str(tmp_path / "photo.png"), False, str(tmp_path / "photo.json"), 0, 0)
-    page = desk.change(page, "purple hair", "", 0.1, 0.8)
-    assert max(edited.photo[0].size for edited in desk.shelf.kept.values() if edited.photo) == (1024, 945)
-    small = [Image.open(file) for file in desk.compared(page)]
-    assert small[0].size == small[1].size == (1024, 945)
-    saved = Image.open(desk.save(page).saved)
-    whole = editor.open_photo(tmp_path / "photo.png", tmp_path / "photo.json").edit("purple hair").image
-    assert np.array_equal(np.asarray(saved), np.asarray(whole))
-    large = [np.asarray(image, float) for image in (photo.image, whole)]
-    small = [np.asarray(image.resize((1300, 1200)), float) for image in small]
-    assert np.abs((small[1] - small[0]) - (large[1] - large[0])).mean() < 0.5            # of 255: the same change
-    desk.shelf.drop(page.number)
-    desk.shelf.drop(page.opened.number)
-    assert np.array_equal(np.asarray(desk.edited(page).image), np.asarray(Image.open(desk.picture(page))))
-
-
-def test_all_pages_share_one_budget_of_memory_and_what_was_let_go_is_made_again(editor, desk, monkeypatch):
-    monkeypatch.setattr(desk.shelf, "budget", 20 * 2**20)
-    pages = [desk.show_seed(seed) for seed in range(3)]
-    for what in ("purple hair", "beard", "glasses"):
-        pages = [desk.change(page, what, "", 0.1, 0.8) for page in pages]
-        assert desk.shelf.size() <= 20 * 2**20
-    for seed, page in enumerate(pages):
-        expected = editor.open_seed(seed).edit("purple hair").edit("beard")
-        assert torch.equal(desk.edited(desk.undo(page)).tensor, expected.tensor)
-        assert np.array_equal(np.asarray(Image.open(desk.picture(desk.undo(page)))), pixels(expected))
-    slid = pages[0]
-    kept = len(desk.shelf.kept)
-    for strength in (0.02, 0.04, 0.06):                                        # a slider's way keeps one picture
-        slid = desk.slide(slid, strength, 0.8)
-        assert len(slid.steps) == 3 and len(desk.shelf.kept) <= kept + 1
-
-
-def test_a_long_chain_keeps_the_features_of_its_last_edits_only(editor):
-    edited = editor.open_seed(3)
-    for _ in range(4):
-        before, edited = edited, edited.edit("beard", strength=0.02)
-    assert len(edited.edits) == 2 and len(edited.masks) == 4
-    again = edited.undo().undo().edit("beard", strength=0.02)
-    assert torch.equal(again.tensor, before.tensor) and torch.equal(edited.undo().tensor, before.tensor)
-
-
 def test_a_photo_whose_face_cannot_be_found_is_told_in_one_place_and_changes_nothing(user, desk, tmp_path):
     needs = desk.photo_needs()
     if not needs:
@@ -531,45 +483,6 @@ def test_a_server_that_cannot_write_says_so_and_goes_on(user, desk):
     user.sees("the server cannot keep or find a picture (No such file or directory)")
     moved.rename(desk.folder.pictures)
     user.edits("beard")
-
-
-def test_files_go_when_nobody_uses_them_and_the_oldest_when_there_are_too_many(desk, monkeypatch, tmp_path):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    with ServerFolder() as folder:
-        files = [folder.uploads / f"{age}.png" for age in (9999, 300, 200, 100)]
-        for file in files:
-            file.write_bytes(bytes(1000))
-            os.utime(file, (time.time() - int(file.stem),) * 2)
-        monkeypatch.setattr("attention.editing.folder.DISK", 2500)
-        folder.used([str(files[1]), None, "gone"])
-        folder.tidy()
-        assert [file.exists() for file in files] == [False, True, False, True]
-    assert not list(tmp_path.iterdir())
-
-
-def python(code, **environment):
-    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, cwd=ROOT,
-                          env={**os.environ, **environment}, check=False)
-
-
-def test_what_a_killed_server_left_is_swept_and_a_living_one_keeps_its_own(tmp_path, monkeypatch):
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
-    made = "from attention.editing.folder import ServerFolder; import os; folder = ServerFolder(); "
-    killed = python(made + "(folder.uploads / 'photo.png').touch(); os.kill(os.getpid(), 9)")
-    assert killed.returncode == -9 and len(list(tmp_path.glob(f"{PREFIX}*/uploads/photo.png"))) == 1
-    with ServerFolder() as living:
-        assert python(made + "folder.remove()").returncode == 0
-        assert list(tmp_path.iterdir()) == [living.path] and living.path.stat().st_mode & 0o777 == 0o700
-
-
-def test_a_temporary_folder_that_cannot_be_used_is_told(tmp_path, monkeypatch):
-    (tmp_path / "file").touch()
-    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path / "file/folder"))
-    with pytest.raises(UserError, match=r"file/folder, which cannot be used \(Not a directory\)"):
-        ServerFolder()
-    full = python("import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"       # as on a full disk
-                  "from attention.editing.folder import ServerFolder; ServerFolder()", GRADIO_TEMP_DIR=str(tmp_path))
-    assert "cannot be used (File too large); make room there" in full.stderr and len(list(tmp_path.iterdir())) == 1
 
 
 @pytest.mark.slow

@@ -1,15 +1,12 @@
 """What the web page can do, apart from its widgets: actions on a user's page, and the pictures that it shows."""
 
 import itertools
-import json
 import math
 import re
 import warnings
-from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
-from threading import Lock
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -19,11 +16,29 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from attention.editing.edited import Change, Edited
+from attention.editing.edited import Edited
 from attention.editing.folder import ServerFolder
+from attention.editing.history import (
+    LONGEST_ADDRESS,
+    LONGEST_TEXT,
+    MOST_STEPS,
+    REGIONS,
+    STRONGEST,
+    USUAL,
+    Opened,
+    Page,
+    Step,
+    describe,
+    in_address,
+    said_edit,
+    said_regions,
+    standing,
+)
+from attention.editing.inputs import LARGEST_SEED, number_of, text_of, whole
 from attention.editing.photo import read_photo
 from attention.editing.recipes import unpack
 from attention.editing.session import Editor
+from attention.editing.shelf import Shelf
 from attention.editing.words import sayable
 from attention.errors import UserError
 from attention.extras import EXTRAS
@@ -34,117 +49,14 @@ from attention.inversion.frame import Frame
 from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.regions import region_overlay
 
-MEMORY = 512 * 2**20        # bytes of all users' pictures and features together; what was used longest ago is made again
-LARGEST_SEED = 2**53 - 1    # the largest whole number that a browser writes exactly
-LONGEST_TEXT = 300          # characters of *what* and *where*; CLIP reads fewer
-LONGEST_ADDRESS = 4000      # characters of the recipe in the page's address
-MOST_STEPS = 500            # of a page's history
-USUAL, STRONGEST = 0.15, 0.3                # ends of the slider of strength; beyond the first, colours turn lurid
 MOST_REFINED = 50           # steps
 MOST_FACES = 100            # of a photo, to choose from
 CLICKABLE = 512             # pixels, at least, of the picture that is clicked
 VIEW = 1024                 # pixels, at most, of a side of a photo on the screen; the download has them all
 THUMBNAIL = 160             # pixels, at most, of the pictures of the history
-REGIONS = "regions"         # begins the field *where* if regions are chosen
 TINT = 0.35                 # of the colours that show the regions
 CHOSEN = np.array([255, 230, 0])            # colour of chosen regions
 DIMMED = 0.25               # brightness outside of the mask
-
-
-@dataclass(frozen=True)
-class Opened:
-    """A face as it was opened: little enough to keep for every page; the desk makes it again if it was let go."""
-
-    number: int                 # of this picture among all that the desk ever made
-    origin: dict[str, Any]      # as a recipe holds it
-    before: str                 # file of the unedited picture, a photo at the size of a screen
-    thumbnail: str              # file
-    photo: str | None = None    # file of the upload
-    frame: Frame | None = None  # where in `before` the face is
-
-
-@dataclass(frozen=True)
-class Step:
-    """One edit of a page's history."""
-
-    number: int                 # of the picture after it, see Opened
-    change: Change
-    picture: str                # file of the picture after it, a photo at the size of a screen
-    mask: str                   # file of mask_picture
-    thumbnail: str              # file
-
-
-@dataclass(frozen=True)
-class Page:
-    """All that a user's page remembers."""
-
-    opened: Opened
-    steps: tuple[Step, ...] = ()
-    at: int = 0                 # how many of the steps are shown; those after it can be done again
-    chosen: tuple[int, ...] = ()            # regions that are marked
-    where: str = ""             # what the field *where* was last filled with
-    sliders: tuple[float, float] = (STRENGTH, COVERAGE)     # where they stand
-    stronger: bool = False      # the slider of strength goes up to STRONGEST
-    early: str = ""             # file of an early picture of what the sliders ask for, until they rest
-    saved: str = ""             # file of the last download
-
-    @property
-    def last(self) -> Change | None:
-        """The change that is shown."""
-        return self.steps[self.at - 1].change if self.at else None
-
-    @property
-    def changes(self) -> list[Change]:
-        return [step.change for step in self.steps[:self.at]]
-
-    @property
-    def number(self) -> int:
-        return self.steps[self.at - 1].number if self.at else self.opened.number
-
-    @property
-    def files(self) -> list[str | None]:
-        """Files that this page needs."""
-        opened = self.opened
-        return [opened.before, opened.thumbnail, opened.photo, self.early or None,
-                *(file for step in self.steps for file in (step.picture, step.mask, step.thumbnail))]
-
-
-@dataclass
-class Shelf:
-    """Pictures by their numbers within a budget of memory; those that were used longest ago go first."""
-
-    budget: int = MEMORY
-    kept: "OrderedDict[int, Edited]" = field(default_factory=OrderedDict)
-    sizes: dict[int, dict[int, int]] = field(default_factory=dict)          # by picture: bytes by address
-    lock: Lock = field(default_factory=Lock)
-
-    def get(self, number: int) -> Edited | None:
-        with self.lock:
-            if number in self.kept:
-                self.kept.move_to_end(number)
-            return self.kept.get(number)
-
-    def put(self, number: int, edited: Edited) -> None:
-        sizes = {tensor.data_ptr(): tensor.nbytes for tensor in edited.tensors()}
-        if edited.photo is not None:
-            sizes[id(edited.photo[0])] = edited.photo[0].width * edited.photo[0].height * 3
-        with self.lock:
-            self.kept[number], self.sizes[number] = edited, sizes
-            self.kept.move_to_end(number)
-            while len(self.kept) > 1 and self.size() > self.budget:
-                del self.sizes[self.kept.popitem(last=False)[0]]
-
-    def drop(self, number: int) -> None:
-        with self.lock:
-            self.kept.pop(number, None)
-            self.sizes.pop(number, None)
-
-    def size(self) -> int:
-        """Bytes of all that is kept; what pictures share counts once."""
-        together: dict[int, int] = {}
-        for sizes in self.sizes.values():
-            together |= sizes
-        return sum(together.values())
 
 
 class Desk:
@@ -229,12 +141,14 @@ class Desk:
 
     def change(self, page: Page, what: str, where: str, strength: float, coverage: float) -> Page:
         what, how = text_of(what or "", "what", LONGEST_TEXT), _sliders(strength, coverage)
+        page = self._settled(page)
         return self._then(page, self.edited(page).edit(what, **self._place(where), **how))
 
     def resemble(self, page: Page, reference: str | None, exact: bool, where: str, strength: float,
                  coverage: float) -> Page:
         if reference is None:
             raise UserError("no picture to resemble was chosen; upload one first")
+        page = self._settled(page)
         edited, place, how = self.edited(page), self._place(where), _sliders(strength, coverage)
         if exact:
             face = self.editor.open_photo(reference, aligned=True)
@@ -253,6 +167,10 @@ class Desk:
     def rest(self, page: Page, strength: float, coverage: float) -> Page:
         """The sliders rest: the whole picture in place of an early one."""
         return self.slide(page, strength, coverage) if page.early else page
+
+    def _settled(self, page: Page) -> Page:
+        """A page whose sliders rest where they stand: what comes next must not lose how far they were moved."""
+        return self.rest(page, *page.sliders)
 
     def slide(self, page: Page, strength: float, coverage: float) -> Page:
         """Move the sliders: the last change follows; without one they wait for the next."""
@@ -281,7 +199,8 @@ class Desk:
 
     def go_to(self, page: Page, number: int) -> Page:
         """Show a step of the history, 0 the unedited face; later steps stay until the next edit."""
-        return _standing(replace(page, at=whole(number, "the step", len(page.steps))))
+        page = self._settled(page)
+        return standing(replace(page, at=whole(number, "the step", len(page.steps))))
 
     def start_over(self, page: Page) -> Page:
         return Page(page.opened)
@@ -301,6 +220,7 @@ class Desk:
 
     def save(self, page: Page) -> Page:
         """Write the picture with its recipe for the download, a photo with all of its pixels."""
+        page = self._settled(page)
         edited = self.edited(page)
         if page.opened.photo is not None:
             said = edited.origin["photo"]
@@ -348,7 +268,7 @@ class Desk:
         """The recipe of a seed's picture for the page's address: as many of its steps as `in_address` says."""
         if "seed" not in page.opened.origin:
             return ""
-        return "?" + urlencode([("seed", page.opened.origin["seed"]), *map(_said_edit, page.changes[:in_address(page)])])
+        return "?" + urlencode([("seed", page.opened.origin["seed"]), *map(said_edit, page.changes[:in_address(page)])])
 
     def phrases(self) -> dict[str, tuple[str, ...]]:
         """What can be said, by place in the face."""
@@ -389,7 +309,7 @@ class Desk:
         picture, mask = self.folder.keep(edited.image), self.folder.keep(mask_picture(edited))
         step = Step(next(self._numbers), edited.changes[-1], picture, mask, self._thumbnail(edited))
         self.shelf.put(step.number, edited)
-        return _standing(replace(page, steps=(*page.steps[:page.at], step), at=page.at + 1))
+        return standing(replace(page, steps=(*page.steps[:page.at], step), at=page.at + 1))
 
     def _thumbnail(self, edited: Edited) -> str:
         picture = picture_of(edited.tensor)
@@ -402,73 +322,6 @@ class Desk:
         if re.fullmatch(f"{REGIONS}[0-9, ]+", where):
             return {"regions": sorted({int(number) for number in re.findall("[0-9]{1,9}", where)})}
         return {"where": where or None}
-
-
-def text_of(value: Any, name: str, most: int) -> str:
-    """A text from a browser, white space at its ends and between words made one space.
-
-    Raises:
-        UserError: it is none, too long, or has characters that cannot be shown.
-    """
-    if not isinstance(value, str):
-        raise UserError(f"{name} is no text")
-    if len(value) > most:
-        raise UserError(f"{name} has {len(value):,} characters, but at most {most} are taken")
-    value = " ".join(value.split())
-    if not value.isprintable():
-        raise UserError(f"{name} has characters that cannot be shown; type it again")
-    return value
-
-
-def number_of(value: Any, name: str, most: float) -> float:
-    """A number from 0 to `most` from a browser.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
-        raise UserError(f"{name} is {_told(value)}, expected a number from 0 to {most:,}")
-    return value
-
-
-def whole(value: Any, name: str, most: int) -> int:
-    """A whole number from 0 to `most` from a browser.
-
-    Raises:
-        UserError: it is something else.
-    """
-    if isinstance(value, float) and value.is_integer() and abs(value) <= most:
-        value = int(value)
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= most:
-        raise UserError(f"{name} is {_told(value)}, expected a whole number from 0 to {most:,}")
-    return value
-
-
-def _told(value: Any) -> str:
-    if value is None:
-        return "empty"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return "no number"
-    return f"{value:g}" if isinstance(value, float) else f"{value}" if abs(value) < 10**20 else "a number of many digits"
-
-
-def in_address(page: Page) -> int:
-    """How many of a page's steps its address holds: those before the first that needs an upload, if it has room."""
-    if "seed" not in page.opened.origin:
-        return 0
-    length = LONGEST_TEXT
-    for number, change in enumerate(page.changes):
-        if isinstance(change.what, dict) or isinstance(change.where, dict):
-            return number
-        length += len(urlencode([_said_edit(change)])) + 1
-        if length > LONGEST_ADDRESS:
-            return number
-    return page.at
-
-
-def _said_edit(change: Change) -> tuple[str, str]:
-    said = [change.what, said_where(change), change.strength, change.coverage]
-    return "edit", json.dumps(said, separators=(",", ":"))
 
 
 def clickable_side(edited: Edited) -> int:
@@ -494,55 +347,9 @@ def mask_picture(edited: Edited) -> Image.Image:
     return Image.fromarray((picture * (DIMMED + (1 - DIMMED) * mask[..., None])).round().astype(np.uint8))
 
 
-def said_regions(chosen: tuple[int, ...] | list[int]) -> str:
-    """What the field *where* says of regions."""
-    return f"{REGIONS} {', '.join(map(str, chosen))}" if chosen else ""
-
-
-def said_what(change: Change) -> str:
-    """What the field *what* says of a change; nothing of an uploaded picture."""
-    return change.what if isinstance(change.what, str) else ""
-
-
-def said_where(change: Change) -> str:
-    """What the field *where* says of a change; nothing if *what* says it too, or if it is everywhere."""
-    if isinstance(change.where, list):
-        return said_regions(change.where)
-    return change.where if isinstance(change.where, str) and change.where != change.what else ""
-
-
-def describe(change: Change) -> str:
-    """A change in a few words, the same as in the fields."""
-    where = said_where(change)
-    return (said_what(change) or "like the other picture")[:40] + (f" @ {where[:40]}" if where else "")
-
-
-def summary(page: Page) -> str:
-    """What the picture is, in a line."""
-    origin, change = page.opened.origin, page.last
-    face = f"seed {origin['seed']}" if "seed" in origin else "the photo"
-    if "psnr" in origin:
-        face += f", inverted to {origin['psnr'][1]:.1f} dB"
-    if change is None:
-        return f"{face}, unedited"
-    step = f", step {page.at} of {len(page.steps)}" if len(page.steps) > 1 else ""
-    kept = in_address(page)
-    lost = f"; a reload keeps {kept} of the steps" if "seed" in origin and kept < page.at else ""
-    return f"{face}{step}: {describe(change)}, strength {change.strength:g}, coverage {change.coverage:g}{lost}"
-
-
 def picture_of(tensor: Tensor) -> Image.Image:
     """(1, 3, R, R) in [-1, 1] as a picture."""
     return Image.fromarray(to_pixels(tensor)[0])
-
-
-def _standing(page: Page) -> Page:
-    """A page with regions and sliders as the change that is shown has them."""
-    change = page.last
-    if change is None:
-        return replace(page, chosen=(), where="", early="")
-    return replace(page, chosen=tuple(change.where) if isinstance(change.where, list) else (), where=said_where(change),
-                   early="", sliders=(change.strength, change.coverage), stronger=page.stronger or change.strength > USUAL)
 
 
 def _sliders(strength: Any, coverage: Any) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from attention.editing.desk import CLICKABLE, LARGEST_SEED, LONGEST_ADDRESS, MOST_STEPS, number_of, text_of, whole
+from attention.editing.desk import CLICKABLE
+from attention.editing.history import LONGEST_ADDRESS, MOST_STEPS
+from attention.editing.inputs import LARGEST_SEED, number_of, text_of, whole
 from attention.errors import UserError
 
 EVENT = "/gradio_api/queue/join"

@@ -28,7 +28,7 @@ from attention.worlds.registry import BEST, usual_world
 class DemoConfig(Config):
     """Options."""
 
-    run: Path | None = option(None, "run folder of the editor, or the name of a shipped one")
+    run: Path | None = option(None, "run folder of the editor, or the name of a shipped one; default: see above")
     ckpt: Path | None = option(None, CKPT)
     host: str = option("127.0.0.1", "address to listen at; 0.0.0.0 lets other machines in")
     port: int = option(7860, "to listen at", min=1, max=65535)
@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # Half of the cores: a browser needs some too, and threads that wait for each other take 30 times as long.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
         if config.run is None and usual_world() != BEST:
-            print(f"this is {usual_world()}; for real-looking faces: python -m attention.download {BEST}", flush=True)
+            print(f"this is {usual_world()}; for real-looking faces: python -m attention.download {BEST}", file=sys.stderr)
         desk = Desk(load_editor(config.run or usual_world(), config.device, config.trust, config.ckpt), folder)
         page = build(desk)
         try:

@@ -17,20 +17,10 @@ import gradio as gr
 import numpy as np
 from starlette.middleware import Middleware
 
-from attention.editing.desk import (
-    LONGEST_ADDRESS,
-    LONGEST_TEXT,
-    MOST_FACES,
-    MOST_REFINED,
-    STRONGEST,
-    USUAL,
-    Desk,
-    Page,
-    said_what,
-    summary,
-)
+from attention.editing.desk import MOST_FACES, MOST_REFINED, Desk
 from attention.editing.door import Door
 from attention.editing.folder import KEPT_SECONDS, PARENT
+from attention.editing.history import LONGEST_ADDRESS, LONGEST_TEXT, STRONGEST, USUAL, Page, said_what, summary
 from attention.editing.words import LIST
 from attention.errors import UserError
 from attention.method.defaults import COVERAGE, STRENGTH
@@ -50,7 +40,7 @@ STYLE = """
 .dark #told .wrong p { color: #fca5a5 }
 .picture button, .picture .image-frame, .picture img { width: 100%; height: auto; object-fit: contain }
 #chips .part { display: flex; flex-wrap: wrap; gap: 4px; margin-bottom: 5px; font-size: 13px; line-height: 20px }
-#chips b { width: 5.5em; font-weight: 600 }
+#chips b { min-width: 5.5em; font-weight: 600 }
 #chips button { font-size: 13px; font-weight: 400; border: 1px solid var(--border-color-primary); border-radius: 1em;
     padding: 0 8px; box-shadow: none }
 #history .grid-wrap, #examples .grid-wrap { min-height: 0; height: auto; max-height: 330px; overflow-y: auto; padding: 0 }

@@ -12,7 +12,7 @@ from attention.method.defaults import STRENGTH
 
 HIDDEN = 512        # width of the text branch, published
 MAX_CHANGE = 30.0   # ours: standard deviations over faces that a style may move at strength 1, where spreads are known
-DIRECTIONS = 64     # of a style in which faces differ: 96 % of the variance of MobileStyleGAN's
+DIRECTIONS = 64     # of a style along which faces may be told apart, the widest first
 LEAST_LIMIT = 1e-6
 
 
@@ -133,7 +133,7 @@ class NaturalMapper(Mapper):
 
     def change(self, i: int, style: Tensor, text: Tensor) -> Tensor:
         found = joined(self._coordinates(i, style), self.from_text[i](text))                # (B, k + hidden)
-        way = self.to_change[i](found) / self.strength                                      # (B, k)
+        way = self.to_change[i](found) / STRENGTH                                           # (B, k)
         way = way * torch.rsqrt(1 + way.square().sum(dim=1, keepdim=True) / self.max_change**2)
         moved: Tensor = (way * getattr(self, f"deviations_{i}")) @ getattr(self, f"directions_{i}")
         return moved                                                                        # (B, C)

@@ -61,7 +61,6 @@ def load_tower(path: Path, kind: FileKind) -> TowerEncoder:
 class EncoderFit:
     """How a shipped encoder is trained: first toward w, then toward the picture that comes of it."""
 
-    faces: int = 16_000
     batch_size: int = 64
     latent_steps: int = 3_000
     picture_steps: int = 300

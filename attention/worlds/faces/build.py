@@ -1,8 +1,9 @@
-"""Make the shipped parts of the world of real-looking faces: early pictures, segments, CLIP, encoder, regions and editor.
+"""Make the shipped parts of the world of real-looking faces: early pictures, segments, CLIP, regions and editor.
 
     python -m attention.worlds.faces.build                     # everything that is missing
     python -m attention.worlds.faces.build --part clip         # one part anew
     python -m attention.worlds.faces.build --part edits        # lessons: what the editor that is shipped now does
+    python -m attention.worlds.faces.build --part encoder      # for photos; the world does not name it yet
     python -m attention.worlds.faces.build --part manifest     # figures and hashes of what is there
 
 Needs `python -m attention.download faces mesh` and the extra truth. Pictures to learn from go to build/faces, shard by
@@ -80,11 +81,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
                         "a checkout")
     need("truth", "building the world of faces")
     SHIPPED_FACES.mkdir(parents=True, exist_ok=True)
-    if config.part == "edits":
-        _build_edits(config)
+    if config.part in ALONE:
+        ALONE[config.part](config)
     builders = {"heads": (_build_heads, "preview"), "segments": (_build_segments, "segments"),
-                "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"),
-                "encoder": (_build_encoder, "encoder"), "editor": (_build_editor, "editor")}
+                "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"), "editor": (_build_editor, "editor")}
     for part, (build, file) in builders.items():
         if config.part == part or (config.part == "missing" and not (SHIPPED_FACES / f"{file}.safetensors").exists()):
             build(config)
@@ -153,8 +153,8 @@ def _build_clip(config: BuildConfig) -> None:
 
 def _build_encoder(config: BuildConfig) -> None:
     generator = early_generator(_generator()[0], SHIPPED_FACES / "early.safetensors")
-    pictures, w = faces_of(generator, config.work / "pictures", range(config.shards - UNSEEN))
-    fit_encoder(generator, pictures, w).save(SHIPPED_FACES / "encoder.safetensors", kind_of("faces"))
+    encoder = fit_encoder(generator, config.work / "pictures", range(config.shards - UNSEEN))
+    encoder.save(SHIPPED_FACES / "encoder.safetensors", kind_of("faces"))
 
 
 def _build_editor(config: BuildConfig) -> None:
@@ -164,6 +164,10 @@ def _build_editor(config: BuildConfig) -> None:
     save_regions(fit_regions(world_of(cluster), cluster), run_folder(run) / "regions.safetensors")
     training.run(configured(TrainConfig, domain="faces", run=run))
     ship_editor(run, SHIPPED_FACES, packed)
+
+
+# Parts that are made when they are asked for by name alone.
+ALONE = {"edits": _build_edits, "encoder": _build_encoder}
 
 
 def manifest(config: BuildConfig) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from attention.worlds.world import World
 
 AT_ONCE = 8
 # A prompt's part is what a perfect edit would change: shapes need room around them, in distances between the eyes.
-ROOM = {"mouth": 0.25, "eyes": 0.12, "brows": 0.08, "nose": 0.1, "lips": 0.03, "hair": 0.03, "cheeks": 0.1, "jaw": 0.05}
+ROOM = {"mouth": 0.25, "eyes": 0.12, "brows": 0.08, "lips": 0.03, "hair": 0.03, "cheeks": 0.1, "jaw": 0.05}
 MEANT = {"mouth": ("lips", "mouth")}        # the parts of `Face.parts` that a concept's part is made of
 
 

@@ -10,14 +10,15 @@ from attention.worlds.tower import EncoderFit, TowerEncoder, fit_tower, psnr_of_
 
 DAMAGE = Damage(shift=0, blur=0, coarse=0.5, coarsest=0.625, gain=0, offset=0, noise=0.04)     # as crops of photos are
 RECIPE = EncoderFit()
+FACES = 16_000
 
 
-def fit_encoder(generator: Generator, recipe: EncoderFit = RECIPE) -> TowerEncoder:
+def fit_encoder(generator: Generator, recipe: EncoderFit = RECIPE, faces: int = FACES) -> TowerEncoder:
     """Train on drawings, half of the batches softened as crops of photos are."""
-    z = sample_z(recipe.faces, generator.style_dim, recipe.seed)
+    z = sample_z(faces, generator.style_dim, recipe.seed)
     params = FaceParams.from_z(z.numpy())
     drawings = np.concatenate([draw_faces(params.take(slice(i, i + 512))).images
-                               for i in tqdm(range(0, recipe.faces, 512), desc="drawings")])
+                               for i in tqdm(range(0, faces, 512), desc="drawings")])
     return fit_tower(generator, drawings, generator.mapping(z).detach(), DAMAGE, recipe)
 
 

@@ -14,7 +14,7 @@ from attention.worlds.tower import EncoderFit, TowerEncoder, fit_tower
 
 # Photos are framed by landmarks that are off by a little, softer than what is generated, and of other light.
 DAMAGE = Damage(shift=0.03, blur=2, coarse=0.4, coarsest=0.4, gain=0.06, offset=0.04, noise=0.06)
-RECIPE = EncoderFit(faces=9_500, latent_steps=3_000, picture_steps=300, width=48)
+RECIPE = EncoderFit(width=48)
 
 
 def faces_of(generator: Generator, folder: Path, numbers: Iterable[int]) -> tuple[np.ndarray, Tensor]:
@@ -23,6 +23,6 @@ def faces_of(generator: Generator, folder: Path, numbers: Iterable[int]) -> tupl
     return np.concatenate(pictures), torch.cat(latents)
 
 
-def fit_encoder(generator: Generator, pictures: np.ndarray, w: Tensor, recipe: EncoderFit = RECIPE) -> TowerEncoder:
-    """Train on generated pictures, made as unlike them as photos may be."""
-    return fit_tower(generator, pictures, w, DAMAGE, recipe)
+def fit_encoder(generator: Generator, folder: Path, numbers: Iterable[int], recipe: EncoderFit = RECIPE) -> TowerEncoder:
+    """Train on the unchanged faces of shards, made as unlike generated ones as photos may be."""
+    return fit_tower(generator, *faces_of(generator, folder, numbers), DAMAGE, recipe)

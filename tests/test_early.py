@@ -1,0 +1,85 @@
+"""Early pictures: of the same layers as whole ones, and what a slider shows while it moves."""
+
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from plain_faces import small_generator
+
+from attention.clip_models.tiny import TinyCLIP
+from attention.editing.desk import Desk
+from attention.editing.edited import Change
+from attention.editing.folder import ServerFolder
+from attention.editing.recipes import pack_mask
+from attention.editing.session import Editor
+from attention.errors import UserError
+from attention.files.generator import early_generator, save_head
+from attention.generator import MobileStyleGAN
+from attention.method.editor import RegionEditor
+from attention.method.regions import RegionClusters
+from attention.worlds.base import Part, WorldEntry
+from attention.worlds.world import World
+
+
+@pytest.fixture(scope="module")
+def small():
+    return small_generator()
+
+
+def test_an_early_picture_comes_of_the_same_layers_and_a_foreign_head_is_refused(small, tmp_path):
+    whole, early = small
+    path = tmp_path / "early.safetensors"
+    save_head(path, early.head)
+    loaded = early_generator(whole, path)
+    w = torch.randn(2, 8)
+    torch.testing.assert_close(loaded.picture(loaded.styles(w)), early.picture(early.styles(w)), atol=2e-2, rtol=0)
+    for one, other in zip(loaded.synthesis(loaded.styles(w)).features[:16], whole.synthesis(whole.styles(w)).features,
+                          strict=False):
+        assert torch.equal(one, other)
+    other = MobileStyleGAN((8, 8, 8, 8, 8, 6, 8), style_dim=8, mapping_layers=1)
+    with pytest.raises(UserError, match="is no early picture of this generator"):
+        early_generator(other, path)
+
+
+@pytest.fixture
+def small_editor(small, tmp_path):
+    """An editor of the small generator, whose world has early pictures."""
+    whole, early = small
+    save_head(tmp_path / "head.safetensors", early.head)
+    clip = TinyCLIP(["hair", "lips"], dim=8, image_size=16, width=4, text_width=8, text_heads=2, text_layers=1).freeze()
+    entry = WorldEntry("small", tmp_path / "none", ("hair", "lips"), Part("tiny", "none"),
+                       preview=tmp_path / "head.safetensors")
+    editor = RegionEditor(whole, RegionClusters(torch.randn(4, 8), 12, "small"), 12, 8, mapper="natural",
+                          faces=whole.styles(torch.randn(100, 8))[:13])
+    for parameter in editor.mapper.to_change.parameters():
+        torch.nn.init.normal_(parameter)
+    return Editor(editor.requires_grad_(False), World(entry, whole, "small", torch.device("cpu"), clip=clip), "small")
+
+
+def test_early_edits_are_those_of_the_early_generator_whatever_came_before(small_editor):
+    change = Change("lips", {"mask": pack_mask(np.eye(64), 64)}, 0.2)
+    whole = small_editor.open_seed(3).edit("hair", regions=[0, 1], strength=0.3)
+    early = whole.early().then(change)
+    alone = small_editor.early.open_seed(3).edit("hair", regions=[0, 1], strength=0.3).then(change)
+    assert early.tensor.shape[-1] == 128 and whole.then(change).tensor.shape[-1] == 512
+    assert torch.equal(early.tensor, alone.tensor) and not torch.equal(early.tensor, whole.early().source.image)
+    assert whole.early().source is whole.early().source                                         # made once
+
+
+def test_a_slider_shows_early_pictures_and_the_whole_one_when_it_rests(small_editor):
+    with ServerFolder() as folder:
+        desk = Desk(small_editor, folder)
+        page = desk.change(desk.show_seed(3), "hair", "regions 0, 1", 0.1, 0.8)
+        moved = desk.glance(page, 0.2, 0.8)
+        assert moved.steps == page.steps and moved.sliders == (0.2, 0.8) and moved.early in moved.files
+        with Image.open(desk.picture(moved)) as shown:
+            assert shown.size == (128, 128)
+        rested = desk.rest(moved, 0.25, 0.8)
+        assert rested.last.strength == 0.25 and rested.early == "" and desk.rest(rested, 0.25, 0.8) is rested
+        with Image.open(desk.picture(rested)) as shown:
+            whole = small_editor.open_seed(3).edit("hair", regions=[0, 1], strength=0.25).image
+            assert np.array_equal(np.asarray(shown), np.asarray(whole))
+        changed = desk.change(moved, "lips", "regions 0, 1", 0.1, 0.8)
+        for following in (changed, desk.redo(desk.undo(moved)), desk.save(moved)):
+            assert following.steps[0].change.strength == 0.2 and following.early == ""      # before it could rest

@@ -1,0 +1,203 @@
+"""What the networks of real-looking faces learn from is what it says it is."""
+
+import runpy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from plain_faces import SIDE, StillMesh, plain_face, small_generator
+
+from attention.errors import UserError
+from attention.files.published import ROOT
+from attention.files.safetensors import write_safetensors
+from attention.generator import sample_z
+from attention.generator.early import EarlyHead
+from attention.images import Damage, psnr, to_pixels
+from attention.method.editor import RegionEditor
+from attention.method.regions import RegionClusters
+from attention.worlds.faces import build
+from attention.worlds.faces.concepts import CONCEPTS
+from attention.worlds.faces.fit import pictures
+from attention.worlds.faces.fit.clip import PAINTED, paint, tint
+from attention.worlds.faces.fit.early import EarlyFit, begin_linear, lessons
+from attention.worlds.faces.measures import MEASURES, measure
+from attention.worlds.faces.parts import PARTS, Segments
+from attention.worlds.tower import EncoderFit, fit_tower, kind_of, load_tower, psnr_of_inversions
+
+pytest.importorskip("skimage", reason="what is measured needs the extra truth")
+sheet = runpy.run_path(str(ROOT / "show_demo/faces.py"))["main"]
+
+
+@pytest.fixture(scope="module")
+def small():
+    return small_generator()
+
+
+@pytest.fixture(scope="module")
+def segments(tmp_path_factory, small):
+    path = tmp_path_factory.mktemp("segments") / "segments.safetensors"
+    metadata = {"kind": "where2edit segments", "layer": "15", "domain": "faces", "seed": "0", "generator_hash": "",
+                "position_weight": "1.0", "enlarge": "1"}
+    write_safetensors(path, {"centroids": torch.randn(6, 8), "segments": torch.tensor([0., 1, 2, 3, 1, 2])}, metadata)
+    return Segments(path, torch.device("cpu"))
+
+
+def test_a_shard_is_the_same_whenever_it_is_made_and_changes_a_part_alone(small, segments, monkeypatch, tmp_path):
+    monkeypatch.setattr(pictures, "SHARD", 6)
+    monkeypatch.setattr(pictures, "AT_ONCE", 3)
+    names = {"0000": 0, "0001": 1}
+
+    def make(number):
+        return pictures.make_shard(small[1], segments, StillMesh(), number)
+
+    pictures.make_shards(tmp_path, names, make)
+    first, second = pictures.shard(tmp_path, "0000"), pictures.shard(tmp_path, "0001")
+    assert len(first) == 12 and first.pixels.shape == (12, 128, 128, 3) and not np.array_equal(first.pixels, second.pixels)
+    (tmp_path / "0000.npz").unlink()
+    pictures.make_shards(tmp_path, names, make)
+    again = pictures.shard(tmp_path, "0000")
+    assert np.array_equal(first.pixels, again.pixels) and np.array_equal(first.meshes, again.meshes)
+    pixels, w = pictures.unchanged(small[1], tmp_path, 0)
+    found = np.concatenate([to_pixels(small[1].picture(small[1].styles(row[None]))) for row in w]).astype(int)
+    assert np.array_equal(pixels, first.pixels[[0, 1, 2, 6, 7, 8]])
+    assert np.abs(pixels - found).mean() < 2                                    # they are made in bfloat16
+    top = torch.zeros(1, 64, 64)
+    top[:, :16] = 1
+    monkeypatch.setattr(pictures, "part_mask", lambda random, face: top)
+    made = make(0).pixels
+    changed = (made[:3] != made[3:6]).any(axis=(0, 2, 3))                       # by rows
+    assert changed[:32].all() and not changed[36:].any()                        # two 3x3 convolutions follow at 128 px
+    measured = pictures.measured(tmp_path, names)
+    assert measured[0].numbers.shape == (12, len(MEASURES)) and measured[0].labels.max() < len(PARTS)
+
+
+def test_a_shard_of_edits_shows_an_editors_edits_and_calls_hair_what_was_hair(small, segments, monkeypatch):
+    monkeypatch.setattr(pictures, "SHARD", 6)
+    monkeypatch.setattr(pictures, "AT_ONCE", 3)
+    monkeypatch.setattr(pictures, "EVERYWHERE", 0.0)
+    torch.manual_seed(0)
+    early = small[1]
+    editor = RegionEditor(early, RegionClusters(torch.randn(4, 8), 12, "faces"), 12, 8, mapper="natural",
+                          faces=early.styles(torch.randn(100, 8))[:13])
+    for parameter in editor.mapper.to_change.parameters():
+        torch.nn.init.normal_(parameter)
+    texts = {"a": torch.randn(1, 8), "b": torch.randn(1, 8)}
+
+    def make():
+        return pictures.make_edits(editor, texts.__getitem__, ["a", "b"], segments, StillMesh(), 3)
+
+    with torch.no_grad():
+        made, again = make(), make()
+        w = pictures.sample_faces(early, np.random.default_rng([8, 3]), 500_003)
+        source = editor.source(w)
+        labels = segments(source.features[segments.layer]).numpy()
+    assert np.array_equal(made.pixels, again.pixels) and np.array_equal(made.segments, labels)
+    assert all((edit != before).any() for edit, before in zip(made.pixels, to_pixels(source.image), strict=True))
+    monkeypatch.setattr(pictures, "threshold_for", lambda coverage: 1.1)                    # nothing passes the gate
+    with torch.no_grad():
+        kept = make().pixels.astype(int)
+    assert np.abs(kept - to_pixels(source.image)).max() <= 8                                # but what bfloat16 rounds
+
+
+def test_a_head_begins_as_the_best_linear_map_of_the_activations(small):
+    """Against least squares by numpy, in float64."""
+    taught = lessons(small[0], EarlyFit(faces=3, crops=2, side=20))[15]
+    assert [tuple(lesson.pictures.shape) for lesson in taught] == [(2, 3, 20, 20)] * 3
+    head = EarlyHead(15, 8, 8, width=4)
+    begin_linear(head, taught, ridge=0)
+    x = np.concatenate([lesson.activations[0].double().flatten(1).T.numpy() for lesson in taught])
+    y = np.concatenate([lesson.pictures[0].double().flatten(1).T.numpy() for lesson in taught])
+    solution = np.linalg.lstsq(np.hstack([x, np.ones((len(x), 1))]), y, rcond=None)[0]
+    made = head(taught[0].activations.float(), head.modulation(taught[0].w))[0].detach().flatten(1).T.numpy()
+    np.testing.assert_allclose(made, np.hstack([x[:400], np.ones((400, 1))]) @ solution, atol=1e-3)
+
+
+def test_an_encoder_learns_to_tell_latents_and_is_read_again_as_it_was(small, tmp_path):
+    generator, kind = small[1], kind_of("faces")
+    with torch.no_grad():
+        w = generator.mapping(sample_z(32, 8, 0))
+        pictures_of_w = to_pixels(generator.picture(generator.styles(w)))
+    recipe = EncoderFit(batch_size=32, latent_steps=60, picture_steps=2, width=8)
+    encoder = fit_tower(generator, pictures_of_w, w, Damage(shift=0, blur=0, gain=0, offset=0, noise=0.02), recipe)
+    shown = torch.from_numpy(pictures_of_w).movedim(-1, 1) / 127.5 - 1
+    error = (encoder(shown) - w).square().mean() / (w - w.mean(dim=0)).square().mean()
+    assert error < 0.5                                                      # of that of the mean face
+    made = generator.picture(generator.styles(encoder(shown)))
+    assert psnr_of_inversions(encoder, generator, shown) == pytest.approx(float(psnr(made, shown).mean()), abs=1e-3)
+    encoder.save(tmp_path / "encoder.safetensors", kind)
+    again = load_tower(tmp_path / "encoder.safetensors", kind)
+    torch.testing.assert_close(again(shown), encoder(shown), atol=0.02, rtol=0.02)                  # half precision
+    with pytest.raises(UserError, match=r"worlds\.drawn\.build --part encoder"):
+        load_tower(tmp_path / "encoder.safetensors", kind_of("drawn"))
+    whole = (tmp_path / "encoder.safetensors").read_bytes()
+    (tmp_path / "encoder.safetensors").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(UserError, match=r"worlds\.faces\.build --part encoder"):
+        load_tower(tmp_path / "encoder.safetensors", kind)
+
+
+def test_paint_covers_a_part_and_makes_every_phrase_about_it_false():
+    face = plain_face()
+    pixels, truth = face.pixels[None].repeat(40, axis=0).copy(), np.ones((40, len(CONCEPTS)))
+    labels = face.labels()[None].repeat(40, axis=0)
+    untouched = paint(np.random.default_rng(0), pixels, labels, truth, share=0.2)
+    assert 0 < untouched.sum() < 40
+    for row in range(40):
+        changed = (pixels[row] != face.pixels).any(axis=2)
+        false = {CONCEPTS[i].part for i in np.flatnonzero(truth[row] == 0)}
+        hidden = {name for name, meant in PAINTED.items() if set(meant) <= false}
+        assert untouched[row] == (not false) and set().union(*[set(PAINTED[name]) for name in hidden]) == false
+        assert set(np.unique(labels[row][changed])) <= {PARTS.index(name) for name in hidden}
+
+
+def test_tint_moves_the_measures_as_it_moves_the_pixels():
+    """Against measuring the tinted pictures."""
+    rough = np.random.default_rng(1).integers(-12, 13, (SIDE, SIDE, 1))
+    face = plain_face({"skin": (190, 150, 130), "lips": (170, 80, 85), "hair": (90, 70, 50), "background": (90, 120, 90)})
+    face = replace(face, pixels=(face.pixels + rough).clip(0, 255).astype(np.uint8))
+    before = np.array(list(measure(face).values()))
+    pixels, numbers = face.pixels[None].repeat(60, axis=0).copy(), before[None].repeat(60, axis=0).copy()
+    untouched = tint(np.random.default_rng(0), pixels, face.labels()[None].repeat(60, axis=0), numbers, share=0.2)
+    assert 10 < untouched.sum() < 30
+    names = [f"{part}_{axis}" for part in ("hair", "skin", "lips", "background") for axis in "Lab"]
+    told = [list(MEASURES).index(name) for name in (*names, "hair_chroma", "brows_dark")]
+    for row in range(60):
+        found = np.array(list(measure(replace(face, pixels=pixels[row])).values()))
+        assert untouched[row] == (pixels[row] == face.pixels).all()
+        np.testing.assert_allclose(numbers[row, told], found[told], atol=2.5)
+    assert np.abs(numbers[:, told] - before[told]).max() > 20
+    others = np.setdiff1d(np.arange(len(MEASURES)), told)
+    np.testing.assert_array_equal(numbers[:, others], before[None, others].repeat(60, axis=0))
+
+
+MISTAKES = [(build.main, ["--part", "clip", "--work", "{work}"], r"0000\.npz is missing; make it .*--first 0 --last 1$"),
+            (build.main, ["--part", "clip", "--work", "{cut}"], r"0000\.npz is no whole set of pictures .*delete it"),
+            (build.main, ["--part", "pictures", "--first", "50"], "no shard lies from --first 50 to before --last 9999"),
+            (build.main, ["--part", "edits", "--first", "50"], "from --first 50 to before --last 9999 of --edits 8"),
+            (build.main, ["--part", "edits", "--editor", "{empty}"], "editor.safetensors"),
+            (build.main, ["--shards", "2"], "--shards is"), (sheet, ["--run", "nowhere"], "nowhere"),
+            (sheet, ["--seeds", "7,x"], "--seeds is '7,x', expected whole numbers")]
+
+
+@pytest.mark.parametrize("main, words, told", MISTAKES, ids=[row[2][:20] for row in MISTAKES])
+def test_a_mistake_is_one_sentence_and_nothing_is_written(main, words, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(build, "SHIPPED_FACES", tmp_path / "shipped")
+    monkeypatch.setattr(build, "early_generator", lambda *_: None)
+    monkeypatch.setattr(build, "_generator", lambda: (None, ""))
+    monkeypatch.setattr(build, "Segments", lambda *_: None)
+    (tmp_path / "cut/pictures").mkdir(parents=True)
+    (tmp_path / "cut/pictures/0000.npz").write_bytes(b"PK\x03\x04 cut short")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*.*"))
+    with pytest.raises(UserError, match=told):
+        main([word.format(work=tmp_path / "empty", empty=tmp_path / "empty", cut=tmp_path / "cut") for word in words])
+    assert sorted(tmp_path.rglob("*.*")) == before
+
+
+def test_segments_that_name_nothing_are_refused(tmp_path, segments):
+    path = tmp_path / "broken.safetensors"
+    metadata = {"kind": "where2edit segments", "layer": "15", "domain": "faces", "seed": "0", "generator_hash": "",
+                "position_weight": "1.0", "enlarge": "1"}
+    write_safetensors(path, {"centroids": torch.randn(6, 8), "segments": torch.tensor([0., 9])}, metadata)
+    with pytest.raises(UserError, match="names other segments"):
+        Segments(path, torch.device("cpu"))

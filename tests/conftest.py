@@ -9,6 +9,9 @@ import pytest
 import torch
 from torch import Tensor
 
+import attention
+from attention.editing.desk import Desk
+from attention.editing.folder import ServerFolder
 from attention.generator import Generator, StyleGAN2
 from attention.images import area_resize
 from attention.method.editor import RegionEditor
@@ -42,6 +45,19 @@ def assert_close_to_max(actual: Tensor, expected: Tensor, tolerance: float) -> N
     assert actual.shape == expected.shape, f"shape {tuple(actual.shape)} instead of {tuple(expected.shape)}"
     error, largest = (actual - expected).abs().max().item(), expected.abs().max().item()
     assert error <= tolerance * largest, f"error {error:.2e} for a maximum of {largest:.2e}, allowed {tolerance:.0e}"
+
+
+@pytest.fixture(scope="module")
+def editor():
+    """The shipped editor of drawn faces."""
+    return attention.load_editor("drawn", device="cpu")
+
+
+@pytest.fixture(scope="module")
+def desk(editor):
+    """A web page's desk with that editor."""
+    with ServerFolder() as folder:
+        yield Desk(editor, folder)
 
 
 def tiny_editor():

@@ -11,25 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-import attention
-from attention.editing.desk import Desk
 from attention.editing.folder import PREFIX, ServerFolder
 from attention.errors import UserError
 from attention.files.published import ROOT
 from attention.images import to_pixels
 from attention.worlds.drawn.faces import FaceParams
 from attention.worlds.drawn.photos import FRAME, draw_photo
-
-
-@pytest.fixture(scope="module")
-def editor():
-    return attention.load_editor("drawn", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def desk(editor):
-    with ServerFolder() as folder:
-        yield Desk(editor, folder)
 
 
 def pixels(edited):

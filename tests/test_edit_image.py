@@ -11,7 +11,6 @@ import pytest
 import torch
 from PIL import Image
 
-import attention
 from attention import extras
 from attention.editing import command, session
 from attention.editing.detector import load_detector
@@ -28,11 +27,6 @@ from attention.worlds.world import World
 @pytest.fixture(scope="module")
 def main():
     return lambda *words: command.main([*map(str, words), "--device", "cpu"])
-
-
-@pytest.fixture(scope="module")
-def editor():
-    return attention.load_editor("drawn", device="cpu")
 
 
 def test_a_seed_with_further_changes_is_what_python_makes(main, editor, tmp_path):

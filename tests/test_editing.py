@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, PngImagePlugin
 
-import attention
 from attention.editing import recipes
 from attention.editing.edited import Change
 from attention.editing.recipes import RECIPE_KEY, pack, pixel_hash, read_recipe
@@ -26,11 +25,6 @@ from attention.worlds.drawn.photos import POINTS
 from benchmarks import editing as benchmark
 
 REACH = 8           # pixels of the picture beyond a mask that later convolutions can change
-
-
-@pytest.fixture(scope="module")
-def editor():
-    return attention.load_editor("drawn", device="cpu")
 
 
 def square(side=64, start=20, end=36):

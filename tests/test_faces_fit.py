@@ -61,6 +61,10 @@ def test_a_shard_is_the_same_whenever_it_is_made_and_changes_a_part_alone(small,
     pixels, w = pictures.unchanged(small[1], tmp_path, 0)
     found = np.concatenate([to_pixels(small[1].picture(small[1].styles(row[None]))) for row in w]).astype(int)
     assert np.array_equal(pixels, first.pixels[[0, 1, 2, 6, 7, 8]])
+    monkeypatch.setattr(pictures, "SHARD", 9)
+    with pytest.raises(UserError, match=r"0001\.npz holds 12 pictures, expected 18; delete it"):
+        pictures.unchanged(small[1], tmp_path, 1)
+    monkeypatch.setattr(pictures, "SHARD", 6)
     assert np.abs(pixels - found).mean() < 2                                    # they are made in bfloat16
     top = torch.zeros(1, 64, 64)
     top[:, :16] = 1

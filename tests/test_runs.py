@@ -103,6 +103,15 @@ def test_a_relative_path_of_an_older_run_counts_from_where_we_are(place):
     assert load_run(run, "cpu")[2].ckpt == Path("generator.safetensors") and trained_steps(run) == 8
 
 
+def test_an_editor_of_a_mapper_that_is_not_known_here_is_named_with_its_file(place):
+    run = trained("run", "generator.safetensors", steps=8)
+    tensors, metadata = read_safetensors(run / "editor.safetensors", KIND, "")
+    metadata["config"] = json.dumps(json.loads(metadata["config"]) | {"mapper": "gentle"})
+    write_safetensors(run / "editor.safetensors", tensors, metadata)
+    with pytest.raises(UserError, match=r"editor\.safetensors has the mapper 'gentle', but .* style, natural; train it"):
+        load_run(run, "cpu")
+
+
 @pytest.mark.parametrize("flags", [
     "--run runs/a --seed 3", "--run 'a b' --no_relative --lambda_id 0 --lr 1e-3 --multiprocessing-distributed --gpu_id 0,1",
     "--domain ffhq --recipe released --attention_layer 11 --batch_size 2 --description 'narrow eyes' --use_cluster",

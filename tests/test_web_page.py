@@ -18,10 +18,7 @@ import torch.nn.functional as F
 from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
-import attention
 from attention.editing import page as command
-from attention.editing.desk import Desk
-from attention.editing.folder import ServerFolder
 from attention.editing.history import STRONGEST, USUAL
 from attention.editing.widgets import build, serve
 from attention.errors import UserError
@@ -33,17 +30,6 @@ SCREENSHOTS = ROOT / "runs/screenshots"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run"]
 REACH = 4           # px beyond the mask that the two layers after the blend can touch
-
-
-@pytest.fixture(scope="module")
-def editor():
-    return attention.load_editor("drawn", device="cpu")
-
-
-@pytest.fixture(scope="module")
-def desk(editor):
-    with ServerFolder() as folder:
-        yield Desk(editor, folder)
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 
-import attention
 from attention.clip_models.tiny import MOST_WARNED, TinyCLIP
 from attention.editing import command
 from attention.editing.edited import Change
@@ -87,11 +86,6 @@ READ_PLACES = {
     "lip": "lips", "brows": "eyebrows", "ear": "ears", "blond hair": "blonde hair", "left eye": "eyes", "blue lips": "lips",
     "mouth closed": "mouth",
 }
-
-
-@pytest.fixture(scope="module")
-def editor():
-    return attention.load_editor("drawn", device="cpu")
 
 
 def read(action):

@@ -23,6 +23,7 @@ from attention.files.regions import load_regions, regions_from_metadata
 from attention.files.safetensors import read_safetensors, write_safetensors
 from attention.generator import blended_layers, edited_layers
 from attention.method.editor import RegionEditor
+from attention.method.mapper import MAPPERS
 from attention.method.regions import UNKNOWN, RegionClusters, fit_command
 from attention.processes import launched, local_world_size
 from attention.training import distributed
@@ -147,6 +148,9 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
     """
     path = Path(folder) / EDITOR
     tensors, config, regions, known_hash = read_editor(path)
+    if config.mapper not in MAPPERS:
+        raise UserError(f"{path} has the mapper {shown(config.mapper)!r}, but this program knows {', '.join(MAPPERS)}; "
+                        f"train it again: {REMAKE}")
     generator = ckpt or config.ckpt
     if generator is not None and not os.path.isfile(generator):
         named = "--ckpt" if ckpt else f"{path} was trained on the generator"

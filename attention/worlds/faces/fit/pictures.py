@@ -149,9 +149,17 @@ def make_shard(generator: Generator, segments: Segments, mesh: FaceMesh, number:
 
 
 def unchanged(generator: Generator, folder: Path, number: int) -> tuple[np.ndarray, Tensor]:
-    """The faces of a shard before their changes: pictures (SHARD, S, S, 3) uint8 and w (SHARD, style_dim)."""
+    """The faces of a shard before their changes: pictures (SHARD, S, S, 3) uint8 and w (SHARD, style_dim).
+
+    Raises:
+        UserError: there is no such shard, or it is not whole.
+    """
     w = sample_faces(generator, np.random.default_rng([7, number]), 10_000 + number)
-    pixels = shard(folder, f"{number:04d}").pixels
+    name = f"{number:04d}"
+    pixels = shard(folder, name).pixels
+    if len(pixels) != 2 * SHARD:
+        raise UserError(f"{folder / name}.npz holds {len(pixels)} pictures, expected {2 * SHARD}; delete it and run: "
+                        f"{remake(name)}")
     return pixels.reshape(-1, 2, AT_ONCE, *pixels.shape[1:])[:, 0].reshape(-1, *pixels.shape[1:]), w
 
 

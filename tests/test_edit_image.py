@@ -5,6 +5,7 @@ import re
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +27,11 @@ from attention.worlds.world import World
 
 @pytest.fixture(scope="module")
 def main():
-    return lambda *words: command.main([*map(str, words), "--device", "cpu"])
+    """The command, in the drawn world unless --run says otherwise, whatever was downloaded here."""
+    def run(*words):
+        return command.main([*map(str, words), *(() if "--run" in words else ("--run", "drawn")), "--device", "cpu"])
+
+    return run
 
 
 def test_a_seed_with_further_changes_is_what_python_makes(main, editor, tmp_path):
@@ -76,6 +81,26 @@ def test_refinement_brings_the_picture_nearer_and_says_how_near(main, editor, tm
     assert after > before + 0.3 and near < far
     assert (f"a.png: inverted to {before:.1f} dB (LPIPS {far:.3f}), refined to {after:.1f} dB (LPIPS {near:.3f})\n"
             in capsys.readouterr().out)
+
+
+def test_an_interrupted_refinement_keeps_the_best_so_far(editor, monkeypatch):
+    image = torch.from_numpy(draw_faces(FaceParams.sample(1, seed=8)).images).permute(0, 3, 1, 2) / 127.5 - 1
+    made = []
+
+    def picture(styles):
+        if len(made) == 6:
+            raise KeyboardInterrupt
+        made.append(editor.world.generator.synthesis(styles)[0])
+        return made[-1]
+
+    generator = SimpleNamespace(picture=picture, styles=editor.world.generator.styles, style_dim=512,
+                                n_latent=editor.world.generator.n_latent)
+    faces = editor.world.sample_w(600, seed=0)
+    start = editor.world.encoder(image)
+    with pytest.warns(UserWarning, match="was interrupted; the best"):
+        found = invert._refine(generator, image, start, faces, 40, None)
+    nearest = min(made, key=lambda picture: float((picture.detach() - image).square().mean()))
+    torch.testing.assert_close(editor.world.picture(found), nearest, atol=1e-4, rtol=0)
 
 
 def test_lpips_is_minimised_on_photographs_and_only_measured_on_drawings(editor, monkeypatch):

@@ -18,6 +18,7 @@ from attention.method.editor import RegionEditor
 from attention.method.regions import RegionClusters
 from attention.worlds.faces import build
 from attention.worlds.faces.concepts import CONCEPTS
+from attention.worlds.faces.fit import encoder as encoder_fit
 from attention.worlds.faces.fit import pictures
 from attention.worlds.faces.fit.clip import PAINTED, paint, tint
 from attention.worlds.faces.fit.early import EarlyFit, begin_linear, lessons
@@ -58,14 +59,6 @@ def test_a_shard_is_the_same_whenever_it_is_made_and_changes_a_part_alone(small,
     pictures.make_shards(tmp_path, names, make)
     again = pictures.shard(tmp_path, "0000")
     assert np.array_equal(first.pixels, again.pixels) and np.array_equal(first.meshes, again.meshes)
-    pixels, w = pictures.unchanged(small[1], tmp_path, 0)
-    found = np.concatenate([to_pixels(small[1].picture(small[1].styles(row[None]))) for row in w]).astype(int)
-    assert np.array_equal(pixels, first.pixels[[0, 1, 2, 6, 7, 8]])
-    monkeypatch.setattr(pictures, "SHARD", 9)
-    with pytest.raises(UserError, match=r"0001\.npz holds 12 pictures, expected 18; delete it"):
-        pictures.unchanged(small[1], tmp_path, 1)
-    monkeypatch.setattr(pictures, "SHARD", 6)
-    assert np.abs(pixels - found).mean() < 2                                    # they are made in bfloat16
     top = torch.zeros(1, 64, 64)
     top[:, :16] = 1
     monkeypatch.setattr(pictures, "part_mask", lambda random, face: top)
@@ -115,6 +108,21 @@ def test_a_head_begins_as_the_best_linear_map_of_the_activations(small):
     solution = np.linalg.lstsq(np.hstack([x, np.ones((len(x), 1))]), y, rcond=None)[0]
     made = head(taught[0].activations.float(), head.modulation(taught[0].w))[0].detach().flatten(1).T.numpy()
     np.testing.assert_allclose(made, np.hstack([x[:400], np.ones((400, 1))]) @ solution, atol=1e-3)
+
+
+def test_photos_for_the_encoder_are_seeded_faces_with_their_latents(small, monkeypatch, tmp_path):
+    monkeypatch.setattr(encoder_fit, "SHARD", 6)
+    monkeypatch.setattr(encoder_fit, "AT_ONCE", 4)
+    names = {"photos-0000": 0, "photos-0001": 1}
+    pictures.make_shards(tmp_path, names, lambda number: encoder_fit.make_photos(small[1], number))
+    pixels, w = encoder_fit.photos(tmp_path, [0, 1])
+    found = torch.cat([small[1].picture(small[1].styles(row[None])) for row in w])
+    assert pixels.shape == (12, 128, 128, 3)
+    assert np.abs(pixels.astype(int) - to_pixels(found)).mean() < 2             # they are made in bfloat16
+    assert not np.array_equal(pixels[:6], pixels[6:]) and np.array_equal(encoder_fit.make_photos(small[1], 1).w, w[6:])
+    (tmp_path / "photos-0001.npz").write_bytes(b"PK")
+    with pytest.raises(UserError, match=r"photos-0001\.npz is no whole set .*worlds\.faces\.build --part encoder$"):
+        encoder_fit.photos(tmp_path, [1])
 
 
 def test_an_encoder_learns_to_tell_latents_and_is_read_again_as_it_was(small, tmp_path):

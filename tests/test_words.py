@@ -224,14 +224,14 @@ def test_the_command_refuses_before_it_loads_anything(tmp_path):
     program = ("import sys\nfrom attention.editing import command\nfrom attention.errors import exit_with_message\n"
                "try: exit_with_message(lambda: command.main(sys.argv[1:]))\n"
                "finally: print(sorted({'torch', 'numpy'} & set(sys.modules)))")
-    refused = ["--seed", "7", "--what", "beard", "--then", "purpel hair@hair"]
+    refused = ["--run", "drawn", "--seed", "7", "--what", "beard", "--then", "purpel hair@hair"]
     for flags, code, told in ((refused, 2, "did you mean purple hair?"),
-                              (["--help"], 0, "hair             black hair, brown hair")):
+                              (["--help"], 0, "black hair, brown hair")):
         done = subprocess.run([sys.executable, "-c", program, *flags], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert done.returncode == code and told in done.stdout + done.stderr and done.stdout.endswith("[]\n"), done
     for flags in (["--what", "beard", "--where", "elbow"], ["--what", "beard", "--then", "beard@elbow"]):
         with pytest.raises(UserError, match="known places are hair"):
-            command.main(["--seed", "7", "--out", str(tmp_path / "a.png"), *flags])
+            command.main(["--run", "drawn", "--seed", "7", "--out", str(tmp_path / "a.png"), *flags])
 
 
 def test_the_list_of_what_can_be_said_is_that_of_the_code():

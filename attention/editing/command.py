@@ -5,7 +5,8 @@
     where2edit edit photos/ --what "grey hair" --out edited/
 
 In a checkout that is not installed: python show_demo/edit_image.py instead of where2edit edit. Without --run the shipped
-editor of drawn faces edits. A photo needs its face found (the extra photos), or --landmarks, or --aligned if it
+editor of real-looking faces edits, if their generator is there (python -m attention.download faces), else that of drawn
+ones. A photo needs its face found (the extra photos), or --landmarks, or --aligned if it
 is framed already. Of a folder every picture is edited; what fails and files that are no pictures are named, and the exit
 code is then 2. Hidden files, landmarks (.json, .txt) and folders in it are left alone. No photo is ever overwritten. The
 written PNG keeps the photo's colour profile and holds its recipe: editor.replay("edited.png") in Python makes the same
@@ -22,7 +23,7 @@ from attention.editing.words import check_before_loading, listed
 from attention.errors import UserError
 from attention.files.reading import readable, shown
 from attention.method.defaults import COVERAGE, STRENGTH
-from attention.worlds.registry import WORLDS
+from attention.worlds.registry import WORLDS, usual_run, usual_world
 
 STRENGTHS = (0.05, 0.1, 0.15, 0.2)          # of --grid
 
@@ -53,8 +54,9 @@ class EditConfig(Config):
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Edit and write; returns what --out says."""
-    told = f"{__doc__}\nWhat can be said of drawn faces, by place (--where):\n{listed(WORLDS['drawn'])}\n"
-    config = parse_config(EditConfig, _as_flags(sys.argv[1:] if argv is None else argv), told)
+    world = usual_world()
+    told = f"{__doc__}\nWhat can be said in the world {world}, by place (--where):\n{listed(WORLDS[world])}\n"
+    config = parse_config(EditConfig, _as_flags(sys.argv[1:] if argv is None else argv), told, usual_run)
     _check(config)
 
     from attention.editing.pictures import edit_folder, edit_one

@@ -22,13 +22,13 @@ from pathlib import Path
 from attention.config import CKPT, DEVICE, TRUST, Config, option, parse_config
 from attention.errors import UserError
 from attention.extras import need
-from attention.worlds.registry import BEST, usual_world
+from attention.worlds.registry import BEST, usual_run, usual_world
 
 
 class DemoConfig(Config):
     """Options."""
 
-    run: Path | None = option(None, "run folder of the editor, or the name of a shipped one; default: see above")
+    run: Path = option(Path("drawn"), "run folder of the editor, or the name of a shipped one")
     ckpt: Path | None = option(None, CKPT)
     host: str = option("127.0.0.1", "address to listen at; 0.0.0.0 lets other machines in")
     port: int = option(7860, "to listen at", min=1, max=65535)
@@ -38,7 +38,7 @@ class DemoConfig(Config):
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Serve the page until it is stopped."""
-    config = parse_config(DemoConfig, argv, __doc__)
+    config = parse_config(DemoConfig, argv, __doc__, usual_run)
     need("demo", "the web page")
     check_place(config.host, config.port)
     for name in ("SIGTERM", "SIGHUP"):                  # as Ctrl-C does by itself: an end that sweeps
@@ -59,9 +59,9 @@ def main(argv: Sequence[str] | None = None) -> None:
                             "\"gradio>=6\"") from error
         # Half of the cores: a browser needs some too, and threads that wait for each other take 30 times as long.
         torch.set_num_threads(max(1, (os.cpu_count() or 2) // 2))
-        if config.run is None and usual_world() != BEST:
-            print(f"this is {usual_world()}; for real-looking faces: python -m attention.download {BEST}", file=sys.stderr)
-        desk = Desk(load_editor(config.run or usual_world(), config.device, config.trust, config.ckpt), folder)
+        if str(config.run) == usual_world() != BEST:
+            print(f"this is {config.run}; for real-looking faces: python -m attention.download {BEST}", file=sys.stderr)
+        desk = Desk(load_editor(config.run, config.device, config.trust, config.ckpt), folder)
         page = build(desk)
         try:
             serve(page, desk, server_name=config.host, server_port=config.port, quiet=True)

@@ -1,5 +1,6 @@
 """From a framed picture to a latent that draws it again: the encoder's guess, made better by descent if time allows."""
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
@@ -62,21 +63,32 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tenso
 
 def _refine(generator: Generator, image: Tensor, guess: Tensor, faces: Tensor, steps: int,
             distance: Distance | None) -> Tensor:
-    """w+ (1, n_latent, style_dim) near the guess, whose picture is nearer to the image in pixels and `distance`."""
+    """w+ (1, n_latent, style_dim) near the guess, whose picture is nearer to the image in pixels and `distance`.
+
+    An interruption (Ctrl-C) ends it with the best that was found till then.
+    """
     start = guess if guess.ndim == 3 else guess[:, None].expand(-1, generator.n_latent, -1)
     _, directions, deviations = principal(faces, generator.style_dim)
     change = torch.zeros_like(start).requires_grad_()           # in standard deviations, along the principal directions
+    least, best = float("inf"), change.detach()
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        nonlocal least, best
         made = generator.picture(generator.styles(start + change * deviations @ directions))
         error = (made - image).square().mean()
         whole = error + PULL * change.square().mean()
         if distance is not None:
             whole = whole + distance(made, image).mean()
+        if whole < least:
+            least, best = float(whole.detach()), change.detach().clone()
         return whole, {"psnr": float(decibels(error.detach() / 4))}
 
-    fit(torch.optim.Adam([change], lr=RATE), loss, steps, "refining")
-    return (start + change * deviations @ directions).detach()
+    optimiser = torch.optim.Adam([change], lr=RATE)
+    try:
+        fit(optimiser, loss, steps, "refining")
+    except KeyboardInterrupt:
+        warnings.warn("refinement was interrupted; the best that was found till then is taken", stacklevel=3)
+    return start + best * deviations @ directions
 
 
 def _small_lpips(device: torch.device) -> Distance:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from attention.clip_models import kind_of
-from attention.config import Options, TrainConfig, WorldConfig, settings_of
+from attention.config import Config, Options, TrainConfig, WorldConfig, settings_of
 from attention.errors import UserError
 from attention.processes import rank, world_size
 from attention.worlds.base import Part, WorldEntry
@@ -30,8 +30,13 @@ BEST = FACES.name           # of the worlds whose editors are shipped
 
 
 def usual_world() -> str:
-    """What the page begins with: BEST, if its generator is there, else the world that needs no download."""
+    """Where editing begins: BEST, if its generator is there, else the world that needs no download."""
     return BEST if WORLDS[BEST].generator.is_file() else DRAWN.name
+
+
+def usual_run(cls: type[Config], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The default of --run of what edits, for `parse_config`."""
+    return {"run": Path(usual_world())}
 
 
 def recipes() -> dict[str, dict[str, Any]]:

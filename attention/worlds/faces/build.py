@@ -39,8 +39,8 @@ from attention.worlds.faces.concepts import CONCEPTS
 from attention.worlds.faces.fit.clip import RECIPE, fit_clip, joined
 from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
 from attention.worlds.faces.fit.encoder import RECIPE as ENCODER_RECIPE
-from attention.worlds.faces.fit.encoder import faces_of, fit_encoder
-from attention.worlds.faces.fit.pictures import EDITS, Measured, make_edits, make_shard, make_shards, measured
+from attention.worlds.faces.fit.encoder import fit_encoder, make_photos, photos
+from attention.worlds.faces.fit.pictures import EDITS, PHOTOS, Measured, make_edits, make_shard, make_shards, measured
 from attention.worlds.faces.fit.segments import fit_segments, save_segments
 from attention.worlds.faces.measures import truth_table
 from attention.worlds.faces.mesh import FaceMesh
@@ -64,6 +64,8 @@ class BuildConfig(Config):
     shards: int = option(40, "sets of 250 faces and 250 changed ones to learn from; the last are kept to judge by",
                          min=UNSEEN + 1, max=9999)
     edits: int = option(8, "sets of 250 edits to learn from", min=1, max=9999)
+    photos: int = option(16, "sets of 1,000 faces for the encoder to learn from; the last are kept to judge by",
+                         min=UNSEEN + 1, max=9999)
     editor: Path = option(SHIPPED_FACES, "run folder of the editor of --part edits")
     first: int = option(0, "shard to begin at", min=0, max=9999)
     last: int = option(9999, "shard to end before", min=0, max=9999)
@@ -152,9 +154,12 @@ def _build_clip(config: BuildConfig) -> None:
 
 
 def _build_encoder(config: BuildConfig) -> None:
-    generator = early_generator(_generator()[0], SHIPPED_FACES / "early.safetensors")
-    encoder = fit_encoder(generator, config.work / "pictures", range(config.shards - UNSEEN))
-    encoder.save(SHIPPED_FACES / "encoder.safetensors", kind_of("faces"))
+    generator, folder = early_generator(_generator()[0], SHIPPED_FACES / "early.safetensors"), config.work / "pictures"
+    make_shards(folder, {f"{PHOTOS}{number:04d}": number for number in _numbers(config, "photos")},
+                lambda number: make_photos(generator, number))
+    if config.last >= config.photos:
+        encoder = fit_encoder(generator, *photos(folder, range(config.photos - UNSEEN)))
+        encoder.save(SHIPPED_FACES / "encoder.safetensors", kind_of("faces"))
 
 
 def _build_editor(config: BuildConfig) -> None:
@@ -178,9 +183,9 @@ def manifest(config: BuildConfig) -> dict[str, Any]:
     unseen = _pictures(config, unseen=True)
     if (SHIPPED_FACES / "encoder.safetensors").exists():
         early = early_generator(generator, SHIPPED_FACES / "early.safetensors")
-        photos, _ = faces_of(early, config.work / "pictures", range(config.shards - UNSEEN, config.shards))
-        quality["encoder.safetensors"] = {"psnr_of_500_unseen_faces_db": psnr_of_inversions(
-            load_tower(SHIPPED_FACES / "encoder.safetensors", kind_of("faces")), early, to_image(photos))}
+        faces, _ = photos(config.work / "pictures", [config.photos - 1])
+        quality["encoder.safetensors"] = {"psnr_of_1000_unseen_faces_db": psnr_of_inversions(
+            load_tower(SHIPPED_FACES / "encoder.safetensors", kind_of("faces")), early, to_image(faces))}
     phrases = area_under_curve(TinyCLIP.load(SHIPPED_FACES / "clip.safetensors"), CONCEPTS, to_image(unseen.pixels),
                                truth_table(unseen.numbers))
     quality["clip.safetensors"] = {"mean_area_under_curve": float(np.mean(list(phrases.values()))), "by_phrase": phrases,

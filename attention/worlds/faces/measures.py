@@ -9,11 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from attention.worlds.faces.concepts import CONCEPTS
-from attention.worlds.faces.parts import CHIN, NOSE_BASE, Face
+from attention.worlds.faces.parts import CHIN, NOSE_BASE, Face, grown
 
 LEAST_PIXELS = 12           # of a part, below which nothing is known of its colour
 STRANDS = 2.4               # roughness of hair that all but 1 % of real-looking hair has; black hair has half of it
 PAINT = -99.0               # the score of what is no hair
+LIDS = 0.09                 # width of the ring round the eyes in distances between them
+SORE = 7.0                  # redness of the lids, beyond which an eye is sore and not narrow; 1 in 200 faces goes beyond
 ROUGH_SIDE = 128            # px of the pictures whose neighbours' differences roughness is
 
 
@@ -33,6 +35,8 @@ def colours(face: Face) -> Colours:
     parts = dict(face.parts)
     features = parts["eyes"] | parts["brows"] | parts["lips"] | parts["mouth"] | parts["jaw"] | parts["hair"]
     parts["face"] = parts["oval"] & ~features & ~parts["nose"]
+    ring = grown(parts["eyes"], round(LIDS * face.between_eyes))
+    parts["lids"] = ring & ~(parts["eyes"] | parts["brows"] | parts["hair"])
     medians = {name: np.median(lab[mask], axis=0) if mask.sum() >= LEAST_PIXELS else np.full(3, np.nan)
                for name, mask in parts.items()}
     apart = max(1, len(lab) // ROUGH_SIDE)
@@ -92,7 +96,9 @@ MEASURES: dict[str, Callable[[Face, Colours], float]] = {
     "lips_L": _light("lips"), "lips_a": _red("lips"), "lips_b": _yellow("lips"),
     "smile": _smile, "mouth_gap": _distance(13, 14), "mouth_width": _distance(61, 291),
     "iris_L": _light("irises"), "iris_a": _red("irises"), "iris_b": _yellow("irises"),
-    "eye_opening": _eye_opening, "brows_dark": lambda face, seen: float(seen.medians["face"][0] - seen.medians["brows"][0]),
+    "eye_opening": _eye_opening,
+    "lids_red": lambda face, seen: float(seen.medians["lids"][1] - seen.medians["face"][1]),
+    "brows_dark": lambda face, seen: float(seen.medians["face"][0] - seen.medians["brows"][0]),
     "brows_thick": _brow_thickness, "nose_width": _distance(64, 294), "face_height": _distance(NOSE_BASE, CHIN),
     "clothes_L": _light("clothes"), "clothes_a": _red("clothes"), "clothes_b": _yellow("clothes"),
     "background_L": _light("background"), "background_a": _red("background"), "background_b": _yellow("background"),
@@ -128,6 +134,11 @@ def _hair(score: Callable[[Mapping[str, np.ndarray]], np.ndarray], true: float, 
     return Rule(lambda m: np.where(m["hair_rough"] < strands, PAINT, score(m)), true, false)
 
 
+def _clear(m: Mapping[str, np.ndarray], score: np.ndarray) -> np.ndarray:
+    """A size of eyes, which is none of eyes whose lids are sore."""
+    return np.where(m["lids_red"] > SORE, PAINT, score)
+
+
 # Bounds were set on 500 generated faces, so that what is plainly true looks so to a person, and is so of some 5 to 20 %.
 # The most of skin, lips, mouths, eyes and brows is what one in 200 of 10,000 generated faces goes beyond; hair and
 # backgrounds have none: black may be black.
@@ -142,16 +153,17 @@ RULES: dict[str, Rule] = {
     "tanned skin": Rule(lambda m: _all(60 - m["skin_L"], m["skin_L"] - 32, 1.5 * (m["skin_b"] - 12)), 3, -3),
     "rosy cheeks": Rule(lambda m: m["cheeks_red"], 4.8, 3, 8),
     "beard": Rule(lambda m: _all(m["jaw_dark"] - 7.5, 10 * (m["jaw_rough"] + 0.1)), 1.5, -2),
-    "red lipstick": Rule(lambda m: _all(m["lips_a"] - 42, m["lips_a"] - m["skin_a"] - 22, 58 - m["lips_L"]), 2, -6, 8),
-    "pink lipstick": Rule(lambda m: _all(m["lips_a"] - 35, m["lips_a"] - m["skin_a"] - 17, 14 - m["lips_b"],
+    "red lipstick": Rule(lambda m: _all(m["lips_a"] - 42, m["lips_a"] - m["skin_a"] - 15, 58 - m["lips_L"],
+                                        m["lips_b"] - 4, 44 - m["lips_b"]), 2, -6, 8.7),
+    "pink lipstick": Rule(lambda m: _all(m["lips_a"] - 35, m["lips_a"] - m["skin_a"] - 10, 14 - m["lips_b"],
                                          m["lips_L"] - 45), 1.5, -3, 6.6),
     "pale lips": Rule(lambda m: -m["lips_a"], -26, -31, -15),
     "smiling": Rule(lambda m: m["smile"], 0.115, 0.07, 0.17),
     "serious": Rule(lambda m: -m["smile"], -0.03, -0.06, 0.063),
     "mouth open": Rule(lambda m: m["mouth_gap"], 0.14, 0.07, 0.34),
     "mouth closed": Rule(lambda m: -m["mouth_gap"], -0.03, -0.07),
-    "big eyes": Rule(lambda m: m["eye_opening"], 0.163, 0.14, 0.186),
-    "narrow eyes": Rule(lambda m: -m["eye_opening"], -0.105, -0.125, -0.062),
+    "big eyes": Rule(lambda m: _clear(m, m["eye_opening"]), 0.163, 0.14, 0.186),
+    "narrow eyes": Rule(lambda m: _clear(m, -m["eye_opening"]), -0.105, -0.125, -0.062),
     "dark eyebrows": Rule(lambda m: m["brows_dark"], 22, 15, 41.5),
     "light eyebrows": Rule(lambda m: -m["brows_dark"], -7.5, -12, 2.6),
     "dark background": Rule(lambda m: -m["background_L"], -25, -35),

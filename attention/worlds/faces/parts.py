@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageDraw
 from torch import Tensor
 
@@ -123,6 +124,15 @@ def disk(centre: np.ndarray, radius: float, side: int) -> np.ndarray:
     y, x = np.mgrid[:side, :side]
     inside: np.ndarray = (x - centre[0]) ** 2 + (y - centre[1]) ** 2 <= radius**2
     return inside
+
+
+def grown(mask: np.ndarray, room: int) -> np.ndarray:
+    """(S, S) bool: a mask and all pixels up to `room` beside it."""
+    if room == 0:
+        return mask
+    reached: np.ndarray = F.max_pool2d(torch.from_numpy(mask)[None, None].float(), 2 * room + 1, stride=1,
+                                       padding=room)[0, 0].numpy() > 0.5
+    return reached
 
 
 def main_pieces(mask: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from attention.files.published import SHIPPED_FACES
@@ -15,7 +14,7 @@ from attention.worlds.faces.concepts import BY_PHRASE, CONCEPTS, PART_NAMES
 from attention.worlds.faces.identity import SAME_PERSON, Recogniser
 from attention.worlds.faces.measures import held, measure, truth_table
 from attention.worlds.faces.mesh import FaceMesh
-from attention.worlds.faces.parts import PARTS, Face, Segments
+from attention.worlds.faces.parts import PARTS, Face, Segments, grown
 from attention.worlds.truth import Faces, Seen
 from attention.worlds.world import World
 
@@ -129,8 +128,4 @@ class FacesTruth:
 def meant(face: Face, part: str) -> np.ndarray:
     """(S, S) bool: what an edit of a part may change."""
     mask = np.logical_or.reduce([face.parts[name] for name in MEANT.get(part, (part,))])
-    room = round(ROOM.get(part, 0) * face.between_eyes)
-    if room == 0:
-        return mask
-    grown = F.max_pool2d(torch.from_numpy(mask)[None, None].float(), 2 * room + 1, stride=1, padding=room)
-    return grown[0, 0].numpy() > 0.5
+    return grown(mask, round(ROOM.get(part, 0) * face.between_eyes))

@@ -9,6 +9,7 @@ go on anywhere.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -23,14 +24,15 @@ from attention.generator import Blend, Generator, sample_z
 from attention.images import to_pixels
 from attention.method.editor import RegionEditor, autocast
 from attention.method.spatial_attention import blur_mask, threshold_for
-from attention.worlds.faces.measures import measure
+from attention.worlds.faces.measures import MEASURES, measure
 from attention.worlds.faces.mesh import LEAST_SCORE, FaceMesh, Mesh
 from attention.worlds.faces.parts import Face, Segments
 
 SHARD = 250             # faces; each gives two pictures
 AT_ONCE = 5
 BLEND = 12              # 0-based layer of the edits
-EDITS = "edits-"        # begins the names of shards of edits
+EDITS, PHOTOS = "edits-", "photos-"             # begin the names of shards of edits, and of faces for the encoder
+PREFIXES = {EDITS: "edits", PHOTOS: "encoder"}  # -> --part that makes them
 OWN_PLACE = 0.7         # of the edits are done where their own prompt says, the others where another one does ...
 EVERYWHERE = 0.2        # ... and so many of all everywhere, so that light is not taken for lipstick
 STRENGTHS = (0.04, 0.3)         # of the edits: from hardly seen to overdone
@@ -69,11 +71,12 @@ class Measured:
 
 
 def measured(folder: Path, names: Iterable[str]) -> list[Measured]:
-    """Measure shards; what was measured once lies beside them. Faces that no mesh was found in are left out."""
+    """Measure shards; what was measured once, by as many measures as now, lies beside them. Faces in which no mesh was
+    found are left out."""
     found = []
     for name in tqdm(list(names), desc="measures"):
         path = folder / f"{name}-measured.npz"
-        if not path.exists():
+        if not path.exists() or read_arrays(path, ("numbers",))[0].shape[1] != len(MEASURES):
             pictures = shard(folder, name)
             faces = [pictures.face(i) for i in range(len(pictures)) if pictures.scores[i] >= LEAST_SCORE]
             figures = np.array([list(measure(face).values()) for face in faces], np.float32)
@@ -95,7 +98,8 @@ def shard(folder: Path, name: str) -> Pictures:
 
 def remake(name: str) -> str:
     """The command that makes a shard of this name."""
-    return f"python -m attention.worlds.faces.build --part {'edits' if name.startswith(EDITS) else 'pictures'}"
+    part = next((part for prefix, part in PREFIXES.items() if name.startswith(prefix)), "pictures")
+    return f"python -m attention.worlds.faces.build --part {part}"
 
 
 def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
@@ -113,8 +117,8 @@ def read_arrays(path: Path, names: Sequence[str]) -> list[np.ndarray]:
 
 
 @torch.no_grad()
-def make_shards(folder: Path, names: Mapping[str, int], make: Callable[[int], Pictures]) -> None:
-    """Make what is missing of shards by name, each from its seed."""
+def make_shards(folder: Path, names: Mapping[str, int], make: Callable[[int], Any]) -> None:
+    """Make what is missing of shards by name, each from its seed: dataclasses of arrays."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, seed in tqdm(names.items(), desc="faces"):
         path = folder / f"{name}.npz"
@@ -146,21 +150,6 @@ def make_shard(generator: Generator, segments: Segments, mesh: FaceMesh, number:
         changed = run(generator, mixed, Blend(BLEND, mask, made[1]))
         found += [*pictures, *look(changed, segments, mesh)]
     return kept(found)
-
-
-def unchanged(generator: Generator, folder: Path, number: int) -> tuple[np.ndarray, Tensor]:
-    """The faces of a shard before their changes: pictures (SHARD, S, S, 3) uint8 and w (SHARD, style_dim).
-
-    Raises:
-        UserError: there is no such shard, or it is not whole.
-    """
-    w = sample_faces(generator, np.random.default_rng([7, number]), 10_000 + number)
-    name = f"{number:04d}"
-    pixels = shard(folder, name).pixels
-    if len(pixels) != 2 * SHARD:
-        raise UserError(f"{folder / name}.npz holds {len(pixels)} pictures, expected {2 * SHARD}; delete it and run: "
-                        f"{remake(name)}")
-    return pixels.reshape(-1, 2, AT_ONCE, *pixels.shape[1:])[:, 0].reshape(-1, *pixels.shape[1:]), w
 
 
 def make_edits(editor: RegionEditor, text: Callable[[str], Tensor], prompts: Sequence[str], segments: Segments,

@@ -27,7 +27,7 @@ def test_a_large_photo_is_shown_and_kept_at_the_size_of_a_screen_and_saved_whole
     photo = draw_photo(FaceParams.sample(1, seed=8), FRAME.scaled(2.5), (1300, 1200))
     photo.image.save(tmp_path / "photo.png")
     (tmp_path / "photo.json").write_text(json.dumps(photo.landmarks.tolist()))
-    page = desk.show_photo(str(tmp_path / "photo.png"), False, str(tmp_path / "photo.json"), 0, 0)
+    page = desk.show_photo(None, str(tmp_path / "photo.png"), False, str(tmp_path / "photo.json"), 0, 0)
     page = desk.change(page, "purple hair", "", 0.1, 0.8)
     assert max(edited.photo[0].size for edited in desk.shelf.kept.values() if edited.photo) == (1024, 945)
     small = [Image.open(file) for file in desk.compared(page)]
@@ -41,6 +41,34 @@ def test_a_large_photo_is_shown_and_kept_at_the_size_of_a_screen_and_saved_whole
     desk.shelf.drop(page.number)
     desk.shelf.drop(page.opened.number)
     assert np.array_equal(np.asarray(desk.edited(page).image), np.asarray(Image.open(desk.picture(page))))
+
+
+def test_the_faces_of_a_photo_are_shown_in_their_frames_before_one_is_opened(desk, tmp_path, monkeypatch):
+    photo = Image.new("RGB", (2048, 1024), (90, 90, 90))
+    photo.save(tmp_path / "photo.png")
+    large, small, aside = (np.array([(x, 500), (x + width, 500), (x + width / 2, 560), (x, 620), (x + width, 620)], float)
+                           for x, width in ((400, 120), (1500, 60), (1000, 4)))
+    monkeypatch.setattr("attention.editing.desk.load_detector", lambda: lambda pixels: [
+        points * pixels.shape[1] / 2048 for points in (small, aside, large)])
+    page = desk.find_faces(desk.show_seed(1), str(tmp_path / "photo.png"))
+    assert [frame is None for frame in page.found.frames] == [False, False, True] and page.found.chosen == 0
+    expected = desk.editor.world.frame(large)
+    assert page.found.frames[0].center == pytest.approx(expected.center / 2)                    # it is shown at 1024 px
+    assert page.found.frames[0].half == pytest.approx(expected.half / 2)
+    shown, plain = (np.asarray(Image.open(file)).astype(int) for file in (page.found.picture, page.found.plain))
+    assert shown.shape == plain.shape == (512, 1024, 3)
+    for frame, yellow in zip(page.found.frames[:2], (True, False), strict=True):
+        x, y = (frame.center + frame.right).round().astype(int)                     # the middle of its right edge
+        assert (shown[y, x] != plain[y, x]).any() and (shown[y, x, 2] < 50) == yellow
+    other = desk.choose_face(page, *page.found.frames[1].center.round().astype(int).tolist())
+    assert other.found.chosen == 1 and desk.choose_face(other, 3, 3).found.chosen == 1
+    for file in other.found.files:
+        assert file in other.files
+    with pytest.raises(UserError, match="no photo was chosen"):
+        desk.choose_face(desk.find_faces(page, None), 3, 3)
+    monkeypatch.setattr("attention.editing.desk.load_detector", lambda: lambda pixels: [])
+    with pytest.warns(UserWarning, match="no face was found"):
+        assert desk.find_faces(page, str(tmp_path / "photo.png")).found is None
 
 
 def test_all_pages_share_one_budget_of_memory_and_what_was_let_go_is_made_again(editor, desk, monkeypatch):

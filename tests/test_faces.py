@@ -22,7 +22,7 @@ from attention.training.runs import read_editor
 from attention.worlds.concepts import Concept
 from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES, PROMPTS, SAYINGS, where_texts
 from attention.worlds.faces.measures import MEASURES, RULES, held, measure, truth_table
-from attention.worlds.faces.parts import PARTS, Face, Segments
+from attention.worlds.faces.parts import PARTS, Face, Segments, grown
 from attention.worlds.registry import WORLDS, load_world, usual_world
 
 pytest.importorskip("skimage", reason="what is measured needs the extra truth")
@@ -129,12 +129,17 @@ def test_eyes_are_big_or_narrow_by_their_lids():
     for height, phrase in ((4.6, "big eyes"), (2.4, "narrow eyes")):
         mesh = plain_mesh()
         mesh.eyelids[..., 1] = 60 + (mesh.eyelids[..., 1] - 60) * height / 7
-        assert truths(plain_face(mesh=mesh))[phrase] == 1, phrase
+        face = plain_face({"skin": (200, 160, 140)}, mesh)
+        assert truths(face)[phrase] == 1, phrase
+        sore = face.pixels.copy()
+        sore[grown(face.parts["eyes"], 3) & ~face.parts["eyes"]] = (190, 110, 100)
+        assert truths(Face.of(sore, mesh, face.segments))[phrase] == 0, phrase
 
 
 @pytest.mark.parametrize("phrase, colours", [("dark eyebrows", {"skin": (200, 160, 140), "brows": (2, 2, 2)}),
                                              ("pale skin", {"skin": (252, 250, 249)}),
-                                             ("red lipstick", {"lips": (230, 0, 20)})])
+                                             ("red lipstick", {"lips": (230, 0, 20)}),
+                                             ("red lipstick", {"lips": (200, 20, 130)})])
 def test_more_than_faces_show_is_no_truth(phrase, colours):
     face = plain_face(colours)
     numbers = np.array([list(measure(face).values())])

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from attention.editing.detector import load_detector
 from attention.editing.edited import Edited
 from attention.editing.folder import ServerFolder
+from attention.editing.found import Found, frames_of, marked
 from attention.editing.history import (
     LONGEST_ADDRESS,
     LONGEST_TEXT,
@@ -100,7 +102,33 @@ class Desk:
         seed = whole(seed, "the seed", LARGEST_SEED)
         return Page(self._opened(self.editor.open_seed(seed)))
 
-    def show_photo(self, photo: str | None, framed: bool, landmarks: str | None, face: float | None,
+    def find_faces(self, page: Page, photo: str | None) -> Page:
+        """What faces a chosen photo has, before one of them is opened; it warns where none can be found."""
+        page = replace(page, found=None)
+        if photo is None or self.photo_needs():
+            return page
+        whole_photo = read_photo(photo)
+        view = screen_size(whole_photo)
+        try:
+            frames = frames_of(whole_photo, load_detector(), self.editor.world.frame)
+        except UserError as error:
+            warnings.warn(str(error), stacklevel=2)
+            return page
+        frames = [frame and frame.scaled(shrink(view, whole_photo)) for frame in frames]
+        chosen = next(number for number, frame in enumerate(frames) if frame is not None)
+        picture, plain = self.folder.keep(marked(view, frames, chosen)), self.folder.keep(view)
+        return replace(page, found=Found(photo, picture, plain, tuple(frames), chosen))
+
+    def choose_face(self, page: Page, x: int, y: int) -> Page:
+        """Choose the face that was clicked in the picture of those that were found."""
+        if page.found is None:
+            raise UserError("no photo was chosen; upload one first")
+        number = page.found.at(*(whole(value, "the place of the click", VIEW) for value in (x, y)))
+        with open_picture(Path(page.found.plain)) as view:
+            picture = self.folder.keep(marked(view.convert("RGB"), page.found.frames, number))
+        return replace(page, found=page.found.choosing(number, picture))
+
+    def show_photo(self, page: Page | None, photo: str | None, framed: bool, landmarks: str | None, face: float | None,
                    refine: float) -> Page:
         """A photo, kept at the size of a screen; its file is kept for the download."""
         if photo is None:
@@ -112,9 +140,9 @@ class Desk:
         edited = self.editor.open_photo(photo, landmarks, number or None, framed, steps)
         assert edited.photo is not None
         whole_photo, frame = edited.photo
-        by = min(1.0, VIEW / max(whole_photo.size))
-        view = whole_photo.resize([max(1, round(length * by)) for length in whole_photo.size])
-        return Page(self._opened(edited.with_photo(view, frame.scaled(by)), photo))
+        view = screen_size(whole_photo)
+        opened = self._opened(edited.with_photo(view, frame.scaled(shrink(view, whole_photo))), photo)
+        return Page(opened, found=page.found if page else None)
 
     def photo_needs(self) -> str:
         """What this server cannot do with photos, and what would mend it; empty if it can do all."""
@@ -322,6 +350,17 @@ class Desk:
         if re.fullmatch(f"{REGIONS}[0-9, ]+", where):
             return {"regions": sorted({int(number) for number in re.findall("[0-9]{1,9}", where)})}
         return {"where": where or None}
+
+
+def screen_size(photo: Image.Image) -> Image.Image:
+    """A photo at VIEW at most."""
+    by = min(1.0, VIEW / max(photo.size))
+    return photo.resize([max(1, round(length * by)) for length in photo.size])
+
+
+def shrink(view: Image.Image, photo: Image.Image) -> float:
+    """By how much a view is smaller than its photo."""
+    return max(view.size) / max(photo.size)
 
 
 def clickable_side(edited: Edited) -> int:

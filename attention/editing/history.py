@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from attention.editing.edited import Change
+from attention.editing.found import Found
 from attention.inversion.frame import Frame
 from attention.method.defaults import COVERAGE, STRENGTH
 
@@ -52,6 +53,7 @@ class Page:
     stronger: bool = False      # the slider of strength goes up to STRONGEST
     early: str = ""             # file of an early picture of what the sliders ask for, until they rest
     saved: str = ""             # file of the last download
+    found: Found | None = None  # faces of the photo that was chosen last
 
     @property
     def last(self) -> Change | None:
@@ -69,8 +71,8 @@ class Page:
     @property
     def files(self) -> list[str | None]:
         """Files that this page needs."""
-        opened = self.opened
-        return [opened.before, opened.thumbnail, opened.photo, self.early or None,
+        opened, found = self.opened, self.found.files if self.found else ()
+        return [opened.before, opened.thumbnail, opened.photo, self.early or None, *found,
                 *(file for step in self.steps for file in (step.picture, step.mask, step.thumbnail))]
 
 

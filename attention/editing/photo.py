@@ -73,14 +73,14 @@ def read_landmarks(path: str | Path) -> np.ndarray:
         raise UserError(f"{name} cannot be read as landmarks ({error}); give {what}") from None
 
 
-def find_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | None], face: int | None = None) -> np.ndarray:
-    """(68, 2) landmarks of one face of a photo; a large photo is searched at DETECTION_SIDE.
+def all_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | None]) -> list[np.ndarray]:
+    """(68, 2) landmarks of every face of a photo, from the largest to the smallest; a large photo is searched at
+    DETECTION_SIDE.
 
     Args:
         detect: (H, W, 3) uint8 -> a list of (68, 2) or None, as `load_detector` gives it.
-        face: which, counted from 0, from the largest to the smallest; None takes the largest and says if there are more.
     Raises:
-        UserError: no face, or not so many.
+        UserError: no face.
     """
     shrink = max(1.0, max(photo.size) / DETECTION_SIDE)
     small = photo.resize([max(1, round(side / shrink)) for side in photo.size], Image.Resampling.BOX)
@@ -89,6 +89,18 @@ def find_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | Non
                    key=lambda points: -float(np.prod(np.ptp(points, axis=0))))
     if not found:
         raise UserError("no face was found in the photo; give a larger or more frontal one, or its landmarks in a file")
+    return found
+
+
+def find_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | None], face: int | None = None) -> np.ndarray:
+    """(68, 2) landmarks of one face of a photo, see `all_landmarks`.
+
+    Args:
+        face: which, counted from 0, from the largest to the smallest; None takes the largest and says if there are more.
+    Raises:
+        UserError: no face, or not so many.
+    """
+    found = all_landmarks(photo, detect)
     if face is None and len(found) > 1:
         warnings.warn(f"{len(found)} faces were found, and the largest is taken; choose another by its number",
                       stacklevel=2)

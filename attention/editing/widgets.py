@@ -69,6 +69,7 @@ SHOW = "(...inputs) => { scrollTo({top: 0, behavior: 'smooth'}); return inputs.l
 # A slider that moves shows early pictures; once it rests, by mouse or by keys, the whole picture is asked for.
 REST = """(...inputs) => { clearTimeout(window.resting);
 window.resting = setTimeout(() => document.querySelector('#rest').click(), 350); return inputs }"""
+PROGRESS = gr.Progress(track_tqdm=True)
 PROXIES = [name for kind in ("http", "https", "all") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())]
 
 
@@ -105,6 +106,9 @@ class Views:
                                       buttons=["fullscreen"], render=False)
         self.told = gr.HTML(elem_id="told", render=False)
         self.steps = _gallery("history", columns=8)
+        self.found = _picture("found", visible=False)
+        self.face = gr.Number(0, label="Which face (0: the largest)", precision=0, minimum=0, maximum=MOST_FACES,
+                              elem_id="face", render=False)
         self.address = gr.Textbox(elem_id="address", label="address", max_length=LONGEST_ADDRESS, render=False)
         self.saved = gr.Textbox(elem_id="saved", label="saved", render=False)
         self.after_edit: list[Any] = [self.edited, self.mask, self.compare, self.steps]
@@ -114,6 +118,8 @@ class Views:
         self.made: dict[Any, Callable[[Page], Any]] = {
             self.edited: desk.picture, self.mask: desk.mask, self.regions: desk.regions, self.compare: desk.compared,
             self.steps: desk.history, self.address: desk.address, self.saved: lambda page: page.saved,
+            self.found: lambda page: gr.update(value=page.found and page.found.picture, visible=page.found is not None),
+            self.face: lambda page: page.found.chosen if page.found else 0,
             self.seed: lambda page: page.opened.origin.get("seed", gr.skip()),
             self.what: lambda page: said_what(page.last) if page.last else gr.skip(),
             self.where: lambda page: page.where,
@@ -155,7 +161,11 @@ class Views:
         def select(page: Page | None, clicked: gr.SelectData) -> tuple:
             return answer(page, *np.ravel(clicked.index).tolist())
 
-        event(select if selects else answer, [self.state, *inputs], [self.state, self.told, *shows],
+        def answer_slowly(page: Page | None, progress: gr.Progress = PROGRESS, *values: Any) -> tuple:
+            return answer(page, *values)                            # gradio shows the bars of tqdm for who takes its own
+
+        answering = select if selects else answer_slowly if queue == SLOW else answer
+        event(answering, [self.state, *inputs], [self.state, self.told, *shows],
               concurrency_id=queue, api_visibility="private",
               **{"show_progress": "hidden" if queue == FAST else "full", "show_progress_on": self.told, **options})
 
@@ -204,10 +214,10 @@ def _face_panel(desk: Desk, views: Views) -> None:
             if needs := desk.photo_needs():
                 gr.Markdown(needs, elem_id="needs")
             photo = gr.File(label="Photo", file_types=["image"], height=110, elem_id="photo")
+            views.found.render()
             framed = gr.Checkbox(False, label="it is square and framed like the faces here", elem_id="framed")
             with gr.Accordion("If it is not framed", open=False):
-                face = gr.Number(0, label="Which face (0: the largest)", precision=0, minimum=0, maximum=MOST_FACES,
-                                 elem_id="face")
+                views.face.render()
                 landmarks = gr.File(label="Its landmarks (without a detector)", file_types=[".json", ".txt"], height=110,
                                     elem_id="landmarks")
             refine = gr.Slider(0, MOST_REFINED, 0, step=10, label="Refinement, steps", elem_id="refine")
@@ -220,7 +230,9 @@ def _face_panel(desk: Desk, views: Views) -> None:
     chosen = another.click(lambda: int(np.random.default_rng().integers(NEW_SEEDS)), None, views.seed,
                            api_visibility="private")
     views.on(chosen.then, desk.show_seed, [views.seed], opens=True, js=SHOW)
-    views.on(show.click, desk.show_photo, [photo, framed, landmarks, face, refine], opens=True, queue=SLOW, js=SHOW)
+    views.on(photo.change, desk.find_faces, [photo], [views.found, views.face], queue=SLOW)
+    views.on(views.found.select, desk.choose_face, shows=[views.found, views.face], selects=True)
+    views.on(show.click, desk.show_photo, [photo, framed, landmarks, views.face, refine], queue=SLOW, js=SHOW)
     views.on(like.click, desk.resemble, [reference, exact, views.where, views.strength, views.coverage],
              [*views.after_edit, *views.fields], queue=SLOW, js=SHOW)
 
@@ -343,9 +355,9 @@ def _without_folders(message: str, values: Sequence[Any]) -> str:
     return message
 
 
-def _picture(name: str) -> gr.Image:
+def _picture(name: str, visible: bool = True) -> gr.Image:
     return gr.Image(label=name, show_label=False, interactive=False, elem_id=name, elem_classes="picture", buttons=[],
-                    render=False)
+                    visible=visible, render=False)
 
 
 def _gallery(name: str, value: list | None = None, columns: int = 6) -> gr.Gallery:

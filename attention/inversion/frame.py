@@ -61,6 +61,11 @@ class Frame:
         """Half the side of the square in pixels of the photo."""
         return float(np.hypot(*self.right))
 
+    def holds(self, x: float, y: float) -> bool:
+        """Whether a place of the photo lies in the square."""
+        away = np.array([x, y]) - self.center
+        return bool(max(abs(away @ self.right), abs(away @ self.down)) <= self.half**2)
+
     def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Left, top, right, bottom of the pixels of a photo (width, height) that the square touches."""
         reach = np.abs(self.right) + np.abs(self.down)

@@ -13,6 +13,7 @@ COMMANDS = {
     "demo": ("attention.editing.page", "serve a web page that edits"),
     "cluster": ("attention.clustering_feature", "find the regions of a world's faces, which training needs"),
     "train": ("attention.run_attention", "train an editor"),
+    "calibrate": ("attention.calibrate", "find how much of a strength suits each prompt of an editor"),
     "evaluate": ("attention.evaluate", "measure an editor"),
     "download": ("attention.download", "get published weights"),
 }
@@ -42,7 +43,7 @@ def run(words: Sequence[str]) -> object:
 
 def usage() -> str:
     """What --help says: a line for each command."""
-    lines = [f"    where2edit {name:10}{does}" for name, (_, does) in COMMANDS.items()]
+    lines = [f"    where2edit {name:11}{does}" for name, (_, does) in COMMANDS.items()]
     return "\n".join(["Edit faces with a sentence, and only where the sentence means.", "", *lines, "",
                       "Flags of a command: where2edit COMMAND --help"])
 

@@ -177,3 +177,21 @@ def test_a_natural_mapper_begins_by_changing_nothing():
 def test_a_natural_mapper_without_a_bound_is_refused():
     with pytest.raises(UserError, match="--max_change is 0"):
         NaturalMapper(EDITED, TEXT_DIM)
+
+
+@pytest.mark.parametrize("name", MAPPERS)
+def test_a_calibrated_text_moves_by_what_suits_it_and_an_unlike_one_as_before(name):
+    mapper, styles = MAPPERS[name](EDITED, TEXT_DIM, faces=many_faces()), random_styles(1)
+    with torch.no_grad():                                   # as after a step: some begin by changing nothing
+        for parameter in mapper.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    texts = torch.linalg.qr(torch.randn(TEXT_DIM, TEXT_DIM))[0][:4]                         # at right angles to each other
+    plain = mapper(styles, texts, 0.1)
+    mapper.calibrate(5 * texts[:3], [0.5, 1.0, 2.0])                                        # their lengths play no part
+    moved = mapper(styles, texts, 0.1)
+    for style, before, after in zip(styles[:len(mapper.layers)], plain, moved, strict=False):
+        ratio = (after - style).norm(dim=1) / (before - style).norm(dim=1)
+        assert ratio.tolist() == pytest.approx([0.5, 1, 2, 1], rel=0.03)
+    mapper.forget_amounts()
+    assert all(torch.equal(*pair) for pair in zip(mapper(styles, texts, 0.1), plain, strict=True))
+    assert not [key for key in mapper.state_dict() if "amount" in key]                      # files are as they were

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.errors import UserError
@@ -14,6 +15,8 @@ HIDDEN = 512        # width of the text branch, published
 MAX_CHANGE = 30.0   # ours: standard deviations over faces that a style may move at strength 1, where spreads are known
 DIRECTIONS = 64     # of a style along which faces may be told apart, the widest first
 LEAST_LIMIT = 1e-6
+SHARPNESS = 40.0    # of how a text's amount follows from those of the texts that are like it, by their cosines
+UNKNOWN = 0.02      # weight of the amount 1, which a text has that is like none of them
 
 
 class Mapper(nn.Module):
@@ -24,9 +27,30 @@ class Mapper(nn.Module):
         strength: share of the way, unless a call says another.
     """
 
+    amount_texts: Tensor            # (N, D) unit embeddings, N = 0 unless calibrated
+    amounts: Tensor                 # (N,)
+
     def __init__(self, layers: Sequence[LayerSpec], strength: float = STRENGTH):
         super().__init__()
         self.layers, self.strength = tuple(layers), strength
+        self.forget_amounts()
+
+    def calibrate(self, texts: Tensor, amounts: Sequence[float]) -> None:
+        """Let every strength be multiplied, for texts (N, D) like these, by what suits them.
+
+        Ours: in the paper all texts share one strength, at which some changes overshoot and others fall short.
+        """
+        self.register_buffer("amount_texts", F.normalize(texts.detach().float(), dim=1), persistent=False)
+        self.register_buffer("amounts", torch.tensor(amounts, device=texts.device), persistent=False)
+
+    def forget_amounts(self) -> None:
+        """All texts have the same strength, as in training."""
+        self.calibrate(torch.empty(0, 1), [])
+
+    def amount(self, text: Tensor) -> Tensor:
+        """Embeddings (B, D) -> (B, 1), what their strength is multiplied by: that of the texts they are like, else 1."""
+        near = torch.exp(SHARPNESS * (F.normalize(text.float(), dim=1) @ self.amount_texts.T - 1))          # (B, N)
+        return (UNKNOWN + near @ self.amounts[:, None]) / (UNKNOWN + near.sum(dim=1, keepdim=True))
 
     def forward(self, styles: Sequence[Tensor], text: Tensor, strength: float | Tensor | None = None) -> list[Tensor]:
         """Edit styles.
@@ -34,12 +58,15 @@ class Mapper(nn.Module):
         Args:
             styles: every layer's (B, C_l) or (1, C_l); one face may be edited with B texts.
             text: (B, D) or (1, D).
-            strength: instead of the mapper's own, or (B, 1) of them; 0 changes nothing.
+            strength: instead of the mapper's own, or (B, 1) of them; 0 changes nothing. Of a text that was calibrated,
+                it counts in units of what suits it (`calibrate`).
         Returns:
             Every layer's style: the edited ones (B, C_l), later ones as they came.
         """
         strength = self.strength if strength is None else strength
         with torch.autocast(text.device.type, enabled=False):   # cheap, and an edit is a small difference of styles
+            if len(self.amounts):
+                strength = strength * self.amount(text)                                     # (B, 1)
             edited = [style + strength * self.change(i, style, text)
                       for i, style in enumerate(styles[:len(self.layers)])]
         return edited + list(styles[len(edited):])              # layers past the blend keep their styles

@@ -8,7 +8,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
@@ -32,6 +32,7 @@ from attention.worlds.registry import WORLDS, configured, load_world
 from attention.worlds.world import World
 
 KIND, REMAKE = "where2edit editor", "python -m attention.run_attention"
+MOST_AMOUNTS, LARGEST_AMOUNT = 10_000, 10.0      # texts whose strength suits them otherwise than others', and by how much
 FACES = 2048            # whose styles say how faces differ
 # Options that may differ when a run goes on: where and how it runs, not what it computes.
 FREE = {"run", "resume", "overwrite", "init", "device", "cluster_path", "save_intermediate_image_every", "description",
@@ -117,11 +118,22 @@ def editor_file(name: str | Path) -> Path:
     return path if path.suffix == ".safetensors" else run_of(name) / EDITOR
 
 
-def read_editor(path: Path) -> tuple[dict[str, Tensor], TrainConfig, RegionClusters, str]:
-    """Tensors of an editor's file, the options it was trained with, its regions, and the hash of its generator.
+class Saved(NamedTuple):
+    """An editor's file: its tensors, the options it was trained with, its regions, the hash of its generator, and how much
+    of a strength suits each text, if it was calibrated."""
+
+    tensors: dict[str, Tensor]
+    config: TrainConfig
+    regions: RegionClusters
+    generator_hash: str
+    amounts: dict[str, float]
+
+
+def read_editor(path: Path) -> Saved:
+    """Read an editor's file.
 
     Raises:
-        UserError: the file is no whole editor.
+        UserError: it is no whole editor.
     """
     tensors, metadata = read_safetensors(path, KIND, REMAKE)
     try:
@@ -129,10 +141,32 @@ def read_editor(path: Path) -> tuple[dict[str, Tensor], TrainConfig, RegionClust
         config = configured(TrainConfig, **_known(said, path.parent))
         regions = parse_json(metadata["regions"], "what it says of regions is no JSON", "a table")
         found = regions_from_metadata(tensors["regions.centroids"], regions, path)              # type: ignore[arg-type]
-        return tensors, config, found, metadata["generator_hash"]
+        amounts = parse_json(metadata.get("amounts", "{}"), "what it says of amounts is no JSON", "a table")
+        return Saved(tensors, config, found, metadata["generator_hash"], _amounts(amounts))
     except (TypeError, KeyError, ValueError, AttributeError) as error:           # a UserError is a ValueError
         raise UserError(f"{path} was made by another version of this program, or what it names is gone ({shown(error)}); "
                         f"put that back, or train it again: {REMAKE}") from error
+
+
+def _amounts(said: object) -> dict[str, float]:
+    """A table of texts and what suits them, checked."""
+    if not isinstance(said, dict) or len(said) > MOST_AMOUNTS:
+        raise TypeError(f"its amounts are no table of at most {MOST_AMOUNTS} texts")
+    for text, amount in said.items():
+        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount <= LARGEST_AMOUNT:
+            raise ValueError(f"the amount of {text[:40]!r} is {amount!r}, expected a number up to {LARGEST_AMOUNT:g}")
+    return said
+
+
+def write_amounts(path: Path, amounts: Mapping[str, float]) -> None:
+    """Write an editor's file again with other amounts (`Mapper.calibrate`); none for none.
+
+    Raises:
+        UserError: the file is no whole editor.
+    """
+    tensors, metadata = read_safetensors(path, KIND, REMAKE)
+    others = {name: value for name, value in metadata.items() if name != "amounts"}
+    write_safetensors(path, tensors, {**others, "amounts": json.dumps(amounts)} if amounts else others)
 
 
 def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path | None = None,
@@ -147,7 +181,7 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
         UserError: the folder has no whole editor, or its generator is not the one that the editor was trained on.
     """
     path = Path(folder) / EDITOR
-    tensors, config, regions, known_hash = read_editor(path)
+    tensors, config, regions, known_hash, amounts = read_editor(path)
     if config.mapper not in MAPPERS:
         raise UserError(f"{path} has the mapper {shown(config.mapper)!r}, but this program knows {', '.join(MAPPERS)}; "
                         f"train it again: {REMAKE}")
@@ -164,6 +198,8 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
         warnings.warn(f"{path} is unfinished: it has {steps} of {config.step} steps", stacklevel=2)
     editor = build_editor(config, world, regions.to(world.device))
     fill(editor, tensors, path)
+    if amounts:
+        editor.mapper.calibrate(world.clip.encode_text(list(amounts)), list(amounts.values()))
     return editor.requires_grad_(False).eval(), world, config
 
 
@@ -179,7 +215,7 @@ def trained_steps(folder: Path) -> int:
             said = (file.metadata() or {}).get("steps", "")
     except Exception as error:          # safetensors raises its own kinds
         raise UserError(f"{path} is not a complete safetensors file ({error}); make it again with: {REMAKE}") from error
-    return int(said) if re.fullmatch("[0-9]{1,10}", said) else read_editor(path)[1].step
+    return int(said) if re.fullmatch("[0-9]{1,10}", said) else read_editor(path).config.step
 
 
 def fill(editor: RegionEditor, tensors: Mapping[str, Any], path: Path) -> None:
@@ -220,7 +256,7 @@ def start_from(editor: RegionEditor, config: TrainConfig, world: World) -> None:
 def _beginning(config: TrainConfig, world: World) -> tuple[dict[str, Tensor], RegionClusters, Path]:
     """Tensors, regions and path of the editor that --init names, if this run's is of the same make."""
     path = editor_file(str(config.init))
-    tensors, made, regions, known_hash = read_editor(path)
+    tensors, made, regions, known_hash, _ = read_editor(path)
     differs = [f"--{name} {getattr(made, name)} there, {getattr(config, name)} here" for name in SHAPING
                if getattr(made, name) != getattr(config, name)]
     if known_hash not in (UNKNOWN, world.generator_hash):

@@ -1,0 +1,34 @@
+"""Find out how much of a strength suits each prompt of a trained editor, and write it into its file.
+
+    python -m attention.calibrate --run runs/faces
+
+Training gives every text the same strength, but some changes then overshoot and others fall short: brows become bars while
+red hair hardly shows. Here every prompt edits generated faces, other ones than those of the evaluation, at several shares
+of the usual strength; the least is taken at which success (attention/evaluate.py says what that is) comes within --slack of
+its best. It becomes a part of the editor: RUN/editor.safetensors is written again, its weights as they were, and a strength
+of 0.1 then means for every text what suits it. Run again, it begins anew; --forget takes it away.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from attention.config import CalibrateConfig, parse_config
+from attention.errors import exit_with_message
+from attention.extras import need
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Parse, measure, write; returns the path of the editor's file."""
+    config = parse_config(CalibrateConfig, argv, __doc__)
+    need("metrics", "calibration")
+
+    from attention.evaluation.calibration import calibrate
+    return calibrate(config)
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

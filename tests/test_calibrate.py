@@ -1,0 +1,69 @@
+"""How much of a strength suits a text: what is chosen, what is written, what an edit then does, and garbled tables."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+
+from attention import calibrate
+from attention.editing.session import load_editor
+from attention.errors import UserError
+from attention.evaluation import calibration
+from attention.evaluation.calibration import suiting
+from attention.files.published import SHIPPED
+from attention.files.safetensors import read_safetensors, write_safetensors
+from attention.training.runs import KIND, load_run
+from attention.worlds.registry import WORLDS
+
+PROMPTS = ("purple hair", "beard")
+
+
+@pytest.mark.parametrize("success, slack, taken", [
+    ({0.5: 0.2, 1.0: 0.85, 2.0: 0.9}, 0.1, 1.0),                # nearly as good, and weaker
+    ({0.5: 0.2, 1.0: 0.7, 2.0: 0.9}, 0.1, 2.0),
+    ({0.5: 0.6, 1.0: 0.3, 2.0: 0.1}, 0.0, 0.5),                 # what overshoots
+    ({0.5: None, 1.0: None, 2.0: None}, 0.1, 1.0)])             # no face lacked it
+def test_the_least_is_taken_that_is_nearly_as_good_as_the_best(success, slack, taken):
+    assert suiting(success, slack) == taken
+
+
+def test_what_suits_a_prompt_becomes_a_part_of_the_editor_and_can_be_taken_away(tmp_path, monkeypatch, capsys):
+    path = tmp_path / "editor.safetensors"
+    shutil.copyfile(SHIPPED / "editor.safetensors", path)
+    write_safetensors(path, *read_safetensors(path, KIND, ""))
+    before = path.read_bytes()
+    monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], prompts=PROMPTS))
+    monkeypatch.setattr(calibration, "SHARES", (0.05, 0.8, 1.0))
+    assert calibrate.main(["--run", str(tmp_path), "--faces", "4", "--device", "cpu"]) == path
+    assert "| purple hair |" in capsys.readouterr().out
+    tensors, metadata = read_safetensors(path, KIND, "")
+    amounts = json.loads(metadata["amounts"])
+    assert amounts["purple hair"] == 0.8 and set(amounts) == set(PROMPTS)              # a twentieth shows nothing
+    plain, _, _ = load_run(SHIPPED, "cpu")
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(tensors[name].float(), value, atol=0, rtol=0)
+    editor = load_editor(tmp_path, "cpu")
+    what = editor.embed("purple hair")
+    source = editor.open_seed(3).source
+    for moved, expected in zip(editor.region_editor.mapper(source.styles, what, 0.1),
+                               plain.mapper(source.styles, what, 0.1 * amounts["purple hair"]), strict=True):
+        torch.testing.assert_close(moved, expected, atol=5e-3, rtol=0)
+    assert editor.identity != load_editor("drawn", "cpu").identity              # a recipe belongs to what made it
+    calibrate.main(["--run", str(tmp_path), "--forget"])
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("said", ["{", "[]", '{"a": "b"}', '{"a": 0}', '{"a": NaN}', '{"a": 1e9}', '{"a": true}'])
+def test_a_garbled_table_is_refused_with_its_file(said, tmp_path):
+    path = tmp_path / "editor.safetensors"
+    tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
+    write_safetensors(path, tensors, {**metadata, "amounts": said})
+    with pytest.raises(UserError, match=r"editor\.safetensors was made by another version"):
+        load_run(tmp_path, "cpu")
+
+
+def test_a_folder_without_an_editor_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"^--run \S+ holds no editor\.safetensors"):
+        calibrate.main(["--run", str(tmp_path)])

@@ -64,7 +64,7 @@ def test_parts_lie_where_mesh_and_features_say():
 COLOURED = [
     ("hair", (22, 20, 20), "black hair", "blonde hair"), ("hair", (80, 58, 42), "brown hair", "grey hair"),
     ("hair", (200, 170, 110), "blonde hair", "black hair"), ("hair", (130, 50, 25), "red hair", "grey hair"),
-    ("hair", (150, 150, 152), "grey hair", "red hair"), ("skin", (215, 190, 178), "pale skin", "tanned skin"),
+    ("hair", (150, 150, 152), "grey hair", "red hair"), ("skin", (200, 178, 166), "pale skin", "tanned skin"),
     ("skin", (150, 110, 80), "tanned skin", "pale skin"), ("lips", (165, 55, 60), "red lipstick", "pale lips"),
     ("lips", (195, 105, 125), "pink lipstick", "pale lips"), ("lips", (180, 125, 118), "pale lips", "red lipstick"),
     ("brows", (40, 35, 30), "dark eyebrows", "light eyebrows"),
@@ -155,7 +155,7 @@ def test_a_part_that_is_not_seen_has_no_truth():
 
 
 def test_what_is_shipped_fits_together_and_the_generator_that_is_not_is_asked_for(tmp_path, monkeypatch):
-    _, config, regions, generator_hash = read_editor(SHIPPED_FACES / "editor.safetensors")
+    _, config, regions, generator_hash, _ = read_editor(SHIPPED_FACES / "editor.safetensors")
     assert config.domain == "faces" and regions.generator_hash == generator_hash
     clip = TinyCLIP.load(SHIPPED_FACES / "clip.safetensors")
     spoken = [text for concept in CONCEPTS for text in (concept.phrase, *concept.synonyms)]

@@ -172,7 +172,7 @@ def test_tint_moves_the_measures_as_it_moves_the_pixels():
     untouched = tint(np.random.default_rng(0), pixels, face.labels()[None].repeat(60, axis=0), numbers, share=0.2)
     assert 10 < untouched.sum() < 30
     names = [f"{part}_{axis}" for part in ("hair", "skin", "lips", "background") for axis in "Lab"]
-    told = [list(MEASURES).index(name) for name in (*names, "hair_chroma", "brows_dark")]
+    told = [list(MEASURES).index(name) for name in (*names, "skin_L_low", "skin_L_high", "hair_chroma", "brows_dark")]
     for row in range(60):
         found = np.array(list(measure(replace(face, pixels=pixels[row])).values()))
         assert untouched[row] == (pixels[row] == face.pixels).all()

@@ -21,10 +21,11 @@ ROUGH_SIDE = 128            # px of the pictures whose neighbours' differences r
 
 @dataclass(frozen=True)
 class Colours:
-    """Median (L, a, b) of every part, NaN where it is too small; of hair also how rough it is."""
+    """Median (L, a, b) of every part, NaN where it is too small; how rough some are; quarters of the face's L."""
 
     medians: Mapping[str, np.ndarray]
     roughness: Mapping[str, float]
+    quarters: np.ndarray        # (2,) L which a quarter of the face lies below, and above
 
 
 def colours(face: Face) -> Colours:
@@ -45,7 +46,9 @@ def colours(face: Face) -> Colours:
     for name in ("hair", "face", "jaw", "lips"):
         both = parts[name][:, apart:] & parts[name][:, :-apart]
         roughness[name] = float(steps[both].mean()) if both.sum() >= LEAST_PIXELS else np.nan
-    return Colours(medians, roughness)
+    face_light = lab[parts["face"], 0]
+    quarters = np.percentile(face_light, [25, 75]) if len(face_light) >= LEAST_PIXELS else np.full(2, np.nan)
+    return Colours(medians, roughness, quarters)
 
 
 def _light(part: str) -> Callable[[Face, Colours], float]:
@@ -90,6 +93,7 @@ MEASURES: dict[str, Callable[[Face, Colours], float]] = {
     "hair_rough": lambda face, seen: seen.roughness["hair"],
     "hair_area": lambda face, seen: float(face.parts["hair"].sum() / face.between_eyes**2),
     "skin_L": _light("face"), "skin_a": _red("face"), "skin_b": _yellow("face"),
+    "skin_L_low": lambda face, seen: float(seen.quarters[0]), "skin_L_high": lambda face, seen: float(seen.quarters[1]),
     "cheeks_red": lambda face, seen: float(seen.medians["cheeks"][1] - seen.medians["face"][1]),
     "jaw_dark": lambda face, seen: float(seen.medians["face"][0] - seen.medians["jaw"][0]),
     "jaw_rough": lambda face, seen: seen.roughness["jaw"] - seen.roughness["face"],
@@ -149,8 +153,9 @@ RULES: dict[str, Rule] = {
     "blonde hair": _hair(lambda m: _all(m["hair_L"] - 40, 2 * (m["hair_b"] - 13)), 2, -5),
     "red hair": _hair(lambda m: _all(m["hair_a"] - 11, 1.5 * (m["hair_a"] - 0.7 * m["hair_b"]), m["hair_L"] - 12), 1.5, -3),
     "grey hair": _hair(lambda m: _all(m["hair_L"] - 30, 2 * (9 - m["hair_chroma"])), 2, -4),
-    "pale skin": Rule(lambda m: m["skin_L"], 72, 66, 83.5),
-    "tanned skin": Rule(lambda m: _all(60 - m["skin_L"], m["skin_L"] - 32, 1.5 * (m["skin_b"] - 12)), 3, -3),
+    # Of three quarters of the face, so that a patch is not enough.
+    "pale skin": Rule(lambda m: m["skin_L_low"], 63, 57, 76.4),
+    "tanned skin": Rule(lambda m: _all(68 - m["skin_L_high"], m["skin_L"] - 32, 1.5 * (m["skin_b"] - 12)), 3, -3),
     "rosy cheeks": Rule(lambda m: m["cheeks_red"], 4.8, 3, 8),
     "beard": Rule(lambda m: _all(m["jaw_dark"] - 7.5, 10 * (m["jaw_rough"] + 0.1)), 1.5, -2),
     "red lipstick": Rule(lambda m: _all(m["lips_a"] - 42, m["lips_a"] - m["skin_a"] - 15, 58 - m["lips_L"],

@@ -52,7 +52,8 @@ def _moved(name: str) -> dict[str, tuple[float, float, float]]:
 
 TINTS = {
     "hair": Tint(("hair",), (8, 4, 6), _moved("hair")),
-    "skin": Tint(("skin", "neck", "nose"), (9, 4, 5), _moved("skin") | {"brows_dark": (1, 0, 0)}),
+    "skin": Tint(("skin", "neck", "nose"), (9, 4, 5),
+                 _moved("skin") | dict.fromkeys(("skin_L_low", "skin_L_high", "brows_dark"), (1, 0, 0))),
     "lips": Tint(("lips",), (7, 9, 6), _moved("lips")),
     "brows": Tint(("brows",), (8, 0, 0), {"brows_dark": (-1, 0, 0)}),
     "background": Tint(("background",), (25, 10, 14), _moved("background")),

@@ -122,6 +122,18 @@ def test_what_cannot_be_used_is_left_out_and_told_in_one_warning(tmp_path):
         "line 2 is not UTF-8 text"]
 
 
+@pytest.mark.parametrize("length", [100_001, 100_002, 1_000_000])
+def test_a_line_without_end_is_left_out_and_never_held(length, tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text("big nose\n" + "x" * length + "\nblonde hair\n" + "y" * length)
+    tracemalloc.start()
+    with pytest.warns(UserWarning, match="2 lines, .*line 2 has more than 100,000 characters"):
+        assert list(read_phrases(path)) == ["big nose", "blonde hair"]
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2_000_000
+
+
 def test_a_bad_description_of_face2text_is_left_out(tmp_path):
     (tmp_path / "raw.json").write_bytes(b'[{"description": "caf\xe9"}, {"description": "big nose."}]')
     with pytest.warns(UserWarning, match="1 description, .*description 1 is not UTF-8"):

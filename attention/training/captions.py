@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 import torch
 
@@ -19,6 +20,7 @@ from attention.worlds.world import World
 
 PAIR_SHARE = 0.16       # share of prompts that join two phrases, as published (its randn() < 1 is true in 84 %)
 JOIN = " and "
+LONGEST_LINE = 100_000  # characters of a caption; published ones have some hundreds
 
 
 def read_phrases(path: str | Path, fits: Callable[[str], bool] = lambda prompt: True) -> Iterator[str]:
@@ -209,11 +211,14 @@ def _captions(file: Path, skipped: _Skipped) -> Iterator[tuple[str, str]]:
         # Bytes that are not UTF-8 become U+FFFD. UTF-16, as some editors write, shows in its zero bytes.
         file = readable(file, "captions", None if kind == "line" else TEXT_BYTES)
         with file.open(encoding="utf-8-sig", errors="replace") as stream:
-            for number, caption in enumerate(stream if kind == "line" else _face2text(stream.read(), file), start=1):
+            captions = _lines(stream) if kind == "line" else _face2text(stream.read(), file)
+            for number, caption in enumerate(captions, start=1):
                 if not caption.strip():
                     continue
                 empty = False
-                if "\ufffd" in caption or "\0" in caption:
+                if len(caption) > LONGEST_LINE:
+                    skipped.add(kind, file, f"{kind} {number} has more than {LONGEST_LINE:,} characters")
+                elif "\ufffd" in caption or "\0" in caption:
                     skipped.add(kind, file, f"{kind} {number} is not UTF-8 text")
                 else:
                     yield f"{kind} {number}", caption
@@ -226,6 +231,14 @@ def _captions(file: Path, skipped: _Skipped) -> Iterator[tuple[str, str]]:
     else:
         if empty:
             skipped.add("file", file, "is empty")
+
+
+def _lines(stream: TextIO) -> Iterator[str]:
+    """The lines of a file, of those that are longer than LONGEST_LINE the beginning: no file can fill the memory."""
+    while line := stream.readline(LONGEST_LINE + 1):
+        yield line
+        while len(line) > LONGEST_LINE and not line.endswith("\n"):
+            line = stream.readline(LONGEST_LINE + 1)
 
 
 def _face2text(text: str, path: Path) -> list[str]:

@@ -114,6 +114,10 @@ if [[ $begins == no && ! ($resumes == yes && -e "$run/regions.safetensors") ]]; 
     step python -m attention.clustering_feature "${settings[@]}" ${both[@]+"${both[@]}"}
 fi
 step python -m attention.run_attention "${settings[@]}" ${training[@]+"${training[@]}"} "$@"
-if [[ $name == drawn || $name == faces ]]; then     # the measures need faces whose true parts are known
-    step python -m attention.evaluate --run "$run"
-fi
+case "$name" in                                   # the measures need faces whose true parts are known
+    drawn) step python -m attention.evaluate --run "$run" ;;
+    faces)
+        step python -m attention.calibrate --run "$run" --precision bf16
+        step python -m attention.evaluate --run "$run" --precision bf16
+        ;;
+esac

@@ -41,14 +41,14 @@ def test_the_example_describes_a_world_whose_settings_are_flags():
 
 def test_a_toml_world_loads_its_own_generator_with_its_settings(tmp_path, checkpoint):
     (tmp_path / "words").mkdir()
-    name = write_toml(tmp_path, 'generator = "cars.pt"', 'prompts = ["red", "blue"]', "truncation = 0.5",
+    name = write_toml(tmp_path, 'generator = "cars.pt"', 'prompts = ["red", "blue"]', "truncation = 0.5", "refine = 40",
                       'captions = "words"', "[settings]", "attention_layer = 7", "step = 3", "lambda_id = 0.0")
     config = configured(TrainConfig, domain=name)
     assert (config.attention_layer, config.step, config.lambda_id) == (7, 3, 0.0)
     assert config.captions == tmp_path / "words" and config.run == Path("runs/my_cars")
     with pytest.warns(UserWarning, match="no encoder"):
         world = world_of(config)
-    assert world.name == "my_cars" and world.generator.channels == TINY
+    assert world.name == "my_cars" and world.entry.refine == 40 and world.generator.channels == TINY
     w = world.sample_w(4096, seed=0)
     z = torch.randn(4096, 16, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(w, 0.25 + 0.5 * (world.generator.mapping(z) - 0.25))    # toward the file's mean latent

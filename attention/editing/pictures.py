@@ -124,7 +124,7 @@ def opened(editor: Editor, photo: Path | None, landmarks: Path | None, config: E
         return editor.open_seed(config.seed)
     assert photo is not None                                        # one of the two is given
     source = editor.open_photo(photo, landmarks, config.face, config.aligned, config.refine)
-    tqdm.write(f"{shown(photo)}: {nearness(source.origin, config.refine)}")
+    tqdm.write(f"{shown(photo)}: {nearness(source.origin)}")
     return source
 
 
@@ -140,11 +140,11 @@ def changed(source: Edited, reference: Image.Image | None, config: EditConfig) -
     return source
 
 
-def nearness(origin: dict, steps: int) -> str:
-    """How near an inversion is to its photo: PSNR, and LPIPS where it was measured, before and after refinement."""
+def nearness(origin: dict) -> str:
+    """How near an inversion is to its photo: PSNR, and LPIPS where it was measured, before and after refinement, if any."""
     words = [f"{psnr:.1f} dB" + (f" (LPIPS {lpips:.3f})" if lpips is not None else "")
              for psnr, lpips in zip(origin["psnr"], origin.get("lpips", (None, None)), strict=True)]
-    return f"inverted to {words[0]}" + (f", refined to {words[1]}" if steps else "")
+    return f"inverted to {words[0]}" + (f", refined to {words[1]}" if words[1] != words[0] else "")
 
 
 def written_for(out: Path, config: EditConfig) -> list[Path]:

@@ -109,7 +109,7 @@ class Editor:
         return Editor(self.region_editor.with_generator(world.generator), world, self.identity, self.from_captions)
 
     def open_photo(self, source: Picture, landmarks: str | Path | np.ndarray | None = None,
-                   face: int | None = None, aligned: bool = False, refine: int = 0,
+                   face: int | None = None, aligned: bool = False, refine: int | None = None,
                    detect: Callable[[np.ndarray], list | None] | None = None) -> Edited:
         """A photo to edit: the face is framed as the generator frames faces, inverted, and edits are put back.
 
@@ -118,7 +118,7 @@ class Editor:
             landmarks: (68, 2) or (5, 2) points x, y in pixels, or a file of them; None searches the face.
             face: which of several, 0 the largest.
             aligned: the picture is square and framed already; nothing is searched.
-            refine: steps of `invert`, about a second for ten on drawn faces.
+            refine: steps of `invert`, about a second for ten on drawn faces; None takes what suits the world.
             detect: another detector than dlib's, see find_landmarks.
         Raises:
             UserError: no picture, no face, no encoder, or the photo is not square although it is said to be framed.
@@ -127,6 +127,7 @@ class Editor:
             given = "face" if landmarks is None else "landmarks"
             raise UserError(f"aligned says that the picture is framed already, but {given} says where a face is; leave one "
                             "of them out")
+        refine = self.world.entry.refine if refine is None else refine
         if not isinstance(refine, Integral) or refine < 0:
             raise UserError(f"refine is {refine!r}, expected a whole number of steps, at least 0")
         photo = read_photo(source)

@@ -220,7 +220,8 @@ def _face_panel(desk: Desk, views: Views) -> None:
                 views.face.render()
                 landmarks = gr.File(label="Its landmarks (without a detector)", file_types=[".json", ".txt"], height=110,
                                     elem_id="landmarks")
-            refine = gr.Slider(0, MOST_REFINED, 0, step=10, label="Refinement, steps", elem_id="refine")
+            refine = gr.Slider(0, MOST_REFINED, desk.editor.world.entry.refine, step=10, label="Refinement, steps",
+                               elem_id="refine")
             show = gr.Button("Show", elem_id="show")
         with gr.Tab("Like a picture"):
             reference = gr.File(label="A square picture", file_types=["image"], height=110, elem_id="reference")

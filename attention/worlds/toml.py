@@ -21,6 +21,7 @@ else:
     import tomli as tomllib
 
 EXAMPLE, MOST_BYTES = "pretrained_models/example.toml", 1_000_000
+MOST_REFINED = 10_000       # steps
 SETTINGS = {**settings_of(ClusterConfig), **settings_of(TrainConfig)}
 
 
@@ -42,6 +43,7 @@ class TomlWorld(BaseModel):
     early: str | None = Field(None, description="a text")
     preview: str | None = Field(None, description="a text")
     encoder: TomlPart | None = Field(None, description="a table of kind and source")
+    refine: int = Field(0, ge=0, le=MOST_REFINED, description=f"a whole number up to {MOST_REFINED:,}")
     truncation: float = Field(0.7, allow_inf_nan=False, description="a number")
     captions: str | None = Field(None, description="a text")
     where: list[str] = Field([], description="a list of texts")
@@ -87,7 +89,7 @@ def read_toml(path: Path) -> WorldEntry:
         preview=path.parent / said.preview if said.preview else None,
         encoder=Part(said.encoder.kind, _local(path, said.encoder.source)) if said.encoder else None, words=said.words,
         synonyms=said.synonyms, places=tuple(said.where), frame=said.frame, views=said.views,
-        perceptual=said.perceptual, truth=said.truth,
+        perceptual=said.perceptual, truth=said.truth, refine=said.refine,
         captions=path.parent / said.captions if said.captions else None, settings=settings)
 
 

@@ -24,7 +24,7 @@ PROMPTS = ("purple hair", "beard")
     ({0.5: 0.2, 1.0: 0.85, 2.0: 0.9}, 0.1, 1.0),                # nearly as good, and weaker
     ({0.5: 0.2, 1.0: 0.7, 2.0: 0.9}, 0.1, 2.0),
     ({0.5: 0.6, 1.0: 0.3, 2.0: 0.1}, 0.0, 0.5),                 # what overshoots
-    ({0.5: None, 1.0: None, 2.0: None}, 0.1, 1.0)])             # no face lacked it
+    ({}, 0.1, 1.0)])             # no face lacked it
 def test_the_least_is_taken_that_is_nearly_as_good_as_the_best(success, slack, taken):
     assert suiting(success, slack) == taken
 

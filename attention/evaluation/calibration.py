@@ -3,12 +3,18 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from attention.config import CalibrateConfig, EvaluateConfig
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from attention.config import CalibrateConfig
 from attention.errors import UserError
-from attention.evaluation.generated import FACES_AT_ONCE, measure_all
 from attention.evaluation.tables import markdown
 from attention.generator import sample_z
 from attention.method.defaults import STRENGTH
+from attention.method.editor import RegionEditor, Source, autocast
+from attention.method.spatial_attention import threshold_for
 from attention.training.folder import EDITOR
 from attention.training.runs import load_run, write_amounts
 from attention.worlds.world import World
@@ -31,12 +37,7 @@ def calibrate(config: CalibrateConfig) -> Path:
         return path
     editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt, World.preview)
     editor.mapper.forget_amounts()
-    z = sample_z(config.faces, world.generator.style_dim, config.seed)
-    faces, w = world.truth.faces(z), world.w_from_z(z)
-    sources = [editor.source(part) for part in w.split(FACES_AT_ONCE)]
-    asked = EvaluateConfig(run=config.run, faces=config.faces, coverage=config.coverage, precision=config.precision)
-    rows, _ = measure_all(editor, world, sources, faces, [share * STRENGTH for share in SHARES], asked)
-    success = {prompt: {share: rows[share * STRENGTH][prompt]["success"] for share in SHARES} for prompt in world.prompts}
+    success = successes(editor, world, sample_z(config.faces, world.generator.style_dim, config.seed), config)
     amounts = {prompt: suiting(by_share, config.slack) for prompt, by_share in success.items()}
     write_amounts(path, amounts)
     table = {prompt: {**by_share, "taken": amounts[prompt]} for prompt, by_share in success.items()}
@@ -46,13 +47,40 @@ def calibrate(config: CalibrateConfig) -> Path:
     return path
 
 
-def suiting(success: Mapping[float, float | None], slack: float) -> float:
-    """The least share whose success lies within `slack` of the best; 1 where no face lacked the attribute.
+@torch.no_grad()
+def successes(editor: RegionEditor, world: World, z: Tensor, config: CalibrateConfig) -> dict[str, dict[float, float]]:
+    """{prompt: {share: share of the faces z (N, style_dim) that lacked it and then have it}}, as METRICS counts success;
+    empty for a prompt that no face lacked."""
+    faces, w = world.truth.faces(z), world.w_from_z(z)
+    rows = {attribute.phrase: row for row, attribute in enumerate(world.truth.attributes)}
+    gained: dict[str, list[np.ndarray]] = {prompt: [] for prompt in world.prompts}              # of every face (shares,)
+    for number in tqdm(range(len(z)), desc="calibration"):
+        source, face = editor.source(w[number:number + 1]), faces.take([number])
+        lacked = (face.states()[:, 0] == 0) & ~world.truth.read(source.image.clamp(-1, 1), face).holds()[:, 0]
+        for prompt in world.prompts:
+            if lacked[rows[prompt]]:
+                edits, same = at_shares(editor, world, source, prompt, config), faces.take([number] * len(SHARES))
+                held = world.truth.read(edits, same).holds()[rows[prompt]]
+                gained[prompt].append(held & same.shows(prompt, edits))
+    return {prompt: dict(zip(SHARES, np.mean(held, axis=0).tolist(), strict=True)) if held else {}
+            for prompt, held in gained.items()}
+
+
+def at_shares(editor: RegionEditor, world: World, source: Source, prompt: str, config: CalibrateConfig) -> Tensor:
+    """(shares, 3, R, R) in [-1, 1]: one face edited at every share of the usual strength."""
+    text = world.clip.encode_text([prompt])
+    place = editor.locate(source, text, threshold_for(config.coverage))
+    strengths = STRENGTH * torch.tensor(SHARES, device=text.device)[:, None]
+    styles = editor.mapper(source.styles, text.expand(len(SHARES), -1), strengths)
+    with autocast(config.precision, world.device):
+        image = editor.apply(source, styles, place.mask.expand(len(SHARES), -1, -1, -1), keep_features=False).image
+    return image.clamp(-1, 1)
+
+
+def suiting(success: Mapping[float, float], slack: float) -> float:
+    """The least share whose success lies within `slack` of the best; 1 where nothing is known.
 
     Args:
         success: by share of the usual strength, in rising order.
     """
-    known = {share: value for share, value in success.items() if value is not None}
-    if not known:
-        return 1.0
-    return next(share for share, value in known.items() if value >= max(known.values()) - slack)
+    return next((share for share, value in success.items() if value >= max(success.values()) - slack), 1.0)

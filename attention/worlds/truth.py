@@ -17,8 +17,8 @@ class Faces(Protocol):
 
     def __len__(self) -> int: ...
 
-    def take(self, rows: slice) -> "Faces":
-        """Some of them."""
+    def take(self, rows: slice | list[int]) -> "Faces":
+        """Some of them, maybe several times."""
         ...
 
     def states(self) -> np.ndarray:

@@ -43,7 +43,7 @@ class DrawnFaces:
     def __len__(self) -> int:
         return len(self.params)
 
-    def take(self, rows: slice) -> "DrawnFaces":
+    def take(self, rows: slice | list[int]) -> "DrawnFaces":
         return DrawnFaces(self.params.take(rows))
 
     def states(self) -> np.ndarray:

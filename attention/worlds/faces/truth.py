@@ -68,8 +68,9 @@ class GeneratedFaces:
     def __len__(self) -> int:
         return len(self.shown)
 
-    def take(self, rows: slice) -> "GeneratedFaces":
-        return GeneratedFaces(self.shown[rows], SeenFaces(self.seen.numbers[rows], self.seen.identities[rows]))
+    def take(self, rows: slice | list[int]) -> "GeneratedFaces":
+        shown = [self.shown[row] for row in np.arange(len(self))[rows]]
+        return GeneratedFaces(shown, SeenFaces(self.seen.numbers[rows], self.seen.identities[rows]))
 
     def states(self) -> np.ndarray:
         return truth_table(self.seen.numbers).T

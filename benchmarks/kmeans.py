@@ -45,13 +45,13 @@ def main(argv: Sequence[str] | None = None) -> dict:
 
 
 @torch.no_grad()
-def published_points(faces: int = 100, seed: int = 0, side: int = 1024) -> np.ndarray:
+def published_points(faces: int = 100, seed: int = 0, side: int = 1024, device: torch.device | str = "cpu") -> np.ndarray:
     """(faces * 4096, 576) float32 features and positions of a generator with random weights, whatever its side."""
     torch.manual_seed(seed)
-    generator, points = StyleGAN2(side), np.empty((faces * PIXELS, WIDTH), np.float32)
+    generator, points = StyleGAN2(side).to(device), np.empty((faces * PIXELS, WIDTH), np.float32)
     for rows, z in zip(np.split(points, faces), torch.randn(faces, 1, generator.style_dim), strict=True):
-        features = generator.synthesis(generator.styles(generator.mapping(z)), until=LAYER).features
-        rows[:] = region_points(features[LAYER])
+        features = generator.synthesis(generator.styles(generator.mapping(z.to(device))), until=LAYER).features
+        rows[:] = region_points(features[LAYER]).cpu()
     return points
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import statistics
 import subprocess
 import sys
@@ -300,8 +301,10 @@ def machine(device: torch.device) -> dict:
     """What the numbers were measured on, and with."""
     models = re.findall(r"model name\s*:\s*(.+)", _read("/proc/cpuinfo"))
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True,
-                            check=False)
+    commit = ""
+    if shutil.which("git"):
+        commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True,
+                                check=False).stdout.strip()
     return {
         "machine": {"cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(),
                     "threads": torch.get_num_threads(), "ram_gib": ram / 2**30,
@@ -309,7 +312,7 @@ def machine(device: torch.device) -> dict:
                     "system": platform.platform(),
                     "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "commit": commit.stdout.strip() or None,
+        "commit": commit or None,
     }
 
 

@@ -53,7 +53,14 @@ def main(argv: Sequence[str] | None = None) -> dict:
     config = parse_config(StepConfig, argv, __doc__)
     device = checked_device(config.device)
     torch.manual_seed(0)
-    world = random_world(config.side, vgg16().features[:RELU2_2], device)
+    report = measure(config, random_world(config.side, vgg16().features[:RELU2_2], device))
+    print(json.dumps(report))
+    return report
+
+
+def measure(config: StepConfig, world: World) -> dict:
+    """The report of some steps in a world whose pictures have the configured side."""
+    device = world.device
     train = configured(TrainConfig, domain=FFHQ.name, batch_size=config.batch_size, micro_batch=config.micro_batch,
                        precision=config.precision)
     channels = world.generator.layers[LAYER - 1].out_channels
@@ -68,12 +75,10 @@ def main(argv: Sequence[str] | None = None) -> dict:
         if device.type == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
-    report = {**config.model_dump(), "seconds_a_step": sorted(seconds[1:])[config.steps // 2],
-              "peak_gib_above_models": (memory(device) - before) / 2**30, "models_gib": before / 2**30,
-              "threads": torch.get_num_threads(), "machine": platform.processor() or platform.machine(),
-              "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None, "torch": torch.__version__}
-    print(json.dumps(report))
-    return report
+    return {**config.model_dump(), "seconds_a_step": sorted(seconds[1:])[config.steps // 2],
+            "peak_gib_above_models": (memory(device) - before) / 2**30, "models_gib": before / 2**30,
+            "threads": torch.get_num_threads(), "machine": platform.processor() or platform.machine(),
+            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None, "torch": torch.__version__}
 
 
 def random_world(side: int, vgg: nn.Module, device: torch.device) -> World:

@@ -1,15 +1,17 @@
 """The benchmark: its plain side is the published program, and every shortcut of ours gives what the plain side gives."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
+import broken_parts
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import assert_close_to_max
 
 from attention.errors import UserError
-from benchmarks import plain, run, training_step
+from benchmarks import gpu, plain, run, training_step
 from benchmarks.items import ITEMS, Item, Models, Pair, largest_difference
 
 MAPPERS = ("mapper_a7c7", "mapper_a9c4", "mapper_a7c10_empty")
@@ -162,3 +164,64 @@ def test_the_command_writes_the_same_ratios_for_people_and_programs(tmp_path, ca
 def test_a_step_at_the_published_widths_is_measured(capsys):
     report = training_step.main(["--side", "64", "--batch_size", "2", "--device", "cpu"])
     assert report["seconds_a_step"] > 0 and json.loads(capsys.readouterr().out) == report
+
+
+# --- the command for a GPU
+
+
+def rehearsed(folder, parts, budget=gpu.BUDGET):
+    gpu.main(["--rehearse", "--out", str(folder)], parts, budget)
+    return json.loads((folder / "report.json").read_text())["parts"]
+
+
+def measured_rows(found):
+    return {name: [row for row in part["rows"] if "note" not in row] for name, part in found.items()}
+
+
+# The tests among the parts are this suite's, and one generator stands for the three.
+QUICK = {name: part for name, part in gpu.PARTS.items() if name not in ("tests", "stylegan2_256", "stylegan2_1024")}
+
+
+@pytest.mark.parametrize("parts", (QUICK, pytest.param(gpu.PARTS, marks=pytest.mark.slow)), ids=("quick", "whole"))
+def test_every_part_for_a_gpu_has_figures_when_rehearsed_on_a_cpu(parts, tmp_path):
+    found = rehearsed(tmp_path, parts)
+    assert list(found) == list(parts) and {part["state"] for part in found.values()} == {"done"}
+    assert all(measured_rows(found).values())
+    assert len(found["kernels"]["rows"]) == 3 * 2 * 2                       # operations, dtypes, layouts
+    page = (tmp_path / "report.md").read_text()
+    assert all(f"## {name}: done\n\nGoal: {part.goal}." in page for name, part in parts.items())
+    assert len(list(tmp_path.iterdir())) <= 8
+
+
+def test_what_fails_or_takes_too_long_is_named_and_the_other_parts_still_run(tmp_path, capsys):
+    parts = {"broken": gpu.Part("", 60, broken_parts.breaks), "wrong": gpu.Part("", 60, broken_parts.is_wrong),
+             "long": gpu.Part("", 3, broken_parts.takes_long), "good": gpu.Part("", 60, broken_parts.two_rows)}
+    with pytest.raises(SystemExit) as end:
+        rehearsed(tmp_path, parts)
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    assert "failed: broken, wrong, long;" in said and "RuntimeError: no kernel image" in said
+    found = json.loads((tmp_path / "report.json").read_text())["parts"]
+    assert {name: part["state"] for name, part in found.items()} == {
+        "broken": "failed, code 1", "wrong": "failed, code 1", "long": "stopped after 3 s", "good": "done"}
+    assert [row["ms"] for row in found["good"]["rows"]] == [1.0, 2.0] and found["broken"]["rows"][0]["what"] == "before"
+    assert found["wrong"]["last_lines"] == ["bf16: 5e-01, at most 1e-02 is allowed"]
+    status = Path(f"/proc/{found['long']['rows'][0]['pid']}/status")       # what the part started ended with it
+    assert not status.exists() or "Z (zombie)" in status.read_text()
+
+
+def test_parts_after_the_time_of_all_are_not_begun(tmp_path):
+    with pytest.raises(SystemExit):
+        rehearsed(tmp_path, {"good": gpu.Part("", 60, broken_parts.two_rows)}, budget=0)
+    assert json.loads((tmp_path / "report.json").read_text())["parts"]["good"]["state"] == "no time was left"
+
+
+def test_an_unknown_part_is_refused(tmp_path):
+    with pytest.raises(UserError, match="--only has 'speed', expected parts of tests, kernels"):
+        gpu.main(["--rehearse", "--only", "kernels,speed", "--out", str(tmp_path)])
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_machine_without_a_gpu_is_told_how_to_rehearse(tmp_path):
+    with pytest.raises(UserError, match=r"no GPU here.*--rehearse"):
+        gpu.main(["--out", str(tmp_path)])

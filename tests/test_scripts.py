@@ -55,6 +55,7 @@ def test_ffhq_names_every_file_that_it_lacks_and_its_source(name, present, tmp_p
         assert f"{file} is missing: get it from https://" in line and f"python -m attention.download {file}" in line
 
 
-@pytest.mark.parametrize("script", ("train_scripts.sh", "tests/run.sh", ".ci/run", ".ci/environment.sh"))
+@pytest.mark.parametrize("script", ("train_scripts.sh", "tests/run.sh", "benchmarks/gpu.sh", ".ci/run",
+                                    ".ci/environment.sh"))
 def test_scripts_are_valid_bash(script):
     assert subprocess.run(["bash", "-n", REPOSITORY / script], capture_output=True, text=True).stderr == ""

@@ -15,7 +15,7 @@ from attention.editing import photo
 from attention.editing.photo import find_landmarks, read_landmarks, read_photo
 from attention.errors import UserError
 from attention.files import pictures
-from attention.inversion.frame import Frame, ffhq_frame, frame_like
+from attention.inversion.frame import Frame, ffhq_frame, frame_like, kept_detail
 from attention.worlds.drawn.faces import FaceParams, draw_faces
 
 # Eyes, nose, corners of the mouth of a face that stands upright.
@@ -329,6 +329,28 @@ def test_an_edit_of_nothing_puts_nothing_back():
     photo, frame = Image.fromarray(noise(100, 100)), Frame(np.array([50.0, 50]), np.array([30.0, 10]))
     same = noise(64, 64, 1)
     assert np.array_equal(np.asarray(frame.put_back(photo, same, same, np.ones((64, 64)))), np.asarray(photo))
+
+
+@pytest.mark.parametrize("made, kept", [
+    (lambda before: before, 1), (lambda before: 40 + 0.5 * before, 0.5), (lambda before: before * 4, 1.5),      # at most
+    (lambda before: 255 - before, 0), (lambda before: noise(600, 600, 9).astype(float), 0)])
+def test_detail_is_kept_as_far_as_an_edit_follows_it(made, kept):
+    before = noise(600, 600, 3).astype(np.float32)
+    assert kept_detail(before, made(before).astype(np.float32))[20:-20, 20:-20].mean() == pytest.approx(kept, abs=0.05)
+    flat = np.full((600, 600, 3), 80, np.float32)
+    assert (kept_detail(flat, flat + 50) == 1).all()                                        # there is nothing to follow
+
+
+def test_a_recoloured_part_keeps_the_photo_s_own_detail_and_a_new_one_shows_nothing_of_it():
+    frame, whole = Frame(np.array([320.0, 320]), np.array([320.0, 0])), np.ones((640, 640))
+    strands = noise(640, 640, 5).astype(float) / 4 + 60
+    misfit = 30 * np.sin(np.arange(640) / 25)[None, :, None] * np.ones((640, 1, 3))          # what the inversion missed
+    photo = Image.fromarray((strands + misfit).round().astype(np.uint8))
+    before, other = strands.astype(np.uint8), noise(640, 640, 6)
+    recoloured = np.asarray(frame.put_back(photo, before, before + np.uint8(60), whole)).astype(float)
+    assert np.abs(recoloured - (strands + misfit + 60))[20:-20, 20:-20].mean() < 2
+    replaced = np.asarray(frame.put_back(photo, before, other, whole)).astype(float)
+    assert np.abs(replaced - other)[20:-20, 20:-20].mean() < 4
 
 
 @pytest.mark.parametrize("center, right", [((50, 50), (0, 0)), ((500, 500), (30, 0))])

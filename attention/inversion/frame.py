@@ -13,6 +13,9 @@ from torch import Tensor
 from attention.errors import UserError
 
 BAND = 256                  # rows of a photo that an edit is put back into at once: large photos need no more memory
+WINDOWS = 60                # in a side of the square: structure is what varies within one
+SMOOTH = 150.0              # variance in levels squared, below which there is no structure
+KEPT_MOST = 1.5             # of the photo's structure: darker hair that turns fair has more contrast
 NARROWEST = 0.2             # eyes closer together than this share of their distance from the mouth are seen from the side
 # The points that frame a face, as (index, ...) of the usual 68 landmarks: eyes, corners of the mouth.
 POINTS_OF_68 = {"left eye": range(36, 42), "right eye": range(42, 48), "left mouth": (48,), "right mouth": (54,)}
@@ -101,16 +104,23 @@ class Frame:
         return crop[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
 
     def put_back(self, photo: Image.Image, before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> Image.Image:
-        """Add mask * (after - before) to a photo: where the mask is 0, it stays as it is, bit for bit.
+        """Show an edit in a photo: where the mask is 0, it stays as it is, bit for bit.
+
+        The generator's picture of the face is never quite the photo. Where the edit keeps the structure of the face, as a
+        colour of hair does, what differs stays in the photo, its strands and pores; where it makes another structure, as
+        an open mouth is, the generator's stands alone, or the old mouth would show through it:
+        photo + mask * (after + k * (photo - before) - photo), k = `kept_detail`.
 
         Args:
             before, after: (R, R, 3) uint8 of the square without and with the edit.
             mask: (R, R) in [0, 1].
         """
         left, top, right, bottom = self.box(photo.size)
-        change = (after.astype(np.float32) - before.astype(np.float32)) * mask[..., None]
-        stacked = np.concatenate([change, mask[..., None]], axis=2).astype(np.float32)             # (R, R, 4)
-        layers = torch.from_numpy(stacked).permute(2, 0, 1)[None]                                   # (1, 4, R, R)
+        first, second = before.astype(np.float32), after.astype(np.float32)
+        kept, share = kept_detail(first, second)[..., None], mask.astype(np.float32)[..., None]
+        # The photo's own share and what is added to it; both are smooth where the photo is finer than the square.
+        stacked = np.concatenate([share * (second - kept * first), share * (1 - kept), share], axis=2)      # (R, R, 5)
+        layers = torch.from_numpy(stacked).permute(2, 0, 1)[None]                                   # (1, 5, R, R)
         shrink = layers.shape[-1] / (2 * self.half)
         if shrink > 1:
             layers = F.interpolate(layers, size=[max(1, math.ceil(layers.shape[-1] / shrink))] * 2, mode="area")
@@ -118,8 +128,8 @@ class Frame:
         for row in range(top, bottom, BAND):
             part = result[row:min(row + BAND, bottom), left:right]                                  # (h, w, 3)
             warped = self._warped(layers, left, row, part.shape[1], part.shape[0])
-            changed = (part + warped[..., :3]).round().clip(0, 255).astype(np.uint8)
-            part[...] = np.where(warped[..., 3:] > 0, changed, part)
+            changed = (part * (1 - warped[..., 3:4]) + warped[..., :3]).round().clip(0, 255).astype(np.uint8)
+            part[...] = np.where(warped[..., 4:] > 0, changed, part)
         edited = Image.fromarray(result)
         edited.info = dict(photo.info)                          # what its numbers mean
         return edited
@@ -131,6 +141,30 @@ class Frame:
         axes = [(x * axis[0] + y * axis[1]) / self.half**2 for axis in (self.right, self.down)]     # [-1, 1] inside
         warped = F.grid_sample(layers, torch.stack(axes, dim=2)[None].float(), mode="bilinear", align_corners=False)
         return warped[0].permute(1, 2, 0).numpy()
+
+
+def kept_detail(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """How much of the fine structure of a picture stands after an edit of it, in [0, KEPT_MOST]: the slope by which the
+    pixels after the edit follow those before, in a window round each pixel, as a guided filter fits it (He et al. 2013),
+    1 where there is nothing to follow.
+
+    Args:
+        before, after: (R, R, 3) in [0, 255].
+    Returns:
+        (R, R) float32.
+    """
+    window = len(before) // WINDOWS | 1
+    pictures = [torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in (before, after)]
+
+    def mean(values: Tensor) -> Tensor:
+        padded = F.pad(values, [window // 2] * 4, mode="replicate")
+        return F.avg_pool2d(F.avg_pool2d(padded, (window, 1), stride=1), (1, window), stride=1)
+
+    first, second = map(mean, pictures)
+    together = (mean(pictures[0] * pictures[1]) - first * second).sum(dim=1)                        # (1, R, R)
+    own = (mean(pictures[0].square()) - first.square()).sum(dim=1)
+    slope = (together + SMOOTH) / (own + SMOOTH)
+    return slope[0].clamp(0, KEPT_MOST).numpy()
 
 
 def ffhq_frame(landmarks: np.ndarray) -> Frame:

@@ -1,0 +1,157 @@
+"""How well photos come in: faces found and framed, inverted by the encoder, refined; on photos whose truth is known.
+
+    python -m benchmarks.photos                          # 200 photos of generated faces, 10 of them refined
+    python -m benchmarks.photos --photos 20 --refined 3 --out runs/few
+
+Generated faces at truncation 1, unlike any that the encoder learned from, are put into larger pictures, turned, scaled,
+darkened, without colour or as JPEG of quality 30; so their frame is known. Each is then opened as a user's photo is. Writes
+OUT/photos.json, OUT/photos.md and OUT/photos.jpg: of some, the photo's crop, the encoder's and the refined picture. Needs
+the extras photos and truth, and: python -m attention.download faces
+"""
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from attention.config import Config, option, parse_config
+from attention.editing.detector import load_detector
+from attention.editing.photo import find_landmarks
+from attention.errors import UserError, exit_with_message
+from attention.evaluation.tables import markdown
+from attention.files.disk import run_folder, write_picture, write_text
+from attention.generator import sample_z
+from attention.images import area_resize, psnr, to_image, to_pixels
+from attention.inversion.frame import Frame
+from attention.worlds.faces.identity import Recogniser
+from attention.worlds.registry import load_world
+from attention.worlds.world import World
+
+SIZE = (1200, 900)          # of a photo
+HALVES = (110, 330)         # px, of half the square's side
+MOST_TURNED = 20            # degrees, either way
+KINDS = ("plain", "dark", "grey", "JPEG")
+SHOWN = 6                   # rows of the sheet
+CLOUDS = 7                  # across and down, of the colours round a face
+
+
+class PhotosConfig(Config):
+    """Options."""
+
+    photos: int = option(200, "of generated faces", min=1, max=10_000)
+    refined: int = option(10, "of them are refined too", min=0, max=10_000)
+    steps: int = option(60, "of refinement", min=1, max=10_000)
+    seed: int = option(606, "of faces and photos", min=0, max=2**31)
+    out: Path = option(Path("runs/photos"), "folder to write to")
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Make the photos, open them, measure and write; returns the JSON file."""
+    config = parse_config(PhotosConfig, argv, __doc__)
+    folder, world, recogniser = run_folder(config.out), load_world("faces"), Recogniser()
+    random, found, shown = np.random.default_rng(config.seed), [], []
+    for number in tqdm(range(config.photos), desc="photos"):
+        photo, frame = made_photo(world, config.seed + number, random)
+        try:
+            landmarks = find_landmarks(photo, load_detector(), 0)
+            own = world.frame(landmarks)
+        except UserError:
+            found.append({"found": 0.0})
+            continue
+        crop = own.crop(photo, world.generator.resolution)
+        steps = config.steps if sum("refined_psnr" in row for row in found) < config.refined else 0
+        row, pictures = opened(world, recogniser, crop, in_square(own, landmarks, len(crop)), steps)
+        found.append({"found": 1.0, "corner_error": corner_error(own, frame), **row})
+        if steps and len(shown) < SHOWN:
+            shown.append(np.concatenate(pictures, axis=1))
+    report = {"photos": config.photos, "steps": config.steps, "threads": torch.get_num_threads(), "figures": figures(found)}
+    write_text(folder / "photos.json", json.dumps({**report, "rows": found}, indent=1))
+    table = markdown(report["figures"], f"{config.photos} photos", {key: (key, ".3g") for key in ("mean", "median", "95 %",
+                                                                                                  "photos")})
+    write_text(folder / "photos.md", table + "\n")
+    if shown:
+        write_picture(folder / "photos.png", Image.fromarray(np.concatenate(shown)))
+    print(table)
+    return folder / "photos.json"
+
+
+def made_photo(world: World, seed: int, random: np.random.Generator) -> tuple[Image.Image, Frame]:
+    """A photo with one generated face, and the square in which that is."""
+    with torch.no_grad():
+        w = world.generator.mapping(sample_z(1, world.generator.style_dim, seed))
+        face = to_pixels(world.picture(w))[0]
+    half, angle = random.uniform(*HALVES), np.deg2rad(random.uniform(-MOST_TURNED, MOST_TURNED))
+    center = np.array([random.uniform(1.3 * half, size - 1.3 * half) for size in SIZE])
+    frame = Frame(center, half * np.array([np.cos(angle), np.sin(angle)]))
+    clouds = Image.fromarray(random.integers(256, size=(CLOUDS, CLOUDS, 3), dtype=np.uint8))
+    whole, black = np.ones(face.shape[:2]), np.zeros_like(face)
+    empty = Image.new("RGB", SIZE)
+    put, covered = (np.asarray(frame.put_back(empty, black, part, whole)) for part in (face, black + np.uint8(255)))
+    scene = np.asarray(clouds.resize(SIZE, Image.Resampling.BICUBIC))
+    return spoiled(Image.fromarray(np.where(covered == 255, put, scene)), str(random.choice(KINDS))), frame
+
+
+def spoiled(photo: Image.Image, kind: str) -> Image.Image:
+    """A photo as people have them."""
+    if kind == "dark":
+        return photo.point(lambda level: level * 0.4)
+    if kind == "grey":
+        return photo.convert("L").convert("RGB")
+    if kind == "JPEG":
+        file = io.BytesIO()
+        photo.save(file, "JPEG", quality=30)
+        return Image.open(file).convert("RGB")
+    return photo
+
+
+def corner_error(found: Frame, true: Frame) -> float:
+    """Mean distance of the corners, as a share of the true side."""
+    corners = [np.array([frame.center + across * frame.right + down * frame.down
+                         for across, down in ((-1, -1), (1, -1), (1, 1), (-1, 1))]) for frame in (found, true)]
+    return float(np.linalg.norm(corners[0] - corners[1], axis=1).mean() / (2 * true.half))
+
+
+def in_square(frame: Frame, points: np.ndarray, side: int) -> np.ndarray:
+    """Points (N, 2) of a photo in pixels of what its square shows."""
+    away = points - frame.center
+    return (np.stack([away @ frame.right, away @ frame.down], axis=1) / frame.half**2 + 1) / 2 * side
+
+
+def opened(world: World, recogniser: Recogniser, crop: np.ndarray, points: np.ndarray,
+           steps: int) -> tuple[dict[str, float], list[np.ndarray]]:
+    """Figures of one inversion, and the pictures at 256 px: crop, encoder's, refined."""
+    begun = time.perf_counter()
+    after = world.invert(to_image(crop[None]), steps)
+    seconds = time.perf_counter() - begun
+    latents = [world.encoder(to_image(crop[None]))] + [after.w] * (steps > 0)
+    side = world.preview().generator.resolution
+    pictures, wanted = [], recogniser(crop, points)
+    figures: dict[str, float] = {}
+    for name, latent in zip(("encoder", "refined"), latents, strict=False):
+        with torch.no_grad():
+            made = world.picture(latent).clamp(-1, 1)
+        small = area_resize(made, side)
+        figures[f"{name}_psnr"] = float(psnr(small, area_resize(to_image(crop[None]), side)))
+        figures[f"{name}_distance"] = float(np.linalg.norm(recogniser(to_pixels(made)[0], points) - wanted))
+        pictures.append(to_pixels(small)[0])
+    if steps:
+        figures["refined_seconds"] = seconds
+    return figures, [to_pixels(area_resize(to_image(crop[None]), side))[0], *pictures]
+
+
+def figures(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
+    """Mean, median and 95th percentile of every figure over the rows that have it."""
+    names = dict.fromkeys(name for row in rows for name in row)
+    found = {name: np.array([row[name] for row in rows if name in row]) for name in names}
+    return {name: {"mean": float(values.mean()), "median": float(np.median(values)),
+                   "95 %": float(np.quantile(values, 0.95)), "photos": len(values)} for name, values in found.items()}
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

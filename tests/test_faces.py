@@ -12,6 +12,8 @@ from attention import load_editor
 from attention.clip_models.tiny import TinyCLIP
 from attention.download import main as download
 from attention.editing.command import main as edit
+from attention.editing.detector import load_detector
+from attention.editing.photo import find_landmarks
 from attention.editing.words import words_in
 from attention.errors import UserError
 from attention.evaluation.metrics import grow
@@ -21,11 +23,12 @@ from attention.images import area_resize, psnr
 from attention.training.runs import read_editor
 from attention.worlds.concepts import Concept
 from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES, PROMPTS, SAYINGS, where_texts
+from attention.worlds.faces.identity import Recogniser
 from attention.worlds.faces.measures import MEASURES, RULES, held, measure, truth_table
 from attention.worlds.faces.parts import PARTS, Face, Segments, grown
 from attention.worlds.registry import WORLDS, load_world, usual_world
 
-pytest.importorskip("skimage", reason="what is measured needs the extra truth")
+samples = pytest.importorskip("skimage.data", reason="what is measured needs the extra truth")
 
 
 def truths(face) -> dict:
@@ -216,3 +219,27 @@ def test_one_edit_changes_the_hair_and_nothing_else(published, tmp_path):
     hair = torch.from_numpy(np.kron(faces.shown[0].parts["hair"], np.ones((4, 4), bool)))
     change = (after - before).abs().mean(dim=2)
     assert change[hair].mean() > 8 and change[grow(hair[None], 40)[0].logical_not()].mean() < 1
+
+
+def test_a_real_photo_is_found_inverted_edited_and_given_back(published):
+    """scikit-image's astronaut: a portrait in the public domain, whose face lies about (224, 110) of 512 x 512."""
+    pytest.importorskip("dlib", reason="faces are found with the extra photos")
+    photo = samples.astronaut()
+    face = load_editor("faces").open_photo(photo, refine=4)
+    _, frame = face.photo
+    assert np.abs(frame.center - (224, 110)).max() < 25 and 60 < frame.half < 130
+    before, after = face.origin["psnr"]
+    assert after > before > 10
+    edited = np.asarray(face.edit("black hair").image)
+    changed = (edited != photo).any(axis=2)
+    left, top, right, bottom = frame.box((512, 512))
+    outside = np.ones_like(changed)
+    outside[top:bottom, left:right] = False
+    assert not changed[outside].any() and 0.02 < changed.mean() < 0.2
+    assert not changed[140:165, 205:245].any()                                              # mouth and chin
+    hair = np.zeros_like(changed)
+    hair[20:60, 190:260] = True
+    assert edited[hair & changed].mean() < photo[hair & changed].mean() - 25
+    points = find_landmarks(Image.fromarray(photo), load_detector())
+    known = [Recogniser()(pixels, points) for pixels in (photo, edited)]
+    assert np.linalg.norm(known[0] - known[1]) < 0.3

@@ -39,9 +39,9 @@ class TowerEncoder(nn.Module):
         pixels = area_resize(images, self.config["image_size"]).contiguous(memory_format=torch.channels_last)
         return self.mean + self.spread * self.tower(pixels)
 
-    def save(self, path: Path, kind: FileKind) -> None:
-        """Write weights and sizes as one small safetensors file."""
-        kind.save(path, self, {"config": self.config}, torch.float16)
+    def save(self, path: Path, kind: FileKind, dtype: torch.dtype = torch.float16) -> None:
+        """Write weights and sizes as one small safetensors file; dtype as `FileKind.save` has it."""
+        kind.save(path, self, {"config": self.config}, dtype)
 
 
 def load_tower(path: Path, kind: FileKind) -> TowerEncoder:

@@ -159,7 +159,7 @@ def _build_encoder(config: BuildConfig) -> None:
                 lambda number: make_photos(generator, number))
     if config.last >= config.photos:
         encoder = fit_encoder(generator, *photos(folder, range(config.photos - UNSEEN)))
-        encoder.save(SHIPPED_FACES / "encoder.safetensors", kind_of("faces"))
+        encoder.save(SHIPPED_FACES / "encoder.safetensors", kind_of("faces"), torch.int8)
 
 
 def _build_editor(config: BuildConfig) -> None:

@@ -25,6 +25,7 @@ class Recogniser:
     def __call__(self, pixels: np.ndarray, points: np.ndarray) -> np.ndarray:
         """A picture (S, S, 3) uint8 and points (N, 2) of its face, from brows to chin -> (128,)."""
         (left, top), (right, bottom) = points.min(axis=0), points.max(axis=0)
+        pixels = np.ascontiguousarray(pixels)                       # dlib takes no other
         where = self._rectangle(int(left), int(top), int(right), int(bottom))
         chip = self._chip(pixels, self._landmarks(pixels, where), size=150, padding=0.25)
         return np.asarray(self._network.compute_face_descriptor(chip))

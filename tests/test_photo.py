@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import attention
 from attention.editing import photo
+from attention.editing.edited import fading
 from attention.editing.photo import find_landmarks, read_landmarks, read_photo
 from attention.errors import UserError
 from attention.files import pictures
@@ -357,3 +358,9 @@ def test_a_recoloured_part_keeps_the_photo_s_own_detail_and_a_new_one_shows_noth
 def test_a_square_without_size_or_outside_of_the_photo_is_refused(center, right):
     with pytest.raises(UserError, match="landmarks coincide or lie outside"):
         Frame(np.array(center, float), np.array(right, float)).crop(Image.new("RGB", (100, 100)), 64)
+
+
+def test_an_edit_that_goes_on_past_the_square_fades_at_its_edges():
+    share = fading(100)
+    assert (share[6:94, 6:94] == 1).all() and share[0, 50] < 0.1 and share[50, 99] < 0.1
+    assert (np.diff(share[:6, 50]) > 0).all() and np.array_equal(share, share[::-1, ::-1])

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
 BAR_AFTER = 2               # seconds, from which on a long chain shows how far it is
 WHOLE_EDITS = 2             # of a chain that stay in memory with their features: the last, and what undo gives back
+FADE = 0.06                 # of the square's side, over which an edit of a photo fades out at its edges
 KEPT_PLACES = 16            # texts whose place in a face is kept
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
 
@@ -89,6 +90,12 @@ def threads_of(origin: dict) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def fading(side: int) -> np.ndarray:
+    """(side, side) 1 inside, falling to 0 at the edges within FADE: a change that goes on past the square has no edge."""
+    ramp = np.minimum(1, (np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5) / (FADE * side))
+    return np.outer(ramp, ramp).astype(np.float32)
+
+
 @dataclass
 class Kept:
     """What a whole chain shares, so that moving a slider does nothing twice.
@@ -137,7 +144,7 @@ class Edited:
             return photo
         after = to_pixels(self.tensor)[0]
         edited = torch.stack(self.masks).amax(dim=0)                                         # (1, 1, h, h)
-        mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu().numpy()
+        mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu().numpy() * fading(len(after))
         before, after = (from_srgb(pixels, photo) for pixels in (to_pixels(self.source.image)[0], after))
         return frame.put_back(photo, before, after, mask)
 

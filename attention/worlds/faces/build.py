@@ -1,9 +1,8 @@
-"""Make the shipped parts of the world of real-looking faces: early pictures, segments, CLIP, regions and editor.
+"""Make the shipped parts of the world of real-looking faces: early pictures, segments, CLIP, encoder, regions, editor.
 
     python -m attention.worlds.faces.build                     # everything that is missing
     python -m attention.worlds.faces.build --part clip         # one part anew
     python -m attention.worlds.faces.build --part edits        # lessons: what the editor that is shipped now does
-    python -m attention.worlds.faces.build --part encoder      # for photos; the world does not name it yet
     python -m attention.worlds.faces.build --part manifest     # figures and hashes of what is there
 
 Needs `python -m attention.download faces mesh` and the extra truth. Pictures to learn from go to build/faces, shard by
@@ -22,8 +21,9 @@ import numpy as np
 import torch
 
 from attention.clip_models.tiny import TinyCLIP
-from attention.config import ClusterConfig, Config, TrainConfig, option, parse_config
+from attention.config import CalibrateConfig, ClusterConfig, Config, TrainConfig, option, parse_config
 from attention.errors import UserError, exit_with_message
+from attention.evaluation.calibration import calibrate
 from attention.extras import need
 from attention.files.disk import run_folder, write_text
 from attention.files.generator import early_generator, load_generator, save_head
@@ -51,6 +51,7 @@ from attention.worlds.tower import kind_of, load_tower, psnr_of_inversions
 from attention.worlds.world import World
 
 COMMAND = "python -m attention.worlds.faces.build"
+CALIBRATION_FACES = 16          # that say how much of a strength suits each prompt
 UNSEEN = 2              # the last shards: never learned from, so that the CLIP can be judged by them
 HEADS = dict(zip(("early.safetensors", "preview.safetensors"), LAYERS, strict=True))
 
@@ -83,10 +84,11 @@ def main(argv: Sequence[str] | None = None) -> Path:
                         "a checkout")
     need("truth", "building the world of faces")
     SHIPPED_FACES.mkdir(parents=True, exist_ok=True)
-    if config.part in ALONE:
-        ALONE[config.part](config)
+    if config.part == "edits":
+        _build_edits(config)
     builders = {"heads": (_build_heads, "preview"), "segments": (_build_segments, "segments"),
-                "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"), "editor": (_build_editor, "editor")}
+                "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"),
+                "encoder": (_build_encoder, "encoder"), "editor": (_build_editor, "editor")}
     for part, (build, file) in builders.items():
         if config.part == part or (config.part == "missing" and not (SHIPPED_FACES / f"{file}.safetensors").exists()):
             build(config)
@@ -168,11 +170,8 @@ def _build_editor(config: BuildConfig) -> None:
     cluster = configured(ClusterConfig, domain="faces", run=run)
     save_regions(fit_regions(world_of(cluster), cluster), run_folder(run) / "regions.safetensors")
     training.run(configured(TrainConfig, domain="faces", run=run))
+    calibrate(CalibrateConfig(run=run, faces=CALIBRATION_FACES, precision="bf16"))
     ship_editor(run, SHIPPED_FACES, packed)
-
-
-# Parts that are made when they are asked for by name alone.
-ALONE = {"edits": _build_edits, "encoder": _build_encoder}
 
 
 def manifest(config: BuildConfig) -> dict[str, Any]:

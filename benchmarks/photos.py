@@ -5,7 +5,7 @@
 
 Generated faces at truncation 1, unlike any that the encoder learned from, are put into larger pictures, turned, scaled,
 darkened, without colour or as JPEG of quality 30; so their frame is known. Each is then opened as a user's photo is. Writes
-OUT/photos.json, OUT/photos.md and OUT/photos.jpg: of some, the photo's crop, the encoder's and the refined picture. Needs
+OUT/photos.json, OUT/photos.md and OUT/photos.png: of some, the photo's crop, the encoder's and the refined picture. Needs
 the extras photos and truth, and: python -m attention.download faces
 """
 

@@ -44,8 +44,8 @@ class EditConfig(Config):
     landmarks: Path | None = option(None, "file of 68 or 5 points x y; for a folder, a folder of files of the same names")
     face: int | None = option(None, "which of several faces, 0 the largest", min=0)
     aligned: bool = option(False, "the photo is square and framed already")
-    refine: int | None = option(None, "steps that bring the inversion nearer to the photo; default: what suits the world, "
-                                      "as 60 for real-looking faces and 0 for drawn ones", min=0)
+    refine: int | None = option(None, "steps that bring the inversion nearer to the photo; default: what suits the world",
+                                min=0)
     out: Path = option(Path("edited.png"), "PNG to write; for a folder, a folder")
     save_mask: bool = option(False, "write OUT_mask.png too: where the last change is")
     grid: bool = option(False, f"write OUT_grid.png too: the changes at the strengths {', '.join(map(str, STRENGTHS))}")

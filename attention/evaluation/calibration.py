@@ -11,6 +11,7 @@ from tqdm import tqdm
 from attention.config import CalibrateConfig
 from attention.errors import UserError
 from attention.evaluation.tables import markdown
+from attention.files.disk import run_folder
 from attention.generator import sample_z
 from attention.method.defaults import STRENGTH
 from attention.method.editor import RegionEditor, Source, autocast
@@ -31,6 +32,7 @@ def calibrate(config: CalibrateConfig) -> Path:
     path = config.run / EDITOR
     if not path.exists():
         raise UserError(f"--run {config.run} holds no {EDITOR}, expected the folder of a run that was trained")
+    run_folder(config.run, "--run")                     # what cannot be written is told before the work
     if config.forget:
         write_amounts(path, {})
         print(f"{path} gives every text the same strength again")

@@ -1,12 +1,15 @@
-"""Find out how much of a strength suits each prompt of a trained editor, and write it into its file.
+"""Find out what suits each text of a trained editor, and write it into its file.
 
     python -m attention.calibrate --run runs/faces
 
-Training gives every text the same strength, but some changes then overshoot and others fall short: brows become bars while
-red hair hardly shows. Here every prompt edits generated faces, other ones than those of the evaluation, at several shares
-of the usual strength; the least is taken at which success (attention/evaluate.py says what that is) comes within --slack of
-its best. It becomes a part of the editor: RUN/editor.safetensors is written again, its weights as they were, and a strength
-of 0.1 then means for every text what suits it. Run again, it begins anew; --forget takes it away.
+Training gives every text the same gate and the same strength, but one gate cuts short what a text attends to weakly and
+lets in more than another means, and at one strength some changes overshoot and others fall short: brows become bars while
+red hair hardly shows. Here, on generated faces, other ones than those of the evaluation, every prompt and every name of a
+part first gets the offset of its attention whose gate overlaps the true part best. Then every prompt edits the faces at
+several shares of the usual strength; the least is taken at which success (attention/evaluate.py says what that is) comes
+within --slack of its best. Both become a part of the editor: RUN/editor.safetensors is written again, its weights as they
+were, and a coverage of 0.8 and a strength of 0.1 then mean for every text what suits it. Run again, it begins anew;
+--forget takes it away.
 """
 
 import sys

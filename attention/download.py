@@ -14,6 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
 
+if not __package__:
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 from attention.config import Config, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.extras import need

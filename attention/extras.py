@@ -16,6 +16,11 @@ EXTRAS = {
 }
 
 
+def have(extra: str) -> bool:
+    """Whether all modules of an extra, a key of EXTRAS, are there; imports none of them."""
+    return all(find_spec(module) is not None for module in EXTRAS[extra])
+
+
 def need(extra: str, purpose: str) -> None:
     """Refuse to begin what would stop half-way for want of a package; imports none of them.
 
@@ -25,7 +30,7 @@ def need(extra: str, purpose: str) -> None:
     Raises:
         UserError: a module is not there.
     """
-    if any(find_spec(module) is None for module in EXTRAS[extra]):
+    if not have(extra):
         raise missing_extra(extra, purpose)
 
 

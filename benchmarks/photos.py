@@ -29,7 +29,7 @@ from attention.files.disk import run_folder, write_picture, write_text
 from attention.generator import sample_z
 from attention.images import area_resize, psnr, to_image, to_pixels
 from attention.inversion.frame import Frame
-from attention.worlds.faces.identity import Recogniser
+from attention.inversion.identity import Recogniser
 from attention.worlds.registry import load_world
 from attention.worlds.world import World
 
@@ -66,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             continue
         crop = own.crop(photo, world.generator.resolution)
         steps = config.steps if sum("refined_psnr" in row for row in found) < config.refined else 0
-        row, pictures = opened(world, recogniser, crop, in_square(own, landmarks, len(crop)), steps)
+        row, pictures = opened(world, recogniser, crop, own.within(landmarks, len(crop)), steps)
         found.append({"found": 1.0, "corner_error": corner_error(own, frame), **row})
         if steps and len(shown) < SHOWN:
             shown.append(np.concatenate(pictures, axis=1))
@@ -115,12 +115,6 @@ def corner_error(found: Frame, true: Frame) -> float:
     corners = [np.array([frame.center + across * frame.right + down * frame.down
                          for across, down in ((-1, -1), (1, -1), (1, 1), (-1, 1))]) for frame in (found, true)]
     return float(np.linalg.norm(corners[0] - corners[1], axis=1).mean() / (2 * true.half))
-
-
-def in_square(frame: Frame, points: np.ndarray, side: int) -> np.ndarray:
-    """Points (N, 2) of a photo in pixels of what its square shows."""
-    away = points - frame.center
-    return (np.stack([away @ frame.right, away @ frame.down], axis=1) / frame.half**2 + 1) / 2 * side
 
 
 def opened(world: World, recogniser: Recogniser, crop: np.ndarray, points: np.ndarray,

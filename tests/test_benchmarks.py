@@ -5,13 +5,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import broken_parts
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import assert_close_to_max
 
 from attention.errors import UserError
-from benchmarks import gpu, plain, run, training_step
+from attention.images import psnr, to_image
+from attention.inversion.frame import Frame
+from benchmarks import gpu, photos, plain, run, training_step
 from benchmarks.items import ITEMS, Item, Models, Pair, largest_difference
 
 MAPPERS = ("mapper_a7c7", "mapper_a9c4", "mapper_a7c10_empty")
@@ -225,3 +228,26 @@ def test_an_unknown_part_is_refused(tmp_path):
 def test_a_machine_without_a_gpu_is_told_how_to_rehearse(tmp_path):
     with pytest.raises(UserError, match=r"no GPU here.*--rehearse"):
         gpu.main(["--out", str(tmp_path)])
+
+
+# --- photos of generated faces
+
+def test_a_made_photo_shows_its_face_where_it_says():
+    smooth = F.interpolate(torch.rand(1, 3, 6, 6) * 2 - 1, size=256, mode="bicubic").clamp(-1, 1)
+    world = SimpleNamespace(generator=SimpleNamespace(style_dim=4, mapping=lambda z: z), picture=lambda w: smooth)
+    for seed in range(4):
+        photo, frame = photos.made_photo(world, seed, np.random.default_rng(seed))
+        seen = to_image(frame.crop(photo, 256)[None])[..., 16:-16, 16:-16]
+        face = smooth[..., 16:-16, 16:-16]
+        if np.ptp(np.asarray(photo), axis=2).max() > 0:              # not grey
+            gain = float((seen + 1).mean() / (face + 1).mean())                                 # some are dark
+            assert psnr((seen + 1) / gain - 1, face).item() > 28
+        assert photos.corner_error(frame, frame) == 0
+
+
+def test_the_error_of_a_frame_is_the_mean_distance_of_its_corners_over_its_side():
+    true = Frame(np.array([100.0, 80.0]), np.array([50.0, 0.0]))
+    assert photos.corner_error(Frame(np.array([103.0, 84.0]), true.right), true) == pytest.approx(0.05)
+    assert photos.corner_error(Frame(true.center, np.array([60.0, 0.0])), true) == pytest.approx(0.1 * 2**0.5)
+    points = np.array([[100.0, 80.0], [150.0, 130.0]])
+    assert true.within(points, 64).tolist() == [[32, 32], [64, 64]]

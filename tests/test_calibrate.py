@@ -8,12 +8,14 @@ import pytest
 import torch
 
 from attention import calibrate
+from attention.config import CalibrateConfig
 from attention.editing.session import load_editor
 from attention.errors import UserError
 from attention.evaluation import calibration
 from attention.evaluation.calibration import suiting
 from attention.files.published import SHIPPED
 from attention.files.safetensors import read_safetensors, write_safetensors
+from attention.generator import sample_z
 from attention.training.runs import KIND, load_run
 from attention.worlds.registry import WORLDS
 
@@ -24,6 +26,7 @@ PROMPTS = ("purple hair", "beard")
     ({0.5: 0.2, 1.0: 0.85, 2.0: 0.9}, 0.1, 1.0),                # nearly as good, and weaker
     ({0.5: 0.2, 1.0: 0.7, 2.0: 0.9}, 0.1, 2.0),
     ({0.5: 0.6, 1.0: 0.3, 2.0: 0.1}, 0.0, 0.5),                 # what overshoots
+    ({0.5: 0.7, 1.0: 0.3, 2.0: 0.9}, 0.0, 0.5),                 # and what succeeds beyond that by no face
     ({}, 0.1, 1.0)])             # no face lacked it
 def test_the_least_is_taken_that_is_nearly_as_good_as_the_best(success, slack, taken):
     assert suiting(success, slack) == taken
@@ -37,10 +40,12 @@ def test_what_suits_a_prompt_becomes_a_part_of_the_editor_and_can_be_taken_away(
     monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], prompts=PROMPTS))
     monkeypatch.setattr(calibration, "SHARES", (0.05, 0.8, 1.0))
     assert calibrate.main(["--run", str(tmp_path), "--faces", "4", "--device", "cpu"]) == path
-    assert "| purple hair |" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("| purple hair |") == 2                        # its place, and its strength
     tensors, metadata = read_safetensors(path, KIND, "")
     amounts = json.loads(metadata["amounts"])
     assert amounts["purple hair"] == 0.8 and set(amounts) == set(PROMPTS)              # a twentieth shows nothing
+    offsets = json.loads(metadata["offsets"])
+    assert set(offsets) == {"purple hair", "hair", "beard", "chin"}
     plain, _, _ = load_run(SHIPPED, "cpu")
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(tensors[name].float(), value, atol=0, rtol=0)
@@ -50,16 +55,36 @@ def test_what_suits_a_prompt_becomes_a_part_of_the_editor_and_can_be_taken_away(
     moved, usual = (mapper(source.styles, what, 0.1)[0] - source.styles[0]
                     for mapper in (editor.region_editor.mapper, plain.mapper))
     assert float(moved.norm() / usual.norm()) == pytest.approx(0.8, rel=0.03)
+    logits, usually = (attention(plain.generator.constant, source.features, what)
+                       for attention in (editor.region_editor.attention, plain.attention))
+    assert (logits - usually).mean().item() == pytest.approx(offsets["purple hair"], rel=0.03)
     assert editor.identity != load_editor("drawn", "cpu").identity              # a recipe belongs to what made it
     calibrate.main(["--run", str(tmp_path), "--forget"])
     assert path.read_bytes() == whole
 
 
-@pytest.mark.parametrize("said", ["{", "[]", '{"a": "b"}', '{"a": 0}', '{"a": NaN}', '{"a": 1e9}', '{"a": true}'])
-def test_a_garbled_table_is_refused_with_its_file(said, tmp_path):
+def test_the_offset_taken_is_that_of_the_best_overlap(monkeypatch):
+    """Of an attention that is the true part itself, less a constant, the constant is found again."""
+    monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], prompts=("purple hair",)))
+    editor, world, _ = load_run(SHIPPED, "cpu")
+    z = sample_z(2, world.generator.style_dim, 5)
+    faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]
+    part = torch.nn.functional.adaptive_avg_pool2d(faces.part("purple hair").float(), editor.attention.map_size)[:, None]
+    shown = iter(part.split(1))
+    monkeypatch.setattr(editor.attention, "forward", lambda constant, features, text: (
+        torch.where(next(shown) > 0.5, -2.0, -20.0).expand(len(text), -1, -1, -1)))
+    config = CalibrateConfig()
+    found = calibration.overlaps(editor, world, sources, faces, config)["purple hair"]
+    assert found[0.0] == 0                                                      # sigmoid(-2) is far below the gate
+    assert max(found, key=found.__getitem__) + -2 >= 1.38                       # the gate's own logit
+
+
+@pytest.mark.parametrize("table", ["amounts", "offsets"])
+@pytest.mark.parametrize("said", ["{", "[]", '{"a": "b"}', '{"a": NaN}', '{"a": 1e9}', '{"a": true}', '{"a": -30}'])
+def test_a_garbled_table_is_refused_with_its_file(said, table, tmp_path):
     path = tmp_path / "editor.safetensors"
     tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
-    write_safetensors(path, tensors, {**metadata, "amounts": said})
+    write_safetensors(path, tensors, {**metadata, table: said})
     with pytest.raises(UserError, match=r"editor\.safetensors was made by another version"):
         load_run(tmp_path, "cpu")
 

@@ -18,6 +18,7 @@ from attention.editing.detector import load_detector
 from attention.editing.recipes import read_recipe
 from attention.errors import UserError
 from attention.files.published import SHIPPED
+from attention.images import area_resize, psnr
 from attention.inversion import invert
 from attention.method.defaults import COVERAGE, STRENGTH
 from attention.worlds.drawn.faces import FaceParams, draw_faces
@@ -98,9 +99,35 @@ def test_an_interrupted_refinement_keeps_the_best_so_far(editor, monkeypatch):
     faces = editor.world.sample_w(600, seed=0)
     start = editor.world.encoder(image)
     with pytest.warns(UserWarning, match="was interrupted; the best"):
-        found = invert._refine(generator, image, start, faces, 40, None)
-    nearest = min(made, key=lambda picture: float((picture.detach() - image).square().mean()))
+        found = invert._refine([generator, generator], image, start, faces, 40, None)
+    nearest = min(made, key=lambda picture: float((picture.detach() - image).square().mean()
+                                                  + invert.slope_error(picture.detach(), image)))
     torch.testing.assert_close(editor.world.picture(found), nearest, atol=1e-4, rtol=0)
+
+
+def test_the_first_two_thirds_of_a_refinement_go_by_smaller_pictures(editor):
+    image, made = editor.open_seed(5).tensor, []
+    generator = editor.world.generator
+
+    def shows(size):
+        def picture(styles):
+            made.append(size)
+            return area_resize(generator.picture(styles), size)
+        return SimpleNamespace(picture=picture, styles=generator.styles, style_dim=512, n_latent=generator.n_latent)
+
+    start = editor.world.sample_w(1, 5) + 0.1
+    found = invert._refine([shows(32), shows(128)], image, start, editor.world.sample_w(600, seed=0), 9, None)
+    assert made == [32] * 6 + [128] * 3
+    before, after = (psnr(editor.world.picture(w), image).item() for w in (start, found))
+    assert after > before + 0.5
+
+
+def test_slopes_differ_by_what_neighbours_differ():
+    made, wanted = torch.randn(2, 3, 5, 4), torch.randn(2, 3, 5, 4)
+    down = [(made[:, :, y + 1] - made[:, :, y]) - (wanted[:, :, y + 1] - wanted[:, :, y]) for y in range(4)]
+    across = [(made[..., x + 1] - made[..., x]) - (wanted[..., x + 1] - wanted[..., x]) for x in range(3)]
+    expected = sum(torch.stack(part).square().mean() for part in (down, across))
+    torch.testing.assert_close(invert.slope_error(made, wanted), expected)
 
 
 def test_lpips_is_minimised_on_photographs_and_only_measured_on_drawings(editor, monkeypatch):

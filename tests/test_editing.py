@@ -436,6 +436,19 @@ def test_a_photo_is_a_path_a_picture_or_its_pixels(editor, tmp_path):
         assert torch.equal(face.tensor, opened[0].tensor)
 
 
+def test_a_change_of_a_photo_that_ends_at_the_edges_of_the_square_is_told(editor):
+    drawing = draw_faces(FaceParams.sample(1, seed=8), 256).images[0]
+    points = spread_to_68(128 + 128 * np.concatenate([landmarks(FaceParams.sample(1, seed=8))[name] for name in POINTS]))
+    around = Image.fromarray(np.pad(drawing, ((64, 64), (64, 64), (0, 0))))
+    face = editor.open_photo(around, detect=lambda pixels: [points + 64])
+    with pytest.warns(UserWarning, match="fades out at the edges of the square round the face"):
+        face.edit("purple hair", mask=np.ones((64, 64), bool))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        face.edit("red lipstick", mask=square())
+        editor.open_photo(drawing, aligned=True).edit("purple hair", mask=np.ones((64, 64), bool))      # it is all there is
+
+
 def spread_to_68(points):
     """(5, 2) landmarks as (68, 2): every point of a group where the group's one is."""
     found = np.repeat(points[2:3], 68, axis=0)

@@ -20,10 +20,10 @@ from attention.evaluation.metrics import grow
 from attention.files.published import MOBILE_FILE, SHIPPED_FACES
 from attention.generator import sample_z
 from attention.images import area_resize, psnr
+from attention.inversion.identity import Recogniser
 from attention.training.runs import read_editor
 from attention.worlds.concepts import Concept
 from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES, PROMPTS, SAYINGS, where_texts
-from attention.worlds.faces.identity import Recogniser
 from attention.worlds.faces.measures import MEASURES, RULES, held, measure, truth_table
 from attention.worlds.faces.parts import PARTS, Face, Segments, grown
 from attention.worlds.registry import WORLDS, load_world, usual_world
@@ -91,6 +91,10 @@ def test_flat_paint_is_no_hair():
 def test_lips_are_red_beside_the_skin_and_not_by_red_light():
     everywhere = dict.fromkeys(("skin", "lips"), (180, 40, 50))
     assert truths(plain_face(everywhere))["red lipstick"] == 0
+
+
+def test_lips_that_glow_are_no_lipstick():
+    assert truths(plain_face({"lips": (225, 20, 60)}))["red lipstick"] == 0
 
 
 def test_measured_colours_are_those_that_were_painted():
@@ -230,6 +234,7 @@ def test_a_real_photo_is_found_inverted_edited_and_given_back(published):
     assert np.abs(frame.center - (224, 110)).max() < 25 and 60 < frame.half < 130
     before, after = face.origin["psnr"]
     assert after > before > 10
+    assert 1 > face.origin["distance"][0] > face.origin["distance"][1] > 0.2                # 0.6: another person
     edited = np.asarray(face.edit("black hair").image)
     changed = (edited != photo).any(axis=2)
     left, top, right, bottom = frame.box((512, 512))

@@ -174,6 +174,19 @@ def test_a_natural_mapper_begins_by_changing_nothing():
         torch.testing.assert_close(before, after, rtol=0, atol=0)
 
 
+def test_a_natural_mapper_moves_faces_apart_by_one_text_otherwise_than_by_another():
+    """Brown hair is darker than blonde and lighter than black: what a text does must be able to depend on the face."""
+    mapper, styles, texts = NaturalMapper(EDITED, TEXT_DIM, faces=many_faces()), random_styles(2), torch.randn(2, TEXT_DIM)
+    with torch.no_grad():
+        for layer in mapper.to_change:
+            layer.weight.add_(0.1 * torch.randn_like(layer.weight))
+    gaps = []
+    for text in texts:
+        first, second = mapper.change(0, styles[0], text[None])
+        gaps.append(second - first)
+    assert not torch.allclose(*gaps, rtol=0.1, atol=1e-3)
+
+
 def test_a_natural_mapper_without_a_bound_is_refused():
     with pytest.raises(UserError, match="--max_change is 0"):
         NaturalMapper(EDITED, TEXT_DIM)
@@ -187,11 +200,11 @@ def test_a_calibrated_text_moves_by_what_suits_it_and_an_unlike_one_as_before(na
             parameter.add_(torch.randn_like(parameter))
     texts = torch.linalg.qr(torch.randn(TEXT_DIM, TEXT_DIM))[0][:4]                         # at right angles to each other
     plain = mapper(styles, texts, 0.1)
-    mapper.calibrate(5 * texts[:3], [0.5, 1.0, 2.0])                                        # their lengths play no part
+    mapper.amount.set(5 * texts[:3], torch.tensor([0.5, 1.0, 2.0]))                         # their lengths play no part
     moved = mapper(styles, texts, 0.1)
     for style, before, after in zip(styles[:len(mapper.layers)], plain, moved, strict=False):
         ratio = (after - style).norm(dim=1) / (before - style).norm(dim=1)
         assert ratio.tolist() == pytest.approx([0.5, 1, 2, 1], rel=0.03)
-    mapper.forget_amounts()
+    mapper.amount.forget()
     assert all(torch.equal(*pair) for pair in zip(mapper(styles, texts, 0.1), plain, strict=True))
     assert not [key for key in mapper.state_dict() if "amount" in key]                      # files are as they were

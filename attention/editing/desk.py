@@ -5,7 +5,6 @@ import math
 import re
 import warnings
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -43,7 +42,7 @@ from attention.editing.session import Editor
 from attention.editing.shelf import Shelf
 from attention.editing.words import sayable
 from attention.errors import UserError
-from attention.extras import EXTRAS
+from attention.extras import have
 from attention.files.pictures import open_picture
 from attention.files.reading import parse_json
 from attention.images import to_pixels
@@ -150,7 +149,7 @@ class Desk:
         if encoder is None or (isinstance(encoder.source, Path) and not encoder.source.is_file()):
             lacks = "has no encoder" if encoder is None else f"lacks its encoder ({Path(encoder.source).name})"
             return f"This server takes no photos: the world {self.editor.world.name} {lacks}."
-        if any(find_spec(module) is None for module in EXTRAS["photos"]):
+        if not have("photos"):
             return ("This server finds no faces in photos by itself: add the face's landmarks, or give a picture that is "
                     'framed like the faces here and say so. To find faces it needs: pip install "where2edit[photos]"')
         return ""

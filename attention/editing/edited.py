@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 BAR_AFTER = 2               # seconds, from which on a long chain shows how far it is
 WHOLE_EDITS = 2             # of a chain that stay in memory with their features: the last, and what undo gives back
 FADE = 0.06                 # of the square's side, over which an edit of a photo fades out at its edges
+MUCH = 0.2                  # of the edges of the square: a change that ends there shows
 KEPT_PLACES = 16            # texts whose place in a face is kept
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
 
@@ -296,7 +297,19 @@ class Edited:
             edited = self._changed(change)
         if reason := edited.unchanged(self):
             warnings.warn(f"nothing changed: {reason}", stacklevel=4)
+        elif edited.goes_on_outside():
+            warnings.warn("the change fades out at the edges of the square round the face, for nothing is known of what "
+                          "lies beyond it; a closer crop of the photo has no such edge", stacklevel=4)
         return edited
+
+    def goes_on_outside(self) -> bool:
+        """Whether the last change of a photo covers much of the edges of the square, and the photo goes on beyond them."""
+        if self.photo is None:
+            return False
+        photo, frame = self.photo
+        mask = self.masks[-1][0, 0]
+        edges = torch.cat([mask[0], mask[:, 0], mask[:, -1]])       # below, there is nothing but neck and clothes
+        return frame.box(photo.size) != (0, 0, *photo.size) and float((edges > 0.5).float().mean()) > MUCH
 
     def unchanged(self, before: "Edited") -> str | None:
         """Why the last change shows nowhere in the picture, and what would help; None if it shows."""

@@ -124,6 +124,8 @@ def summary(page: Page) -> str:
     face = f"seed {origin['seed']}" if "seed" in origin else "the photo"
     if "psnr" in origin:
         face += f", inverted to {origin['psnr'][1]:.1f} dB"
+    if "distance" in origin:
+        face += f" (dlib's distance to the photo {origin['distance'][1]:.2f}; under 0.6 it is the same person)"
     if change is None:
         return f"{face}, unedited"
     step = f", step {page.at} of {len(page.steps)}" if len(page.steps) > 1 else ""

@@ -141,9 +141,13 @@ def changed(source: Edited, reference: Image.Image | None, config: EditConfig) -
 
 
 def nearness(origin: dict) -> str:
-    """How near an inversion is to its photo: PSNR, and LPIPS where it was measured, before and after refinement, if any."""
-    words = [f"{psnr:.1f} dB" + (f" (LPIPS {lpips:.3f})" if lpips is not None else "")
-             for psnr, lpips in zip(origin["psnr"], origin.get("lpips", (None, None)), strict=True)]
+    """How near an inversion is to its photo: PSNR, and where they were measured LPIPS and dlib's distance between the two
+    faces, before and after refinement, if any."""
+    words = []
+    for i, psnr in enumerate(origin["psnr"]):
+        beside = [f"{name} {origin[name.lower()][i]:{form}}" for name, form in (("LPIPS", ".3f"), ("distance", ".2f"))
+                  if name.lower() in origin]
+        words.append(f"{psnr:.1f} dB" + f" ({', '.join(beside)})" * bool(beside))
     return f"inverted to {words[0]}" + (f", refined to {words[1]}" if words[1] != words[0] else "")
 
 

@@ -159,6 +159,7 @@ class SaidSource(_Part):
     photo: SaidPhoto | None = None
     psnr: list[float] = Field([], max_length=2, description="two numbers")
     lpips: list[float] = Field([], max_length=2, description="two numbers")
+    distance: list[float] = Field([], max_length=2, description="two numbers")
     threads: int | None = Field(None, ge=1, le=MOST_THREADS, description="a number of threads")
 
     @model_validator(mode="after")

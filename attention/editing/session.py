@@ -28,9 +28,11 @@ from attention.editing.photo import find_landmarks, read_landmarks, read_photo
 from attention.editing.recipes import LARGEST_SEED, Sizes, check_recipe, pack, pixel_hash, read_recipe, unpack
 from attention.editing.words import Words, check_text, words_in
 from attention.errors import UserError
+from attention.extras import have
 from attention.files.reading import shown
-from attention.images import to_image
+from attention.images import to_image, to_pixels
 from attention.inversion.frame import Frame
+from attention.inversion.identity import Recogniser
 from attention.method.editor import RegionEditor
 from attention.sheets import edit_sheet
 from attention.training.folder import EDITOR
@@ -153,6 +155,10 @@ class Editor:
                   "psnr": [inversion.psnr_before, inversion.psnr_after], "threads": torch.get_num_threads()}
         if inversion.lpips_before is not None:
             origin["lpips"] = [inversion.lpips_before, inversion.lpips_after]
+        if self.world.entry.recognised and not aligned and len(points) == 68 and have("photos"):
+            pictures = [to_pixels(picture)[0] for picture in (inversion.before, inversion.after)]
+            smaller = np.asarray(Image.fromarray(crop).resize(pictures[0].shape[:2], Image.Resampling.BOX))
+            origin["distance"] = Recogniser().distances(smaller, pictures, frame.within(points, len(smaller)))
         return self._opened(origin, (photo, frame))
 
     def grid(self, face: Edited, changes: "str | Change | Sequence[str | Change]",

@@ -1,6 +1,7 @@
-"""How much of a strength suits each prompt, measured on generated faces; see attention/calibrate.py."""
+"""What suits each text, measured on generated faces: how far its attention reaches, then how much of a strength; see
+attention/calibrate.py."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from tqdm import tqdm
 
 from attention.config import CalibrateConfig
 from attention.errors import UserError
+from attention.evaluation.metrics import iou
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder
 from attention.generator import sample_z
@@ -17,14 +19,17 @@ from attention.method.defaults import STRENGTH
 from attention.method.editor import RegionEditor, Source, autocast
 from attention.method.spatial_attention import threshold_for
 from attention.training.folder import EDITOR
-from attention.training.runs import load_run, write_amounts
+from attention.training.runs import Calibration, load_run, write_calibration
+from attention.worlds.truth import Faces
 from attention.worlds.world import World
 
-SHARES = (0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0, 2.6)         # of the usual strength, that are tried
+SHARES = (0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)         # of the usual strength, that are tried
+FALL = 0.2          # of success: a share at which it has fallen by so much is overdone, whatever succeeds beyond it
+OFFSETS = tuple(step / 4 for step in range(-24, 17))            # of the attention's logits, that are tried
 
 
 def calibrate(config: CalibrateConfig) -> Path:
-    """Measure every prompt at every share, write what suits it into the editor's file; returns its path.
+    """Measure every prompt, write what suits it into the editor's file; returns its path.
 
     Raises:
         UserError: the run has no whole editor, or nothing is known of its world's faces.
@@ -34,30 +39,61 @@ def calibrate(config: CalibrateConfig) -> Path:
         raise UserError(f"--run {config.run} holds no {EDITOR}, expected the folder of a run that was trained")
     run_folder(config.run, "--run")                     # what cannot be written is told before the work
     if config.forget:
-        write_amounts(path, {})
-        print(f"{path} gives every text the same strength again")
+        write_calibration(path, Calibration())
+        print(f"{path} gives every text the same strength and the same gate again")
         return path
     editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt, World.preview)
-    editor.mapper.forget_amounts()
-    success = successes(editor, world, sample_z(config.faces, world.generator.style_dim, config.seed), config)
+    Calibration().teach(editor, world.clip)
+    z = sample_z(config.faces, world.generator.style_dim, config.seed)
+    faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]
+    overlap = overlaps(editor, world, sources, faces, config)
+    offsets = {text: max(by_offset, key=by_offset.__getitem__) for text, by_offset in overlap.items()}
+    Calibration(offsets=offsets).teach(editor, world.clip)
+    success = successes(editor, world, sources, faces, config)
     amounts = {prompt: suiting(by_share, config.slack) for prompt, by_share in success.items()}
-    write_amounts(path, amounts)
-    table = {prompt: {**by_share, "taken": amounts[prompt]} for prompt, by_share in success.items()}
-    columns: dict = {share: (f"{share:g}", ".2f") for share in SHARES} | {"taken": ("taken", "g")}
-    print(markdown(table, f"success at {STRENGTH} times", columns))
+    write_calibration(path, Calibration(amounts, offsets))
+    print(report(overlap, offsets, success, amounts))
     print(f"written into {path}")
     return path
 
 
+def report(overlap: Mapping[str, Mapping[float, float]], offsets: Mapping[str, float],
+           success: Mapping[str, Mapping[float, float]], amounts: Mapping[str, float]) -> str:
+    """What was measured and what was taken, as two Markdown tables."""
+    places: dict = {text: {"before": by_offset[0.0], "after": by_offset[offsets[text]], "taken": offsets[text]}
+                    for text, by_offset in overlap.items()}
+    shares: dict = {prompt: {**by_share, "taken": amounts[prompt]} for prompt, by_share in success.items()}
+    columns: dict = {share: (f"{share:g}", ".2f") for share in SHARES} | {"taken": ("taken", "g")}
+    return "\n\n".join([
+        markdown(places, "IoU with the part", {"before": ("as trained", ".2f"), "after": ("calibrated", ".2f"),
+                                               "taken": ("offset", "g")}),
+        markdown(shares, f"success at {STRENGTH} times", columns)])
+
+
 @torch.no_grad()
-def successes(editor: RegionEditor, world: World, z: Tensor, config: CalibrateConfig) -> dict[str, dict[float, float]]:
-    """{prompt: {share: share of the faces z (N, style_dim) that lacked it and then have it}}, as METRICS counts success;
-    empty for a prompt that no face lacked."""
-    faces, w = world.truth.faces(z), world.w_from_z(z)
+def overlaps(editor: RegionEditor, world: World, sources: Sequence[Source], faces: Faces,
+             config: CalibrateConfig) -> dict[str, dict[float, float]]:
+    """{text: {offset: mean IoU of what its gate lets through with its true part}}, of all prompts and names of parts."""
+    meant = {text: prompt for prompt in world.prompts for text in (world.truth.part_name(prompt), prompt)}
+    said, found = world.clip.encode_text(list(meant)), []
+    for number, source in enumerate(tqdm(sources, desc="places")):
+        part = torch.cat([faces.take([number]).part(prompt) for prompt in meant.values()]).to(said.device)  # (texts, S, S)
+        logits = editor.attention(editor.generator.constant, source.features, said)                 # (texts, 1, h, h)
+        places = [editor.place(source, logits + offset, threshold_for(config.coverage)) for offset in OFFSETS]
+        found.append(torch.stack([iou(place.gated, part) for place in places], dim=1))              # (texts, offsets)
+    means = torch.stack(found).mean(dim=0).tolist()
+    return {text: dict(zip(OFFSETS, row, strict=True)) for text, row in zip(meant, means, strict=True)}
+
+
+@torch.no_grad()
+def successes(editor: RegionEditor, world: World, sources: Sequence[Source], faces: Faces,
+              config: CalibrateConfig) -> dict[str, dict[float, float]]:
+    """{prompt: {share: share of the faces that lacked it and then have it}}, as METRICS counts success; empty for a
+    prompt that no face lacked."""
     rows = {attribute.phrase: row for row, attribute in enumerate(world.truth.attributes)}
     gained: dict[str, list[np.ndarray]] = {prompt: [] for prompt in world.prompts}              # of every face (shares,)
-    for number in tqdm(range(len(z)), desc="calibration"):
-        source, face = editor.source(w[number:number + 1]), faces.take([number])
+    for number, source in enumerate(tqdm(sources, desc="strengths")):
+        face = faces.take([number])
         lacked = (face.states()[:, 0] == 0) & ~world.truth.read(source.image.clamp(-1, 1), face).holds()[:, 0]
         for prompt in world.prompts:
             if lacked[rows[prompt]]:
@@ -80,9 +116,14 @@ def at_shares(editor: RegionEditor, world: World, source: Source, prompt: str, c
 
 
 def suiting(success: Mapping[float, float], slack: float) -> float:
-    """The least share whose success lies within `slack` of the best; 1 where nothing is known.
+    """The least share whose success lies within `slack` of the best before the first FALL; 1 where nothing is known.
 
     Args:
         success: by share of the usual strength, in rising order.
     """
-    return next((share for share, value in success.items() if value >= max(success.values()) - slack), 1.0)
+    before_fall: dict[float, float] = {}
+    for share, value in success.items():
+        if value < max(before_fall.values(), default=0.0) - FALL:
+            break
+        before_fall[share] = value
+    return next((share for share, value in before_fall.items() if value >= max(before_fall.values()) - slack), 1.0)

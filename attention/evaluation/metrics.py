@@ -136,9 +136,9 @@ METRICS: dict[str, Metric] = {
     "largest_outside": Metric("largest out", ".3f", lambda edits: edits.kept["largest"]),
     "change_inside": Metric("in", ".3f", lambda edits: float(edits.change[edits.part].mean())),
     "change_outside": Metric("out", ".4f", lambda edits: float(edits.change[edits.outside].mean())),
-    "iou": Metric("IoU", ".2f", lambda edits: None if edits.gated is None else iou(edits.gated, edits.part)),
+    "iou": Metric("IoU", ".2f", lambda edits: None if edits.gated is None else float(iou(edits.gated, edits.part).mean())),
     "iou_part_name": Metric("IoU by name", ".2f",
-                            lambda edits: None if edits.named is None else iou(edits.named, edits.part)),
+                            lambda edits: None if edits.named is None else float(iou(edits.named, edits.part).mean())),
     "success_by_reader": Metric("by reader", ".2f", lambda edits: success(edits.asked, *edits.seen)["success"]),
     "identity_distance": Metric("distance", ".2f", lambda edits: float(edits.seen[0].distance(edits.seen[1]).mean())),
     "identity": Metric("identity", ".2f", lambda edits: float(edits.seen[0].same_face(edits.seen[1]).mean())),
@@ -200,10 +200,11 @@ def clip_gain(before: Tensor, after: Tensor, prompt: str, clip: TextImageModel) 
     return float((similar[1] - similar[0]).mean())
 
 
-def iou(gated: Tensor, part: Tensor) -> float:
-    """Mean over faces of the IoU of a gated map (N, 1, h, h) above 0 with a true part (N, S, S) bool."""
+def iou(gated: Tensor, part: Tensor) -> Tensor:
+    """(N,) the IoU of gated maps (N, 1, h, h) above 0 with true parts (N, S, S) bool."""
     mask = F.interpolate(gated, size=part.shape[-2:], mode="nearest")[:, 0] > 0
-    return float(((mask & part).sum(dim=(1, 2)) / (mask | part).sum(dim=(1, 2)).clamp(min=1)).mean())
+    found: Tensor = (mask & part).sum(dim=(1, 2)) / (mask | part).sum(dim=(1, 2)).clamp(min=1)
+    return found
 
 
 def locality(edited: Tensor, reference: Tensor, keep: Tensor,

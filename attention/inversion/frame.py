@@ -69,6 +69,11 @@ class Frame:
         away = np.array([x, y]) - self.center
         return bool(max(abs(away @ self.right), abs(away @ self.down)) <= self.half**2)
 
+    def within(self, points: np.ndarray, side: int) -> np.ndarray:
+        """Points (N, 2) of a photo -> where they lie in `crop` at this side, in its pixels."""
+        away = points - self.center
+        return (np.stack([away @ self.right, away @ self.down], axis=1) / self.half**2 + 1) / 2 * side
+
     def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Left, top, right, bottom of the pixels of a photo (width, height) that the square touches."""
         reach = np.abs(self.right) + np.abs(self.down)

@@ -1,7 +1,8 @@
 """From a framed picture to a latent that draws it again: the encoder's guess, made better by descent if time allows."""
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import torch
@@ -13,7 +14,10 @@ from attention.generator.base import Generator, principal
 from attention.images import area_resize, decibels, psnr
 from attention.inversion.perceptual import load_lpips, lpips_available
 
-RATE = 0.05                 # of Adam, in standard deviations over faces
+RATE = 0.1                  # of Adam, in standard deviations over faces; it falls to 0 over the last COOL_DOWN of the steps
+COOL_DOWN = 0.6
+COARSE = 2 / 3              # of the steps are taken by earlier, smaller pictures, where there are such: they cost a third
+SLOPES = 1.0                # weight of how pixels differ from their neighbours, beside the pixels themselves
 PULL = 1e-3                 # on the squared distance from the encoder's guess, in the same unit: edits work near it
 FACES = 2048                # that say how w differs
 LPIPS_SIDE = 256            # larger pictures are shrunk to this side before LPIPS, which else would take most of the time
@@ -23,11 +27,13 @@ Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 class Inversion(NamedTuple):
     """A latent, and how near its picture is before and after refinement.
 
-    w (1, style_dim) or w+ (1, n_latent, style_dim); PSNR in dB; LPIPS (at most at LPIPS_SIDE), None where its weights are
-    not here.
+    w (1, style_dim) or w+ (1, n_latent, style_dim); pictures (1, 3, R, R); PSNR in dB; LPIPS (at most at LPIPS_SIDE), None
+    where its weights are not here.
     """
 
     w: Tensor
+    before: Tensor
+    after: Tensor
     psnr_before: float
     psnr_after: float
     lpips_before: float | None = None
@@ -35,15 +41,16 @@ class Inversion(NamedTuple):
 
 
 def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tensor, steps: int = 0,
-           by_lpips: bool = True) -> Inversion:
+           by_lpips: bool = True, early: Generator | None = None) -> Inversion:
     """Find the latent of a picture.
 
     Args:
         encoder: picture -> w (1, style_dim) or w+ (1, n_latent, style_dim).
         image: (1, 3, R, R) in [-1, 1], framed as the generator's faces are.
         faces: (N, style_dim) w of many faces: how they differ is the unit of refinement.
-        steps: of refinement of every row of w+ by the squared error of pixels and, if asked for and its weights are here
-            (see load_lpips), LPIPS; 0 leaves the encoder's guess.
+        steps: of refinement of every row of w+ by the squared error of pixels and of their slopes and, if asked for and its
+            weights are here (see load_lpips), LPIPS; 0 leaves the encoder's guess.
+        early: the same generator with smaller pictures, by which the first COARSE of the steps are taken.
     Raises:
         UserError: the encoder was made for another generator.
     """
@@ -53,20 +60,25 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tenso
         if w.shape[1:] not in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
             raise UserError(f"the encoder makes latents of {tuple(w.shape[1:])}, but this generator takes "
                             f"{generator.n_latent} x {generator.style_dim}; give the encoder of this generator")
-        before = after = _nearness(generator.picture(generator.styles(w)), image, distance)
+        before = after = generator.picture(generator.styles(w)).clamp(-1, 1)
     if steps > 0:
-        w = _refine(generator, image, w, faces, steps, distance if by_lpips else None)
+        w = _refine([early or generator, generator], image, w, faces, steps, distance if by_lpips else None)
         with torch.no_grad():
-            after = _nearness(generator.picture(generator.styles(w)), image, distance)
-    return Inversion(w, before[0], after[0], before[1], after[1])
+            after = generator.picture(generator.styles(w)).clamp(-1, 1)
+    first, last = (_nearness(made, image, distance) for made in (before, after))
+    return Inversion(w, before, after, first[0], last[0], first[1], last[1])
 
 
-def _refine(generator: Generator, image: Tensor, guess: Tensor, faces: Tensor, steps: int,
+def _refine(generators: Sequence[Generator], image: Tensor, guess: Tensor, faces: Tensor, steps: int,
             distance: Distance | None) -> Tensor:
-    """w+ (1, n_latent, style_dim) near the guess, whose picture is nearer to the image in pixels and `distance`.
+    """w+ (1, n_latent, style_dim) near the guess, whose picture is nearer to the image in pixels, slopes and `distance`.
 
     An interruption (Ctrl-C) ends it with the best that was found till then.
+
+    Args:
+        generators: of the first COARSE of the steps, and of the others.
     """
+    generator, coarse = generators[-1], round(COARSE * steps)
     start = guess if guess.ndim == 3 else guess[:, None].expand(-1, generator.n_latent, -1)
     _, directions, deviations = principal(faces, generator.style_dim)
     change = torch.zeros_like(start).requires_grad_()           # in standard deviations, along the principal directions
@@ -74,21 +86,33 @@ def _refine(generator: Generator, image: Tensor, guess: Tensor, faces: Tensor, s
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         nonlocal least, best
-        made = generator.picture(generator.styles(start + change * deviations @ directions))
-        error = (made - image).square().mean()
-        whole = error + PULL * change.square().mean()
+        shown = generators[0] if step < coarse else generator
+        if step == coarse:                                      # losses of two sizes do not compare
+            least = float("inf")
+        made = shown.picture(shown.styles(start + change * deviations @ directions))
+        wanted = area_resize(image, made.shape[-1])
+        error = (made - wanted).square().mean()
+        whole = error + SLOPES * slope_error(made, wanted) + PULL * change.square().mean()
         if distance is not None:
-            whole = whole + distance(made, image).mean()
+            whole = whole + distance(made, wanted).mean()
         if whole < least:
             least, best = float(whole.detach()), change.detach().clone()
         return whole, {"psnr": float(decibels(error.detach() / 4))}
 
     optimiser = torch.optim.Adam([change], lr=RATE)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimiser, lambda step: 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - step / steps) / COOL_DOWN)))
     try:
-        fit(optimiser, loss, steps, "refining")
+        fit(optimiser, loss, steps, "refining", schedule)
     except KeyboardInterrupt:
         warnings.warn("refinement was interrupted; the best that was found till then is taken", stacklevel=3)
     return start + best * deviations @ directions
+
+
+def slope_error(made: Tensor, wanted: Tensor) -> Tensor:
+    """Mean squared difference of how pixels of pictures (B, C, H, W) differ from their neighbours, down plus across."""
+    difference = made - wanted
+    return difference.diff(dim=-1).square().mean() + difference.diff(dim=-2).square().mean()
 
 
 def _small_lpips(device: torch.device) -> Distance:
@@ -99,6 +123,6 @@ def _small_lpips(device: torch.device) -> Distance:
 
 def _nearness(made: Tensor, wanted: Tensor, distance: Distance | None) -> tuple[float, float | None]:
     """PSNR and, if it can be had, LPIPS."""
-    return float(psnr(made, wanted)), None if distance is None else float(distance(made.clamp(-1, 1), wanted))
+    return float(psnr(made, wanted)), None if distance is None else float(distance(made, wanted))
 
 

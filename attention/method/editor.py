@@ -139,8 +139,12 @@ class RegionEditor(nn.Module):
             threshold: of the gate, see threshold_for.
             straight_through: keep the gradient below the threshold, for training.
         """
-        raw = self.attention(self.generator.constant, source.features, where).sigmoid()        # (B, 1, h, h)
-        labels = source.labels.expand(len(raw), -1, -1)
+        logits = self.attention(self.generator.constant, source.features, where)               # (B, 1, h, h)
+        return self.place(source, logits, threshold, straight_through)
+
+    def place(self, source: Source, logits: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> Place:
+        """What `locate` makes of an attention's logits (B, 1, h, h)."""
+        raw, labels = logits.sigmoid(), source.labels.expand(len(logits), -1, -1)
         return Place.of(raw, pool_by_region(raw, labels, self.regions.num_regions), threshold, straight_through)
 
     def apply(self, source: Source, styles: list[Tensor], mask: Tensor,     # type: ignore[override]  # not Module.apply

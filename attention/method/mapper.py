@@ -3,20 +3,18 @@
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.errors import UserError
 from attention.generator.base import LayerSpec, principal
 from attention.generator.layers import EqualLinear
+from attention.method.by_text import ByText
 from attention.method.defaults import STRENGTH
 
 HIDDEN = 512        # width of the text branch, published
 MAX_CHANGE = 30.0   # ours: standard deviations over faces that a style may move at strength 1, where spreads are known
 DIRECTIONS = 64     # of a style along which faces may be told apart, the widest first
 LEAST_LIMIT = 1e-6
-SHARPNESS = 40.0    # of how a text's amount follows from those of the texts that are like it, by their cosines
-UNKNOWN = 0.02      # weight of the amount 1, which a text has that is like none of them
 
 
 class Mapper(nn.Module):
@@ -25,32 +23,15 @@ class Mapper(nn.Module):
     Args:
         layers: the edited layers, in order.
         strength: share of the way, unless a call says another.
+    Attributes:
+        amount: what every strength is multiplied by for a text. Ours: in the paper all texts share one strength, at which
+            some changes overshoot and others fall short.
     """
-
-    amount_texts: Tensor            # (N, D) unit embeddings, N = 0 unless calibrated
-    amounts: Tensor                 # (N,)
 
     def __init__(self, layers: Sequence[LayerSpec], strength: float = STRENGTH):
         super().__init__()
         self.layers, self.strength = tuple(layers), strength
-        self.forget_amounts()
-
-    def calibrate(self, texts: Tensor, amounts: Sequence[float]) -> None:
-        """Let every strength be multiplied, for texts (N, D) like these, by what suits them.
-
-        Ours: in the paper all texts share one strength, at which some changes overshoot and others fall short.
-        """
-        self.register_buffer("amount_texts", F.normalize(texts.detach().float(), dim=1), persistent=False)
-        self.register_buffer("amounts", torch.tensor(amounts, device=texts.device), persistent=False)
-
-    def forget_amounts(self) -> None:
-        """All texts have the same strength, as in training."""
-        self.calibrate(torch.empty(0, 1), [])
-
-    def amount(self, text: Tensor) -> Tensor:
-        """Embeddings (B, D) -> (B, 1), what their strength is multiplied by: that of the texts they are like, else 1."""
-        near = torch.exp(SHARPNESS * (F.normalize(text.float(), dim=1) @ self.amount_texts.T - 1))          # (B, N)
-        return (UNKNOWN + near @ self.amounts[:, None]) / (UNKNOWN + near.sum(dim=1, keepdim=True))
+        self.amount = ByText(otherwise=1.0)
 
     def forward(self, styles: Sequence[Tensor], text: Tensor, strength: float | Tensor | None = None) -> list[Tensor]:
         """Edit styles.
@@ -58,15 +39,13 @@ class Mapper(nn.Module):
         Args:
             styles: every layer's (B, C_l) or (1, C_l); one face may be edited with B texts.
             text: (B, D) or (1, D).
-            strength: instead of the mapper's own, or (B, 1) of them; 0 changes nothing. Of a text that was calibrated,
-                it counts in units of what suits it (`calibrate`).
+            strength: instead of the mapper's own, or (B, 1) of them; 0 changes nothing. It counts in `amount` of the text.
         Returns:
             Every layer's style: the edited ones (B, C_l), later ones as they came.
         """
         strength = self.strength if strength is None else strength
         with torch.autocast(text.device.type, enabled=False):   # cheap, and an edit is a small difference of styles
-            if len(self.amounts):
-                strength = strength * self.amount(text)                                     # (B, 1)
+            strength = strength * self.amount(text)                                         # (B, 1)
             edited = [style + strength * self.change(i, style, text)
                       for i, style in enumerate(styles[:len(self.layers)])]
         return edited + list(styles[len(edited):])              # layers past the blend keep their styles
@@ -132,7 +111,8 @@ class NaturalMapper(Mapper):
 
     Ours, where a generator makes photographs. Moved channel by channel, a style leaves the few directions that faces
     lie in, and what then pleases a small CLIP is paint. Here a change of length 1 is one as likely as the difference
-    between faces one standard deviation apart, whatever its direction; the first edits change nothing.
+    between faces one standard deviation apart, whatever its direction; the first edits change nothing. What a text asks
+    of a style is multiplied by what the style is: brown hair is darker than blonde, and lighter than black.
 
     Args:
         layers, text_dim, hidden, strength: see StyleMapper.
@@ -151,7 +131,9 @@ class NaturalMapper(Mapper):
         check_faces(faces, widths)
         counts = [min(DIRECTIONS, width) for width in widths]
         self.from_text = nn.ModuleList(text_branch(text_dim, (text_dim + hidden) // 2, hidden) for _ in widths)
-        self.to_change = nn.ModuleList(EqualLinear(count + hidden, count) for count in counts)
+        self.asked = nn.ModuleList(EqualLinear(hidden, count) for count in counts)
+        self.found = nn.ModuleList(EqualLinear(count, count) for count in counts)
+        self.to_change = nn.ModuleList(EqualLinear(2 * count + hidden, count) for count in counts)
         for parameter in self.to_change.parameters():
             nn.init.zeros_(parameter)
         for i, (style, count) in enumerate(zip(faces, counts, strict=True)):
@@ -159,8 +141,9 @@ class NaturalMapper(Mapper):
                 self.register_buffer(f"{name}_{i}", value)
 
     def change(self, i: int, style: Tensor, text: Tensor) -> Tensor:
-        found = joined(self._coordinates(i, style), self.from_text[i](text))                # (B, k + hidden)
-        way = self.to_change[i](found) / STRENGTH                                           # (B, k)
+        coordinates, by_text = self._coordinates(i, style), self.from_text[i](text)         # (B|1, k), (B|1, hidden)
+        met = self.asked[i](by_text) * self.found[i](coordinates)                           # (B, k)
+        way = self.to_change[i](joined(joined(coordinates, by_text), met)) / STRENGTH       # (B, k)
         way = way * torch.rsqrt(1 + way.square().sum(dim=1, keepdim=True) / self.max_change**2)
         moved: Tensor = (way * getattr(self, f"deviations_{i}")) @ getattr(self, f"directions_{i}")
         return moved                                                                        # (B, C)

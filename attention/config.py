@@ -385,7 +385,7 @@ class CalibrateConfig(Config):
     run: Path = option(Path("runs/drawn"), "run folder with editor.safetensors")
     ckpt: Path | None = option(None, CKPT)
     faces: int = option(32, "generated faces to measure on, unlike those of the evaluation", min=1, max=FACES)
-    slack: float = option(0.1, "how much less success than the best will do, for a weaker edit", min=0, max=1)
+    slack: float = option(0.05, "how much less success than the best will do, for a weaker edit", min=0, max=1)
     coverage: float = option(COVERAGE, "of the edits, 0 to 1", min=0, max=1)
     precision: Precision = option("fp32", "of the edits' synthesis; fp16 on a GPU only")
     seed: int = option(1717, "of the faces", min=0, max=SEED)

@@ -11,6 +11,7 @@ Rows = TypeVar("Rows", bound=Any)
 
 # What a launcher tells of a process: variable -> the least that it can be.
 NUMBERS = {"RANK": 0, "WORLD_SIZE": 1, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": 1, "TORCHELASTIC_RESTART_COUNT": 0}
+RUN_ID = "where2edit"       # by which a process knows that training/distributed.py began it, and not torchrun
 MEETING = ("RANK", "MASTER_ADDR", "MASTER_PORT")        # without these, processes cannot find each other
 
 

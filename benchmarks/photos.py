@@ -1,28 +1,35 @@
-"""How well photos come in: faces found and framed, inverted by the encoder, refined; on photos whose truth is known.
+"""How well photos come in: faces found, framed, inverted by the encoder, refined, edited; on photos whose truth is known.
 
-    python -m benchmarks.photos                          # 200 photos of generated faces, 10 of them refined
+    python -m benchmarks.photos                          # 200 photos of generated faces, 10 of them refined and edited
     python -m benchmarks.photos --photos 20 --refined 3 --out runs/few
 
 Generated faces at truncation 1, unlike any that the encoder learned from, are put into larger pictures, turned, scaled,
-darkened, without colour or as JPEG of quality 30; so their frame is known. Each is then opened as a user's photo is. Writes
-OUT/photos.json, OUT/photos.md and OUT/photos.png: of some, the photo's crop, the encoder's and the refined picture. Needs
-the extras photos and truth, and: python -m attention.download faces
+darkened, without colour or as JPEG of quality 30; so their frame is known. Each is then opened as a user's photo is. What
+is refined is edited by every prompt that it plainly lacks: success is measured on the photo that is given back, beside that
+of the same edits of the generated face itself. Writes OUT/photos.json, OUT/photos.md and OUT/photos.png: of some, the
+photo's crop, the encoder's and the refined picture. Needs the extras photos and truth, and:
+python -m attention.download faces mesh
 """
 
 import io
 import json
 import time
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 from tqdm import tqdm
 
 from attention.config import Config, option, parse_config
 from attention.editing.detector import load_detector
+from attention.editing.edited import Edited
 from attention.editing.photo import find_landmarks
+from attention.editing.recipes import pack
+from attention.editing.session import Editor, load_editor
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder, write_picture, write_text
@@ -30,7 +37,7 @@ from attention.generator import sample_z
 from attention.images import area_resize, psnr, to_image, to_pixels
 from attention.inversion.frame import Frame
 from attention.inversion.identity import Recogniser
-from attention.worlds.registry import load_world
+from attention.worlds.faces.truth import FacesTruth
 from attention.worlds.world import World
 
 SIZE = (1200, 900)          # of a photo
@@ -54,7 +61,8 @@ class PhotosConfig(Config):
 def main(argv: Sequence[str] | None = None) -> Path:
     """Make the photos, open them, measure and write; returns the JSON file."""
     config = parse_config(PhotosConfig, argv, __doc__)
-    folder, world, recogniser = run_folder(config.out), load_world("faces"), Recogniser()
+    folder, recogniser, editor = run_folder(config.out), Recogniser(), load_editor("faces")
+    world = editor.world
     random, found, shown = np.random.default_rng(config.seed), [], []
     for number in tqdm(range(config.photos), desc="photos"):
         photo, frame = made_photo(world, config.seed + number, random)
@@ -66,8 +74,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
             continue
         crop = own.crop(photo, world.generator.resolution)
         steps = config.steps if sum("refined_psnr" in row for row in found) < config.refined else 0
-        row, pictures = opened(world, recogniser, crop, own.within(landmarks, len(crop)), steps)
+        row, pictures, w = opened(world, recogniser, crop, own.within(landmarks, len(crop)), steps)
         found.append({"found": 1.0, "corner_error": corner_error(own, frame), **row})
+        if steps:
+            found[-1] |= edits(editor, w, photo, own, config.seed + number)
         if steps and len(shown) < SHOWN:
             shown.append(np.concatenate(pictures, axis=1))
     report = {"photos": config.photos, "steps": config.steps, "threads": torch.get_num_threads(), "figures": figures(found)}
@@ -118,8 +128,8 @@ def corner_error(found: Frame, true: Frame) -> float:
 
 
 def opened(world: World, recogniser: Recogniser, crop: np.ndarray, points: np.ndarray,
-           steps: int) -> tuple[dict[str, float], list[np.ndarray]]:
-    """Figures of one inversion, and the pictures at 256 px: crop, encoder's, refined."""
+           steps: int) -> tuple[dict[str, float], list[np.ndarray], Tensor]:
+    """Figures of one inversion, the pictures at 256 px (crop, encoder's, refined), and the latent."""
     begun = time.perf_counter()
     after = world.invert(to_image(crop[None]), steps)
     seconds = time.perf_counter() - begun
@@ -136,7 +146,33 @@ def opened(world: World, recogniser: Recogniser, crop: np.ndarray, points: np.nd
         pictures.append(to_pixels(small)[0])
     if steps:
         figures["refined_seconds"] = seconds
-    return figures, [to_pixels(area_resize(to_image(crop[None]), side))[0], *pictures]
+    return figures, [to_pixels(area_resize(to_image(crop[None]), side))[0], *pictures], after.w
+
+
+def edits(editor: Editor, w: Tensor, photo: Image.Image, frame: Frame, seed: int) -> dict[str, float]:
+    """Success of every prompt that is plainly false, by pictures of 256 px: of the photo, and of the face that it shows."""
+    early = editor.early
+    generated = early.open_latent(early.world.generator.mapping(sample_z(1, early.world.generator.style_dim, seed)))
+    opened = Edited(early, {"w": pack(w)}, early.region_editor.source(w), photo=(photo, frame))
+    truth = early.world.truth
+    assert isinstance(truth, FacesTruth)
+    figures = {}
+    for name, source in (("photo", opened), ("generated", generated)):
+        faces = truth.photos(seen_in(source), early.latent(source.origin))
+        lacked = (faces.states()[:, 0] == 0) & ~faces.seen.holds()[:, 0]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)                        # backgrounds end where the square does
+            took = [truth.read(seen_in(source.edit(prompt)), faces).holds()[row, 0]
+                    for row, prompt in enumerate(early.world.prompts) if lacked[row]]
+        figures[f"{name}_success"] = float(np.mean(took))
+    return figures
+
+
+def seen_in(edited: Edited) -> Tensor:
+    """(1, 3, R, R) in [-1, 1]: what the square of a photo shows, or the picture itself."""
+    if edited.photo is None:
+        return edited.tensor.clamp(-1, 1)
+    return to_image(edited.photo[1].crop(edited.image, edited.tensor.shape[-1])[None])
 
 
 def figures(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -21,13 +21,12 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from attention.errors import UserError, notes
-from attention.processes import check_environment, local_world_size, own_rows, rank, restarts, world_size
+from attention.processes import RUN_ID, check_environment, local_world_size, own_rows, rank, restarts, world_size
 
 Answer = TypeVar("Answer")
 
 # How long a process waits for the others before it takes them for stopped, in seconds.
 PATIENCE = 300
-RUN_ID = "where2edit"                   # by which a process knows that `start` began it, and not torchrun
 TIMEOUT = "WHERE2EDIT_TIMEOUT"          # the variable that sets another one
 
 

@@ -27,8 +27,7 @@ from attention.generator import blended_layers, edited_layers
 from attention.method.editor import RegionEditor
 from attention.method.mapper import MAPPERS
 from attention.method.regions import UNKNOWN, RegionClusters, fit_command
-from attention.processes import launched, local_world_size
-from attention.training import distributed
+from attention.processes import RUN_ID, launched, local_world_size
 from attention.training.folder import EDITOR
 from attention.worlds.registry import WORLDS, configured, load_world
 from attention.worlds.world import World
@@ -323,7 +322,7 @@ def command_again(config: TrainConfig) -> str:
         given |= {name: said[name] for name in names if said[name] != usual[name]}
     flags = [f"--{'' if value else 'no_'}{name}" if isinstance(value, bool) else f"--{name}={value}"
              for name, value in given.items() if name not in ("resume", "overwrite", "init")]
-    by_torchrun = launched() and os.environ.get("TORCHELASTIC_RUN_ID") != distributed.RUN_ID
+    by_torchrun = launched() and os.environ.get("TORCHELASTIC_RUN_ID") != RUN_ID
     begin = ["torchrun", f"--nproc_per_node={local_world_size()}"] if by_torchrun else ["python"]
     return shlex.join([*begin, "-m", "attention.run_attention", *flags, "--resume=auto"])
 

@@ -51,7 +51,6 @@ from attention.worlds.tower import kind_of, load_tower, psnr_of_inversions
 from attention.worlds.world import World
 
 COMMAND = "python -m attention.worlds.faces.build"
-CALIBRATION_FACES = 16          # that say how much of a strength suits each prompt
 UNSEEN = 2              # the last shards: never learned from, so that the CLIP can be judged by them
 HEADS = dict(zip(("early.safetensors", "preview.safetensors"), LAYERS, strict=True))
 
@@ -170,7 +169,7 @@ def _build_editor(config: BuildConfig) -> None:
     cluster = configured(ClusterConfig, domain="faces", run=run)
     save_regions(fit_regions(world_of(cluster), cluster), run_folder(run) / "regions.safetensors")
     training.run(configured(TrainConfig, domain="faces", run=run))
-    calibrate(CalibrateConfig(run=run, faces=CALIBRATION_FACES, precision="bf16"))
+    calibrate(CalibrateConfig(run=run, precision="bf16"))
     ship_editor(run, SHIPPED_FACES, packed)
 
 

@@ -115,13 +115,21 @@ class FacesTruth:
     @torch.no_grad()
     def faces(self, z: Tensor) -> GeneratedFaces:
         """Made by the generator in the pictures of its world's size."""
-        generator, pixels, segments = self.world.generator, [], []
-        for w in self.world.w_from_z(z).split(AT_ONCE):
-            image, features = generator.synthesis(generator.styles(w))
-            assert image is not None                                                            # synthesis stops nowhere
-            pixels.append(to_pixels(image))
-            segments += list(self.segments(features[self.segments.layer]).cpu().numpy())
-        return GeneratedFaces(*self.eyes.see(np.concatenate(pixels), segments))
+        made = [self._made(w) for w in self.world.w_from_z(z).split(AT_ONCE)]
+        return GeneratedFaces(*self.eyes.see(np.concatenate([pixels for pixels, _ in made]),
+                                             [labels for _, segments in made for labels in segments]))
+
+    @torch.no_grad()
+    def photos(self, images: Tensor, w: Tensor) -> GeneratedFaces:
+        """Framed photos (N, 3, R, R) in [-1, 1], their hair and background by the features of their latents (N, ...)."""
+        return GeneratedFaces(*self.eyes.see(to_pixels(images), list(self._made(w)[1])))
+
+    def _made(self, w: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """Pixels and segments of generated faces."""
+        generator = self.world.generator
+        image, features = generator.synthesis(generator.styles(w))
+        assert image is not None                                                                # synthesis stops nowhere
+        return to_pixels(image), self.segments(features[self.segments.layer]).cpu().numpy()
 
     def read(self, images: Tensor, faces: Faces) -> SeenFaces:
         """Hair, clothes and background are looked for where they were before, all else where the mesh finds it now."""

@@ -53,7 +53,7 @@ class PhotosConfig(Config):
 
     photos: int = option(200, "of generated faces", min=1, max=10_000)
     refined: int = option(10, "of them are refined too", min=0, max=10_000)
-    steps: int = option(60, "of refinement", min=1, max=10_000)
+    steps: int = option(120, "of refinement", min=1, max=10_000)
     seed: int = option(606, "of faces and photos", min=0, max=2**31)
     out: Path = option(Path("runs/photos"), "folder to write to")
 

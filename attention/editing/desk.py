@@ -50,7 +50,7 @@ from attention.inversion.frame import Frame
 from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.regions import region_overlay
 
-MOST_REFINED = 100          # steps
+MOST_REFINED = 300          # steps
 MOST_FACES = 100            # of a photo, to choose from
 CLICKABLE = 512             # pixels, at least, of the picture that is clicked
 VIEW = 1024                 # pixels, at most, of a side of a photo on the screen; the download has them all

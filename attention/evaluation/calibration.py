@@ -43,12 +43,12 @@ def calibrate(config: CalibrateConfig) -> Path:
         print(f"{path} gives every text the same strength and the same gate again")
         return path
     editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt, World.preview)
-    Calibration().teach(editor, world.clip)
+    Calibration().teach(editor, world)
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]
     overlap = overlaps(editor, world, sources, faces, config)
     offsets = {text: max(by_offset, key=by_offset.__getitem__) for text, by_offset in overlap.items()}
-    Calibration(offsets=offsets).teach(editor, world.clip)
+    Calibration(offsets=offsets).teach(editor, world)
     success = successes(editor, world, sources, faces, config)
     amounts = {prompt: suiting(by_share, config.slack) for prompt, by_share in success.items()}
     write_calibration(path, Calibration(amounts, offsets))

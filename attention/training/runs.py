@@ -15,7 +15,6 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from attention.clip_models.base import TextImageModel
 from attention.config import TrainConfig
 from attention.errors import UserError
 from attention.files.cluster_pickle import regions_from_pickle
@@ -125,12 +124,12 @@ class Calibration(NamedTuple):
     amounts: Mapping[str, float] = MappingProxyType({})
     offsets: Mapping[str, float] = MappingProxyType({})
 
-    def teach(self, editor: RegionEditor, clip: TextImageModel) -> None:
-        """Let an editor know these alone."""
+    def teach(self, editor: RegionEditor, world: World) -> None:
+        """Let an editor of a world know these alone."""
         for by_text, table in ((editor.mapper.amount, self.amounts), (editor.attention.offset, self.offsets)):
             by_text.forget()
             if table:
-                by_text.set(clip.encode_text(list(table)), torch.tensor(list(table.values())))
+                by_text.set(world.clip.encode_text(list(table)), torch.tensor(list(table.values())))
 
 
 BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0)}       # of the numbers of a Calibration
@@ -219,7 +218,7 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
         warnings.warn(f"{path} is unfinished: it has {steps} of {config.step} steps", stacklevel=2)
     editor = build_editor(config, world, regions.to(world.device))
     fill(editor, tensors, path)
-    calibration.teach(editor, world.clip)
+    calibration.teach(editor, world)
     return editor.requires_grad_(False).eval(), world, config
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FACES = WorldEntry(
     name="faces", generator=WEIGHTS / MOBILE_FILE, prompts=PROMPTS, clip=Part("tiny", SHIPPED_FACES / "clip.safetensors"),
     early=SHIPPED_FACES / "early.safetensors", preview=SHIPPED_FACES / "preview.safetensors",
-    encoder=Part("faces", SHIPPED_FACES / "encoder.safetensors"), refine=60,
+    encoder=Part("faces", SHIPPED_FACES / "encoder.safetensors"), refine=120,
     recognised=True, words="people", views="noisy", perceptual="pixels",
     truth="faces", editor=SHIPPED_FACES,
     # docs/faces.md says why each differs from the paper's.

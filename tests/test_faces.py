@@ -210,7 +210,8 @@ def test_the_truth_of_generated_faces_is_measured_and_their_early_pictures_are_n
     w = published.w_from_z(z[:1])
     with torch.no_grad():
         photo = published.truth.photos(published.picture(w), w)             # a photo that is inverted exactly
-    assert np.array_equal(photo.seen.numbers, faces.seen.numbers[:1], equal_nan=True)
+    # Not to the bit: the batch is another one, and a pixel of 255 levels may round otherwise.
+    np.testing.assert_allclose(photo.seen.numbers, faces.seen.numbers[:1], rtol=0.01, atol=0.1)
     whole = load_world("faces").generator
     wanted = area_resize(whole.picture(whole.styles(w)), 256)
     assert psnr(published.picture(w), wanted).item() > 30

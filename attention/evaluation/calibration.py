@@ -116,7 +116,7 @@ def at_shares(editor: RegionEditor, world: World, source: Source, prompt: str, c
 
 
 def suiting(success: Mapping[float, float], slack: float) -> float:
-    """The least share whose success lies within `slack` of the best before the first FALL; 1 where nothing is known.
+    """The least share whose success lies within `slack` of the best before the first FALL; 1 where none succeeds.
 
     Args:
         success: by share of the usual strength, in rising order.
@@ -126,4 +126,5 @@ def suiting(success: Mapping[float, float], slack: float) -> float:
         if value < max(before_fall.values(), default=0.0) - FALL:
             break
         before_fall[share] = value
-    return next((share for share, value in before_fall.items() if value >= max(before_fall.values()) - slack), 1.0)
+    best = max(before_fall.values(), default=0.0)
+    return next((share for share, value in before_fall.items() if value >= best - slack), 1.0) if best else 1.0

@@ -23,9 +23,20 @@ HEADER_BYTES = 4_000_000        # names, shapes and metadata; those of a thousan
 
 def write_safetensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str]) -> None:
     """Write a safetensors file atomically, its header sorted: the same content is the same file, byte for byte."""
-    raw = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()}, metadata)
+    raw = save({name: value.detach().cpu().contiguous() for name, value in tensors.items()})
+    _write(path, raw, metadata)
+
+
+def write_metadata(path: Path, metadata: dict[str, str]) -> None:
+    """Give a whole safetensors file other metadata, its tensors untouched: what is packed stays so."""
+    _write(path, path.read_bytes(), metadata)
+
+
+def _write(path: Path, raw: bytes, metadata: dict[str, str]) -> None:
+    """Write the tensors of a file's bytes under a sorted header with this metadata, all of it or nothing."""
     length = int.from_bytes(raw[:8], "little")
-    header = json.dumps(json.loads(raw[8:8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    said = json.loads(raw[8:8 + length]) | {"__metadata__": metadata}
+    header = json.dumps(said, sort_keys=True, separators=(",", ":")).encode()
     header += b" " * (-len(header) % 8)             # the format aligns the tensors that follow
     write_atomically(path, lambda temporary: temporary.write_bytes(
         len(header).to_bytes(8, "little") + header + raw[8 + length:]))

@@ -21,7 +21,7 @@ from attention.files.cluster_pickle import regions_from_pickle
 from attention.files.disk import write_atomically
 from attention.files.reading import parse_json, shown
 from attention.files.regions import load_regions, regions_from_metadata
-from attention.files.safetensors import read_safetensors, write_safetensors
+from attention.files.safetensors import read_safetensors, write_metadata, write_safetensors
 from attention.generator import blended_layers, edited_layers
 from attention.method.editor import RegionEditor
 from attention.method.mapper import MAPPERS
@@ -183,10 +183,10 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     Raises:
         UserError: the file is no whole editor.
     """
-    tensors, metadata = read_safetensors(path, KIND, REMAKE)
+    _, metadata = read_safetensors(path, KIND, REMAKE)
     others = {name: value for name, value in metadata.items() if name not in Calibration._fields}
     tables = {name: json.dumps(dict(table)) for name, table in calibration._asdict().items() if table}
-    write_safetensors(path, tensors, {**others, **tables})
+    write_metadata(path, {**others, **tables})
 
 
 def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path | None = None,

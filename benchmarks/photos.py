@@ -31,10 +31,11 @@ from attention.editing.photo import find_landmarks
 from attention.editing.recipes import pack
 from attention.editing.session import Editor, load_editor
 from attention.errors import UserError, exit_with_message
+from attention.evaluation.metrics import lacking
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder, write_picture, write_text
 from attention.generator import sample_z
-from attention.images import area_resize, psnr, to_image, to_pixels
+from attention.images import area_resize, to_image, to_pixels
 from attention.inversion.frame import Frame
 from attention.inversion.identity import Recogniser
 from attention.worlds.faces.truth import FacesTruth
@@ -63,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     config = parse_config(PhotosConfig, argv, __doc__)
     folder, recogniser, editor = run_folder(config.out), Recogniser(), load_editor("faces")
     world = editor.world
+    if config.refined:
+        editor.early.world.truth                        # noqa: B018  (what is missing is told before the work)
     random, found, shown = np.random.default_rng(config.seed), [], []
     for number in tqdm(range(config.photos), desc="photos"):
         photo, frame = made_photo(world, config.seed + number, random)
@@ -72,9 +75,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         except UserError:
             found.append({"found": 0.0})
             continue
-        crop = own.crop(photo, world.generator.resolution)
         steps = config.steps if sum("refined_psnr" in row for row in found) < config.refined else 0
-        row, pictures, w = opened(world, recogniser, crop, own.within(landmarks, len(crop)), steps)
+        row, pictures, w = opened(world, recogniser, photo, own, landmarks, steps)
         found.append({"found": 1.0, "corner_error": corner_error(own, frame), **row})
         if steps:
             found[-1] |= edits(editor, w, photo, own, config.seed + number)
@@ -127,26 +129,19 @@ def corner_error(found: Frame, true: Frame) -> float:
     return float(np.linalg.norm(corners[0] - corners[1], axis=1).mean() / (2 * true.half))
 
 
-def opened(world: World, recogniser: Recogniser, crop: np.ndarray, points: np.ndarray,
+def opened(world: World, recogniser: Recogniser, photo: Image.Image, frame: Frame, landmarks: np.ndarray,
            steps: int) -> tuple[dict[str, float], list[np.ndarray], Tensor]:
-    """Figures of one inversion, the pictures at 256 px (crop, encoder's, refined), and the latent."""
+    """Figures of one inversion, its pictures (what the square shows, the encoder's, the refined one), and the latent."""
     begun = time.perf_counter()
-    after = world.invert(to_image(crop[None]), steps)
+    crop = to_image(frame.crop(photo, world.generator.resolution)[None])
+    found = world.invert(crop, steps)
     seconds = time.perf_counter() - begun
-    latents = [world.encoder(to_image(crop[None]))] + [after.w] * (steps > 0)
-    side = world.preview().generator.resolution
-    pictures, wanted = [], recogniser(crop, points)
-    figures: dict[str, float] = {}
-    for name, latent in zip(("encoder", "refined"), latents, strict=False):
-        with torch.no_grad():
-            made = world.picture(latent).clamp(-1, 1)
-        small = area_resize(made, side)
-        figures[f"{name}_psnr"] = float(psnr(small, area_resize(to_image(crop[None]), side)))
-        figures[f"{name}_distance"] = float(np.linalg.norm(recogniser(to_pixels(made)[0], points) - wanted))
-        pictures.append(to_pixels(small)[0])
+    pictures = [to_pixels(picture)[0] for picture in (area_resize(crop, found.before.shape[-1]), found.before, found.after)]
+    distances = recogniser.distances(pictures[0], pictures[1:], frame.within(landmarks, len(pictures[0])))
+    figures = {"encoder_psnr": found.psnr_before, "encoder_distance": distances[0]}
     if steps:
-        figures["refined_seconds"] = seconds
-    return figures, [to_pixels(area_resize(to_image(crop[None]), side))[0], *pictures], after.w
+        figures |= {"refined_psnr": found.psnr_after, "refined_distance": distances[1], "refined_seconds": seconds}
+    return figures, pictures, found.w
 
 
 def edits(editor: Editor, w: Tensor, photo: Image.Image, frame: Frame, seed: int) -> dict[str, float]:
@@ -159,7 +154,7 @@ def edits(editor: Editor, w: Tensor, photo: Image.Image, frame: Frame, seed: int
     figures = {}
     for name, source in (("photo", opened), ("generated", generated)):
         faces = truth.photos(seen_in(source), early.latent(source.origin))
-        lacked = (faces.states()[:, 0] == 0) & ~faces.seen.holds()[:, 0]
+        lacked = lacking(faces, faces.seen)[:, 0]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)                        # backgrounds end where the square does
             took = [truth.read(seen_in(source.edit(prompt)), faces).holds()[row, 0]

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from attention.config import CalibrateConfig
 from attention.errors import UserError
-from attention.evaluation.metrics import iou
+from attention.evaluation.metrics import iou, lacking
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder
 from attention.generator import sample_z
@@ -94,7 +94,7 @@ def successes(editor: RegionEditor, world: World, sources: Sequence[Source], fac
     gained: dict[str, list[np.ndarray]] = {prompt: [] for prompt in world.prompts}              # of every face (shares,)
     for number, source in enumerate(tqdm(sources, desc="strengths")):
         face = faces.take([number])
-        lacked = (face.states()[:, 0] == 0) & ~world.truth.read(source.image.clamp(-1, 1), face).holds()[:, 0]
+        lacked = lacking(face, world.truth.read(source.image.clamp(-1, 1), face))[:, 0]
         for prompt in world.prompts:
             if lacked[rows[prompt]]:
                 edits, same = at_shares(editor, world, source, prompt, config), faces.take([number] * len(SHARES))

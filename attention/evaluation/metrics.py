@@ -166,13 +166,19 @@ def measure(before: Tensor, after: Tensor, gated: Tensor | None, asked: Asked, c
     return {name: metric.value(edits) for name, metric in METRICS.items()}
 
 
+def lacking(faces: Faces, seen: Seen) -> np.ndarray:
+    """(attributes, N) bool: what is plainly not so of faces, and is not seen in them: what an edit can succeed at."""
+    found: np.ndarray = (faces.states() == 0) & ~seen.holds()
+    return found
+
+
 def success(asked: Asked, before: Seen, after: Seen, shown: np.ndarray | None = None) -> dict[str, float | None]:
     """The success, and the number of faces that it counts, from what the reader saw before and after; see METRICS.
 
     Args:
         shown: (N,) bool, `Faces.shows` of the edits; None leaves the verdict to the reader.
     """
-    lacked = (asked.faces.states()[asked.row] == 0) & ~before.holds()[asked.row]
+    lacked = lacking(asked.faces, before)[asked.row]
     gained = after.holds()[asked.row] & (True if shown is None else shown)
     return {"success": mean(gained[lacked].tolist()), "faces": int(lacked.sum())}
 

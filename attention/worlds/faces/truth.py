@@ -58,25 +58,28 @@ class Eyes:
     mesh: FaceMesh
     recogniser: Recogniser
 
-    def see(self, pixels: np.ndarray, segments: Sequence[np.ndarray]) -> tuple[list[Face], SeenFaces]:
+    def see(self, pixels: np.ndarray, segments: Sequence[np.ndarray]) -> SeenFaces:
         """Pictures (N, S, S, 3) uint8 and the segments of each."""
         faces = [Face.of(picture, self.mesh(picture), own) for picture, own in zip(pixels, segments, strict=True)]
-        return faces, SeenFaces(np.array([list(measure(face).values()) for face in faces]), faces, self.recogniser)
+        return SeenFaces(np.array([list(measure(face).values()) for face in faces]), faces, self.recogniser)
 
 
 @dataclass(frozen=True)
 class GeneratedFaces:
     """N faces as they were generated; see `worlds.truth.Faces`."""
 
-    shown: Sequence[Face]
     seen: SeenFaces
+
+    @property
+    def shown(self) -> Sequence[Face]:
+        return self.seen.faces
 
     def __len__(self) -> int:
         return len(self.shown)
 
     def take(self, rows: slice | list[int]) -> "GeneratedFaces":
         shown = [self.shown[row] for row in np.arange(len(self))[rows]]
-        return GeneratedFaces(shown, SeenFaces(self.seen.numbers[rows], shown, self.seen.recogniser))
+        return GeneratedFaces(SeenFaces(self.seen.numbers[rows], shown, self.seen.recogniser))
 
     def states(self) -> np.ndarray:
         return truth_table(self.seen.numbers).T
@@ -116,13 +119,13 @@ class FacesTruth:
     def faces(self, z: Tensor) -> GeneratedFaces:
         """Made by the generator in the pictures of its world's size."""
         made = [self._made(w) for w in self.world.w_from_z(z).split(AT_ONCE)]
-        return GeneratedFaces(*self.eyes.see(np.concatenate([pixels for pixels, _ in made]),
-                                             [labels for _, segments in made for labels in segments]))
+        return GeneratedFaces(self.eyes.see(np.concatenate([pixels for pixels, _ in made]),
+                                            [labels for _, segments in made for labels in segments]))
 
     @torch.no_grad()
     def photos(self, images: Tensor, w: Tensor) -> GeneratedFaces:
         """Framed photos (N, 3, R, R) in [-1, 1], their hair and background by the features of their latents (N, ...)."""
-        return GeneratedFaces(*self.eyes.see(to_pixels(images), list(self._made(w)[1])))
+        return GeneratedFaces(self.eyes.see(to_pixels(images), list(self._made(w)[1])))
 
     def _made(self, w: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Pixels and segments of generated faces."""
@@ -134,7 +137,7 @@ class FacesTruth:
     def read(self, images: Tensor, faces: Faces) -> SeenFaces:
         """Hair, clothes and background are looked for where they were before, all else where the mesh finds it now."""
         assert isinstance(faces, GeneratedFaces)
-        return self.eyes.see(to_pixels(images), [face.segments for face in faces.shown])[1]
+        return self.eyes.see(to_pixels(images), [face.segments for face in faces.shown])
 
     def part_name(self, prompt: str) -> str:
         return PART_NAMES[BY_PHRASE[prompt].part][0]

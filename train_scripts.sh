@@ -115,7 +115,7 @@ if [[ $begins == no && ! ($resumes == yes && -e "$run/regions.safetensors") ]]; 
 fi
 step python -m attention.run_attention "${settings[@]}" ${training[@]+"${training[@]}"} "$@"
 case "$name" in                                   # the measures need faces whose true parts are known
-    drawn) step python -m attention.evaluate --run "$run" ;;
+    drawn) step python -m attention.evaluate --run "$run" --strengths 0.05,0.1,0.2 ;;
     faces)
         step python -m attention.calibrate --run "$run" --precision bf16
         step python -m attention.evaluate --run "$run" --precision bf16

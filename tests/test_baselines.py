@@ -345,7 +345,7 @@ def test_every_world_has_folders_of_its_own():
 
 def test_a_variant_that_was_stopped_in_training_is_not_shipped(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(regional, "train", lambda config, *_: config.run)       # returns early, as after Ctrl-C
-    with pytest.raises(UserError, match=r"before its 1200 steps.*fit --only pixels$"):
+    with pytest.raises(UserError, match=r"before its 1000 steps.*fit --only pixels$"):
         fit.fit("pixels", fit.FitConfig(folder=tmp_path, run=tmp_path / "runs"), drawn)
     assert not (tmp_path / "pixels.safetensors").exists()
 

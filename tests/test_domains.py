@@ -125,7 +125,7 @@ def test_the_released_recipe_goes_before_the_domain_and_a_flag_before_both():
 
 def test_a_world_decides_what_is_trained_but_not_how_faces_are_sampled_for_regions():
     training, regions = configured(TrainConfig), configured(ClusterConfig)
-    assert (training.step, training.batch_size) == (1200, 16) and (regions.step, regions.batch_size) == (20, 5)
+    assert (training.step, training.batch_size) == (1000, 16) and (regions.step, regions.batch_size) == (20, 5)
     assert (regions.cluster_num, regions.position_weight) == (64, 0.5)
 
 

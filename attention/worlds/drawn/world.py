@@ -31,7 +31,7 @@ DRAWN = WorldEntry(
               (21, "glasses", ""), (5, "blue eyes", "eyes")),
     # A small CLIP gives weaker, noisier gradients than ViT-B/32, and faces of 128 px have parts of a few pixels;
     # docs/method.md says why each setting differs from the paper's.
-    settings=dict(cluster_num=64, position_weight=0.5, step=1200, batch_size=16, temperature=0.03, relative=True,
+    settings=dict(cluster_num=64, position_weight=0.5, step=1000, batch_size=16, temperature=0.03, relative=True,
                   lambda_ess=1.0, lambda_sec=0.02, lambda_area=0.4, lambda_id=0.8, lambda_delta=0.03, max_change=30.0,
                   precision="bf16"))
 

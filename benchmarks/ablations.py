@@ -3,7 +3,7 @@
     python -m benchmarks.ablations                       every variant into runs/ablations, then the table
     python -m benchmarks.ablations --only K_5            one variant
 
-Every variant has the same seeds and half the steps of the main job, and is measured by attention.evaluate at the default
+Every variant has the same seeds and 600 steps, and is measured by attention.evaluate at the default
 strength. What is trained already is not trained again, and the table has what is there:
 benchmarks/results/ablations.{json,md}.
 """

@@ -6,8 +6,8 @@
 Generated faces at truncation 1, unlike any that the encoder learned from, are put into larger pictures, turned, scaled,
 darkened, without colour or as JPEG of quality 30; so their frame is known. Each is then opened as a user's photo is. What
 is refined is edited by every prompt that it plainly lacks: success is measured on the photo that is given back, beside that
-of the same edits of the generated face itself. Writes OUT/photos.json, OUT/photos.md and OUT/photos.png: of some, the
-photo's crop, the encoder's and the refined picture. Needs the extras photos and truth, and:
+of photos of the same scene with the edited generated face. Writes OUT/photos.json, OUT/photos.md and OUT/photos.png: of
+some, the photo's crop, the encoder's and the refined picture. Needs the extras photos and truth, and:
 python -m attention.download faces mesh
 """
 
@@ -16,6 +16,7 @@ import json
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         editor.early.world.truth                        # noqa: B018  (what is missing is told before the work)
     random, found, shown = np.random.default_rng(config.seed), [], []
     for number in tqdm(range(config.photos), desc="photos"):
-        photo, frame = made_photo(world, config.seed + number, random)
+        scene, w = Scene.draw(random), world.generator.mapping(sample_z(1, world.generator.style_dim, config.seed + number))
+        photo = scene.photo(to_pixels(world.picture(w))[0])
         try:
             landmarks = find_landmarks(photo, load_detector(), 0)
             own = world.frame(landmarks)
@@ -76,10 +78,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
             found.append({"found": 0.0})
             continue
         steps = config.steps if sum("refined_psnr" in row for row in found) < config.refined else 0
-        row, pictures, w = opened(world, recogniser, photo, own, landmarks, steps)
-        found.append({"found": 1.0, "corner_error": corner_error(own, frame), **row})
+        row, pictures, inverted = opened(world, recogniser, photo, own, landmarks, steps)
+        found.append({"found": 1.0, "corner_error": corner_error(own, scene.frame), **row})
         if steps:
-            found[-1] |= edits(editor, w, photo, own, config.seed + number)
+            found[-1] |= edits(editor, scene, w, photo, own, inverted)
         if steps and len(shown) < SHOWN:
             shown.append(np.concatenate(pictures, axis=1))
     report = {"photos": config.photos, "steps": config.steps, "threads": torch.get_num_threads(), "figures": figures(found)}
@@ -93,20 +95,34 @@ def main(argv: Sequence[str] | None = None) -> Path:
     return folder / "photos.json"
 
 
-def made_photo(world: World, seed: int, random: np.random.Generator) -> tuple[Image.Image, Frame]:
-    """A photo with one generated face, and the square in which that is."""
-    with torch.no_grad():
-        w = world.generator.mapping(sample_z(1, world.generator.style_dim, seed))
-        face = to_pixels(world.picture(w))[0]
-    half, angle = random.uniform(*HALVES), np.deg2rad(random.uniform(-MOST_TURNED, MOST_TURNED))
-    center = np.array([random.uniform(1.3 * half, size - 1.3 * half) for size in SIZE])
-    frame = Frame(center, half * np.array([np.cos(angle), np.sin(angle)]))
-    clouds = Image.fromarray(random.integers(256, size=(CLOUDS, CLOUDS, 3), dtype=np.uint8))
-    whole, black = np.ones(face.shape[:2]), np.zeros_like(face)
-    empty = Image.new("RGB", SIZE)
-    put, covered = (np.asarray(frame.put_back(empty, black, part, whole)) for part in (face, black + np.uint8(255)))
-    scene = np.asarray(clouds.resize(SIZE, Image.Resampling.BICUBIC))
-    return spoiled(Image.fromarray(np.where(covered == 255, put, scene)), str(random.choice(KINDS))), frame
+@dataclass(frozen=True)
+class Scene:
+    """What is round a face in a photo, and what becomes of both.
+
+    Attributes:
+        frame: the square in which the face is.
+        around: (H, W, 3) uint8.
+        kind: of KINDS.
+    """
+
+    frame: Frame
+    around: np.ndarray
+    kind: str
+
+    @classmethod
+    def draw(cls, random: np.random.Generator) -> "Scene":
+        half, angle = random.uniform(*HALVES), np.deg2rad(random.uniform(-MOST_TURNED, MOST_TURNED))
+        center = np.array([random.uniform(1.3 * half, size - 1.3 * half) for size in SIZE])
+        clouds = Image.fromarray(random.integers(256, size=(CLOUDS, CLOUDS, 3), dtype=np.uint8))
+        return cls(Frame(center, half * np.array([np.cos(angle), np.sin(angle)])),
+                   np.asarray(clouds.resize(SIZE, Image.Resampling.BICUBIC)), str(random.choice(KINDS)))
+
+    def photo(self, face: np.ndarray) -> Image.Image:
+        """The photo with a face (S, S, 3) uint8 in it."""
+        whole, black, empty = np.ones(face.shape[:2]), np.zeros_like(face), Image.new("RGB", SIZE)
+        white = black + np.uint8(255)
+        put, covered = (np.asarray(self.frame.put_back(empty, black, part, whole)) for part in (face, white))
+        return spoiled(Image.fromarray(np.where(covered == 255, put, self.around)), self.kind)
 
 
 def spoiled(photo: Image.Image, kind: str) -> Image.Image:
@@ -144,30 +160,32 @@ def opened(world: World, recogniser: Recogniser, photo: Image.Image, frame: Fram
     return figures, pictures, found.w
 
 
-def edits(editor: Editor, w: Tensor, photo: Image.Image, frame: Frame, seed: int) -> dict[str, float]:
-    """Success of every prompt that is plainly false, by pictures of 256 px: of the photo, and of the face that it shows."""
+def edits(editor: Editor, scene: Scene, w: Tensor, photo: Image.Image, frame: Frame, inverted: Tensor) -> dict[str, float]:
+    """Success of every prompt that is plainly false of the photo, by pictures of 256 px: of its own edits, and of a photo
+    of the same scene with the generated face edited, which is the best that can be: a dark photo's hair is never blonde.
+
+    Args:
+        w, inverted: the latent that the face was made of, and that which was found.
+    """
     early = editor.early
-    generated = early.open_latent(early.world.generator.mapping(sample_z(1, early.world.generator.style_dim, seed)))
-    opened = Edited(early, {"w": pack(w)}, early.region_editor.source(w), photo=(photo, frame))
-    truth = early.world.truth
+    generated = early.open_latent(w)
+    own = Edited(early, {"w": pack(inverted)}, early.region_editor.source(inverted), photo=(photo, frame))
+    truth, side = early.world.truth, early.world.generator.resolution
     assert isinstance(truth, FacesTruth)
-    figures = {}
-    for name, source in (("photo", opened), ("generated", generated)):
-        faces = truth.photos(seen_in(source), early.latent(source.origin))
-        lacked = lacking(faces, faces.seen)[:, 0]
+    faces = truth.photos(framed(photo, frame, side), inverted)
+    lacked, success = lacking(faces, faces.seen)[:, 0], []
+    for row in np.flatnonzero(lacked):
+        prompt = early.world.prompts[row]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)                        # backgrounds end where the square does
-            took = [truth.read(seen_in(source.edit(prompt)), faces).holds()[row, 0]
-                    for row, prompt in enumerate(early.world.prompts) if lacked[row]]
-        figures[f"{name}_success"] = float(np.mean(took))
-    return figures
+            photos = own.edit(prompt).image, scene.photo(np.asarray(generated.edit(prompt).image))
+        success.append([truth.read(framed(edited, frame, side), faces).holds()[row, 0] for edited in photos])
+    return dict(zip(("photo_success", "generated_success"), np.mean(success, axis=0).tolist(), strict=True))
 
 
-def seen_in(edited: Edited) -> Tensor:
-    """(1, 3, R, R) in [-1, 1]: what the square of a photo shows, or the picture itself."""
-    if edited.photo is None:
-        return edited.tensor.clamp(-1, 1)
-    return to_image(edited.photo[1].crop(edited.image, edited.tensor.shape[-1])[None])
+def framed(photo: Image.Image, frame: Frame, side: int) -> Tensor:
+    """(1, 3, side, side) in [-1, 1]: what the square shows."""
+    return to_image(frame.crop(photo, side)[None])
 
 
 def figures(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from conftest import assert_close_to_max
 
 from attention.errors import UserError
-from attention.images import psnr, to_image
+from attention.images import psnr, to_pixels
 from attention.inversion.frame import Frame
 from benchmarks import gpu, photos, plain, run, training_step
 from benchmarks.items import ITEMS, Item, Models, Pair, largest_difference
@@ -234,12 +234,12 @@ def test_a_machine_without_a_gpu_is_told_how_to_rehearse(tmp_path):
 
 def test_a_made_photo_shows_its_face_where_it_says():
     smooth = F.interpolate(torch.rand(1, 3, 6, 6) * 2 - 1, size=256, mode="bicubic").clamp(-1, 1)
-    world = SimpleNamespace(generator=SimpleNamespace(style_dim=4, mapping=lambda z: z), picture=lambda w: smooth)
     for seed in range(4):
-        photo, frame = photos.made_photo(world, seed, np.random.default_rng(seed))
-        seen = to_image(frame.crop(photo, 256)[None])[..., 16:-16, 16:-16]
+        scene = photos.Scene.draw(np.random.default_rng(seed))
+        frame, photo = scene.frame, scene.photo(to_pixels(smooth)[0])
+        seen = photos.framed(photo, frame, 256)[..., 16:-16, 16:-16]
         face = smooth[..., 16:-16, 16:-16]
-        if np.ptp(np.asarray(photo), axis=2).max() > 0:              # not grey
+        if scene.kind != "grey":
             gain = float((seen + 1).mean() / (face + 1).mean())                                 # some are dark
             assert psnr((seen + 1) / gain - 1, face).item() > 28
         assert photos.corner_error(frame, frame) == 0

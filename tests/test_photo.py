@@ -16,7 +16,7 @@ from attention.editing.edited import fading
 from attention.editing.photo import find_landmarks, read_landmarks, read_photo
 from attention.errors import UserError
 from attention.files import pictures
-from attention.inversion.frame import Frame, ffhq_frame, frame_like, kept_detail
+from attention.inversion.frame import SET, Frame, ffhq_frame, frame_like, kept_detail
 from attention.worlds.drawn.faces import FaceParams, draw_faces
 
 # Eyes, nose, corners of the mouth of a face that stands upright.
@@ -316,13 +316,15 @@ def test_where_the_mask_is_empty_the_photo_stays_bit_for_bit():
     assert (down >= 20 * pixel - 1 - pixel).all() and (down <= 30 * pixel - 1 + pixel).all()
 
 
+@pytest.mark.parametrize("change", [2, 12, 40])
 @pytest.mark.parametrize("half", [20, 90, 300])
-def test_a_change_arrives_in_full_at_any_size_even_past_the_edge(half):
+def test_a_change_arrives_at_any_size_even_past_the_edge_a_small_one_added_a_large_one_set(half, change):
     photo = Image.new("RGB", (400, 300), (100, 100, 100))
     frame = Frame(np.array([150.0, 150]), turned(np.array([[half, 0.0]]), -15, 1, 0)[0])
-    before, after = np.full((64, 64, 3), 50, np.uint8), np.full((64, 64, 3), 90, np.uint8)
+    before, after = np.full((64, 64, 3), 50, np.uint8), np.full((64, 64, 3), 50 + change, np.uint8)
     result = np.asarray(frame.put_back(photo, before, after, np.ones((64, 64))))
-    assert (result[150 - half // 2:150 + half // 2, 150 - half // 2:150 + half // 2] == 140).all()
+    expected = 100 + change - (100 - 50) * (1 - np.exp(-3 * change**2 / SET**2))
+    assert (result[150 - half // 2:150 + half // 2, 150 - half // 2:150 + half // 2] == round(expected)).all()
     assert result.shape == (300, 400, 3)
 
 
@@ -348,8 +350,9 @@ def test_a_recoloured_part_keeps_the_photo_s_own_detail_and_a_new_one_shows_noth
     misfit = 30 * np.sin(np.arange(640) / 25)[None, :, None] * np.ones((640, 1, 3))          # what the inversion missed
     photo = Image.fromarray((strands + misfit).round().astype(np.uint8))
     before, other = strands.astype(np.uint8), noise(640, 640, 6)
-    recoloured = np.asarray(frame.put_back(photo, before, before + np.uint8(60), whole)).astype(float)
-    assert np.abs(recoloured - (strands + misfit + 60))[20:-20, 20:-20].mean() < 2
+    for change, stays in ((2, misfit), (60, 0)):                # a colour that is set is that of the edit
+        recoloured = np.asarray(frame.put_back(photo, before, before + np.uint8(change), whole)).astype(float)
+        assert np.abs(recoloured - (strands + stays + change))[20:-20, 20:-20].mean() < 2
     replaced = np.asarray(frame.put_back(photo, before, other, whole)).astype(float)
     assert np.abs(replaced - other)[20:-20, 20:-20].mean() < 4
 

@@ -11,11 +11,15 @@ from PIL import Image
 from torch import Tensor
 
 from attention.errors import UserError
+from attention.images import area_resize
 
 BAND = 256                  # rows of a photo that an edit is put back into at once: large photos need no more memory
 WINDOWS = 60                # in a side of the square: structure is what varies within one
 SMOOTH = 150.0              # variance in levels squared, below which there is no structure
 KEPT_MOST = 1.5             # of the photo's structure: darker hair that turns fair has more contrast
+COARSE = 4                  # pixels of the square that one is of those in which colours are compared
+COLOUR_WINDOWS = 30         # in a side of the square: a colour is what is the same within one
+SET = 30.0                  # levels, of all three channels: a change of colour by so much sets it rather than shifts it
 NARROWEST = 0.2             # eyes closer together than this share of their distance from the mouth are seen from the side
 # The points that frame a face, as (index, ...) of the usual 68 landmarks: eyes, corners of the mouth.
 POINTS_OF_68 = {"left eye": range(36, 42), "right eye": range(42, 48), "left mouth": (48,), "right mouth": (54,)}
@@ -113,8 +117,9 @@ class Frame:
 
         The generator's picture of the face is never quite the photo. Where the edit keeps the structure of the face, as a
         colour of hair does, what differs stays in the photo, its strands and pores; where it makes another structure, as
-        an open mouth is, the generator's stands alone, or the old mouth would show through it:
-        photo + mask * (after + k * (photo - before) - photo), k = `kept_detail`.
+        an open mouth is, the generator's stands alone, or the old mouth would show through it. And where it sets another
+        colour, what differs in colour goes: grey hair is grey, though the generator's was not as yellow as the photo's.
+        photo + mask * (after + k * (photo - before - lost) - photo), k = `kept_detail`, lost = `lost_colour`.
 
         Args:
             before, after: (R, R, 3) uint8 of the square without and with the edit.
@@ -123,6 +128,7 @@ class Frame:
         left, top, right, bottom = self.box(photo.size)
         first, second = before.astype(np.float32), after.astype(np.float32)
         kept, share = kept_detail(first, second)[..., None], mask.astype(np.float32)[..., None]
+        second = second - kept * lost_colour(self.crop(photo, len(first) // COARSE), first, second, share)
         # The photo's own share and what is added to it; both are smooth where the photo is finer than the square.
         stacked = np.concatenate([share * (second - kept * first), share * (1 - kept), share], axis=2)      # (R, R, 5)
         layers = torch.from_numpy(stacked).permute(2, 0, 1)[None]                                   # (1, 5, R, R)
@@ -158,18 +164,44 @@ def kept_detail(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     Returns:
         (R, R) float32.
     """
-    window = len(before) // WINDOWS | 1
     pictures = [torch.from_numpy(picture).permute(2, 0, 1)[None] for picture in (before, after)]
-
-    def mean(values: Tensor) -> Tensor:
-        padded = F.pad(values, [window // 2] * 4, mode="replicate")
-        return F.avg_pool2d(F.avg_pool2d(padded, (window, 1), stride=1), (1, window), stride=1)
-
-    first, second = map(mean, pictures)
-    together = (mean(pictures[0] * pictures[1]) - first * second).sum(dim=1)                        # (1, R, R)
-    own = (mean(pictures[0].square()) - first.square()).sum(dim=1)
+    first, second = (means(picture, WINDOWS) for picture in pictures)
+    together = (means(pictures[0] * pictures[1], WINDOWS) - first * second).sum(dim=1)              # (1, R, R)
+    own = (means(pictures[0].square(), WINDOWS) - first.square()).sum(dim=1)
     slope = (together + SMOOTH) / (own + SMOOTH)
     return slope[0].clamp(0, KEPT_MOST).numpy()
+
+
+def lost_colour(seen: np.ndarray, before: np.ndarray, after: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """How a photo's colours, without its detail, differ from those before an edit, as far as the edit sets other ones.
+
+    Args:
+        seen: (r, r, 3) uint8 of the photo, r the side of the others over COARSE.
+        before, after: (R, R, 3) float32 in [0, 255].
+        share: (R, R, 1) in [0, 1], what is edited; colours are compared with others there.
+    Returns:
+        (R, R, 3) float32.
+    """
+    def small(pixels: np.ndarray) -> Tensor:
+        return area_resize(torch.from_numpy(pixels).permute(2, 0, 1)[None], len(seen))
+
+    inside = small(share) + 1e-3
+
+    def colour(pixels: Tensor) -> Tensor:
+        """(1, 3, r, r): the mean of what is edited, in a window round each pixel."""
+        return means(pixels * inside, COLOUR_WINDOWS) / means(inside, COLOUR_WINDOWS)
+
+    first = small(before)
+    differs, change = colour(small(seen.astype(np.float32)) - first), colour(small(after) - first)
+    lost = differs * (1 - torch.exp(-change.square().sum(dim=1, keepdim=True) / SET**2))
+    return F.interpolate(lost, size=before.shape[:2], mode="bilinear")[0].permute(1, 2, 0).numpy()
+
+
+def means(maps: Tensor, windows: int) -> Tensor:
+    """Mean of square maps (B, C, S, S) in a window round each pixel, of which so many fit into a side."""
+    window = maps.shape[-1] // windows | 1
+    padded = F.pad(maps, [window // 2] * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(padded, (window, 1), stride=1), (1, window), stride=1)
 
 
 def ffhq_frame(landmarks: np.ndarray) -> Frame:

@@ -25,12 +25,13 @@ class TowerEncoder(nn.Module):
 
     Args:
         mean, spread: (style_dim,) of w over faces.
+        width, blocks: of the tower.
     """
 
-    def __init__(self, mean: Tensor, spread: Tensor, image_size: int = 128, width: int = 16):
+    def __init__(self, mean: Tensor, spread: Tensor, image_size: int = 128, width: int = 16, blocks: int = 0):
         super().__init__()
-        self.config = dict(image_size=image_size, width=width)
-        self.tower = ConvTower(image_size, width, len(mean)).to(memory_format=torch.channels_last)
+        self.config = dict(image_size=image_size, width=width, blocks=blocks)
+        self.tower = ConvTower(image_size, width, len(mean), blocks).to(memory_format=torch.channels_last)
         self.register_buffer("mean", mean)
         self.register_buffer("spread", spread)
 
@@ -66,6 +67,7 @@ class EncoderFit:
     picture_steps: int = 300
     rate: float = 2e-3
     width: int = 16
+    blocks: int = 0
     seed: int = 0
 
 
@@ -77,7 +79,7 @@ def fit_tower(generator: Generator, pictures: np.ndarray, w: Tensor, damage: Dam
         generator: whose pictures they are, at most of their side.
     """
     torch.manual_seed(recipe.seed)
-    encoder = TowerEncoder(w.mean(dim=0), w.std(dim=0), width=recipe.width).train()
+    encoder = TowerEncoder(w.mean(dim=0), w.std(dim=0), width=recipe.width, blocks=recipe.blocks).train()
     steps, side = recipe.latent_steps + recipe.picture_steps, generator.resolution
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps, pct_start=0.05)

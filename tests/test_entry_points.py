@@ -11,13 +11,14 @@ from safetensors.torch import load_file, save_file
 
 from attention import clustering_feature, evaluate, run_attention
 from attention.errors import UserError
-from attention.files.published import SHIPPED
+from attention.files.published import ROOT, SHIPPED
 from attention.training import loop as training
 from attention.training.runs import load_run
 from attention.worlds.registry import WORLDS
 
 pytestmark = pytest.mark.skipif(not WORLDS["drawn"].generator.exists(), reason="the drawn world is not built")
 SMALL = ["--batch_size", "3", "--save_intermediate_image_every", "2"]
+SHEET = ["--own_description_dir", str(ROOT / "tests/sheet.txt")]          # of one prompt, which takes little time
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_evaluation_writes_a_figure_for_every_prompt(run):
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(run, tmp_path, monkeypatch):
-    regions = ["--cluster_path", str(run / "regions.safetensors"), "--step", "4", *SMALL]
+    regions = ["--cluster_path", str(run / "regions.safetensors"), "--step", "4", *SMALL, *SHEET]
     real, calls = training.gradients, []
 
     def stop_at_third(*arguments):
@@ -151,7 +152,7 @@ def test_a_run_is_replaced_only_where_that_is_asked_for(main, run):
 
 
 def test_a_run_may_start_from_an_editor_whose_attention_then_stays_as_it_is(tmp_path):
-    train(tmp_path, "--init", "drawn", "--attention_start", "1.15", "--step", "2", "--batch_size", "2")
+    train(tmp_path, "--init", "drawn", "--attention_start", "1.15", "--step", "2", "--batch_size", "2", *SHEET)
     before, after = load_file(SHIPPED / "editor.safetensors"), load_file(tmp_path / "editor.safetensors")
     changed = {name for name, value in before.items() if not torch.equal(value.float(), after[name])}
     assert changed and all(name.startswith("mapper.") for name in changed)

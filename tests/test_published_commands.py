@@ -17,7 +17,7 @@ from attention.files.published import ROOT
 from attention.generator import StyleGAN2
 from attention.training.captions import read_phrases
 
-SIZE, LAYER = "32", "10"        # published 1024 and 13; layer 10 is the second at 32 px
+SIZE, LAYER = "16", "7"         # published 1024 and 13; layer 7 is the second at 16 px
 PHRASES = len(set(read_phrases(ROOT / "celeba-caption/sample")))
 CLUSTER = ["--stylegan_size", SIZE, "--channel_multiplier", "2", "--description", "Cluster", "--batch_size", "5", "--step",
            "2", "--attention_layer", LAYER, "--cluster_num", "20"]
@@ -33,7 +33,7 @@ def weights(tmp_path_factory) -> Path:
     """A folder with a generator, a CLIP of OpenAI's names and VGG's first layers."""
     folder = tmp_path_factory.mktemp("weights")
     torch.manual_seed(0)
-    generator = StyleGAN2(32, style_dim=64, mapping_layers=2)
+    generator = StyleGAN2(int(SIZE), style_dim=64, mapping_layers=2)
     torch.save({"g_ema": generator.state_dict(), "latent_avg": torch.zeros(64)}, folder / "generator.pt")
     clip = CLIP(32, CLIPVisionCfg(layers=1, width=64, head_width=64, patch_size=16, image_size=32),
                 CLIPTextCfg(context_length=77, vocab_size=49408, width=64, heads=1, layers=1), quick_gelu=True)

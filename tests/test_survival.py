@@ -24,7 +24,8 @@ from attention.worlds.registry import WORLDS
 
 pytestmark = pytest.mark.skipif(not WORLDS["drawn"].generator.exists(), reason="the drawn world is not built")
 STEPS = 8
-FLAGS = ["--step", str(STEPS), "--batch_size", "2", "--save_intermediate_image_every", "4", "--resume", "auto"]
+FLAGS = ["--step", str(STEPS), "--batch_size", "2", "--own_description_dir", str(ROOT / "tests/sheet.txt"),
+         "--save_intermediate_image_every", "4", "--resume", "auto"]            # sheets of one prompt take little time
 
 
 def with_flags(*own: str) -> list[str]:

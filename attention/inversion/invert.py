@@ -18,7 +18,9 @@ RATE = 0.1                  # of Adam, in standard deviations over faces; it fal
 COOL_DOWN = 0.6
 COARSE = 2 / 3              # of the steps are taken by earlier, smaller pictures, where there are such: they cost a third
 SLOPES = 1.0                # weight of how pixels differ from their neighbours, beside the pixels themselves
-PULL = 0.01                 # on the squared distance from the encoder's guess, in the same unit: edits work near it
+PULL = 0.1                  # on what the rows of w+ have of their own, squared, in the same unit: edits were learned on w
+AMONG_FACES = 0.003         # on how far from the mean face all rows are together, squared
+AGREEMENT = 0.03            # weight of how the encoder sees the two pictures, where LPIPS is not asked
 FACES = 2048                # that say how w differs
 LPIPS_SIDE = 256            # larger pictures are shrunk to this side before LPIPS, which else would take most of the time
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -48,8 +50,8 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tenso
         encoder: picture -> w (1, style_dim) or w+ (1, n_latent, style_dim).
         image: (1, 3, R, R) in [-1, 1], framed as the generator's faces are.
         faces: (N, style_dim) w of many faces: how they differ is the unit of refinement.
-        steps: of refinement of every row of w+ by the squared error of pixels and of their slopes and, if asked for and its
-            weights are here (see load_lpips), LPIPS; 0 leaves the encoder's guess.
+        steps: of refinement by the squared error of pixels and of their slopes and by LPIPS or, where that is not asked for
+            or its weights are not here (see load_lpips), by what the encoder sees; 0 leaves the encoder's guess.
         early: the same generator with smaller pictures, by which the first COARSE of the steps are taken.
     Raises:
         UserError: the encoder was made for another generator.
@@ -62,7 +64,8 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tenso
                             f"{generator.n_latent} x {generator.style_dim}; give the encoder of this generator")
         before = after = generator.picture(generator.styles(w)).clamp(-1, 1)
     if steps > 0:
-        w = _refine([early or generator, generator], image, w, faces, steps, distance if by_lpips else None)
+        seen = distance if distance is not None and by_lpips else _agreement(encoder, faces)
+        w = _refine([early or generator, generator], image, w, faces, steps, seen)
         with torch.no_grad():
             after = generator.picture(generator.styles(w)).clamp(-1, 1)
     first, last = (_nearness(made, image, distance) for made in (before, after))
@@ -70,8 +73,9 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tenso
 
 
 def _refine(generators: Sequence[Generator], image: Tensor, guess: Tensor, faces: Tensor, steps: int,
-            distance: Distance | None) -> Tensor:
-    """w+ (1, n_latent, style_dim) near the guess, whose picture is nearer to the image in pixels, slopes and `distance`.
+            distance: Distance) -> Tensor:
+    """w+ (1, n_latent, style_dim) whose picture is near the image in pixels, slopes and `distance`: a change that all rows
+    share, as far as that goes, and what each needs of its own, for edits were learned where all rows are one w.
 
     An interruption (Ctrl-C) ends it with the best that was found till then.
 
@@ -80,39 +84,52 @@ def _refine(generators: Sequence[Generator], image: Tensor, guess: Tensor, faces
     """
     generator, coarse = generators[-1], round(COARSE * steps)
     start = guess if guess.ndim == 3 else guess[:, None].expand(-1, generator.n_latent, -1)
-    _, directions, deviations = principal(faces, generator.style_dim)
-    change = torch.zeros_like(start).requires_grad_()           # in standard deviations, along the principal directions
-    least, best = float("inf"), change.detach()
+    mean, directions, deviations = principal(faces, generator.style_dim)
+    # Along the principal directions, in standard deviations: where the guess is, and what is added to it.
+    guessed = (start.mean(dim=1, keepdim=True) - mean) @ directions.T / deviations                  # (1, 1, style_dim)
+    shared, own = (torch.zeros_like(value).requires_grad_() for value in (guessed, start))
+    least, best = float("inf"), start
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         nonlocal least, best
         shown = generators[0] if step < coarse else generator
         if step == coarse:                                      # losses of two sizes do not compare
             least = float("inf")
-        made = shown.picture(shown.styles(start + change * deviations @ directions))
+        latent = start + (shared + own) * deviations @ directions
+        made = shown.picture(shown.styles(latent))
         wanted = area_resize(image, made.shape[-1])
         error = (made - wanted).square().mean()
-        whole = error + SLOPES * slope_error(made, wanted) + PULL * change.square().mean()
-        if distance is not None:
-            whole = whole + distance(made, wanted).mean()
+        whole = (error + SLOPES * slope_error(made, wanted) + distance(made, wanted).mean()
+                 + PULL * own.square().mean() + AMONG_FACES * (guessed + shared).square().mean())
         if whole < least:
-            least, best = float(whole.detach()), change.detach().clone()
+            least, best = float(whole.detach()), latent.detach()
         return whole, {"psnr": float(decibels(error.detach() / 4))}
 
-    optimiser = torch.optim.Adam([change], lr=RATE)
+    optimiser = torch.optim.Adam([shared, own], lr=RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimiser, lambda step: 0.5 - 0.5 * math.cos(math.pi * min(1.0, (1 - step / steps) / COOL_DOWN)))
     try:
         fit(optimiser, loss, steps, "refining", schedule)
     except KeyboardInterrupt:
         warnings.warn("refinement was interrupted; the best that was found till then is taken", stacklevel=3)
-    return start + best * deviations @ directions
+    return best
 
 
 def slope_error(made: Tensor, wanted: Tensor) -> Tensor:
     """Mean squared difference of how pixels of pictures (B, C, H, W) differ from their neighbours, down plus across."""
     difference = made - wanted
     return difference.diff(dim=-1).square().mean() + difference.diff(dim=-2).square().mean()
+
+
+def _agreement(encoder: nn.Module, faces: Tensor) -> Distance:
+    """AGREEMENT times the squared distance of the latents that an encoder sees in two pictures, in deviations of faces."""
+    _, directions, deviations = principal(faces, faces.shape[1])
+
+    def distance(made: Tensor, wanted: Tensor) -> Tensor:
+        apart = (encoder(made) - encoder(wanted)) @ directions.T / deviations
+        return AGREEMENT * apart.square().mean()
+
+    return distance
 
 
 def _small_lpips(device: torch.device) -> Distance:

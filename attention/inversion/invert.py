@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from attention.errors import UserError
+from attention.extras import have
 from attention.fits import fit
 from attention.generator.base import Generator, principal
 from attention.images import area_resize, decibels, psnr
+from attention.inversion.descriptor import face_chips, load_descriptor
 from attention.inversion.perceptual import load_lpips, lpips_available
 
 RATE = 0.1                  # of Adam, in standard deviations over faces; it falls to 0 over the last COOL_DOWN of the steps
@@ -21,6 +23,7 @@ SLOPES = 1.0                # weight of how pixels differ from their neighbours,
 PULL = 0.1                  # on what the rows of w+ have of their own, squared, in the same unit: edits were learned on w
 AMONG_FACES = 0.003         # on how far from the mean face all rows are together, squared
 AGREEMENT = 0.03            # weight of how the encoder sees the two pictures, where LPIPS is not asked
+LIKENESS = 0.1              # weight of how dlib's recogniser sees them, where they are photographs of persons
 FACES = 2048                # that say how w differs
 LPIPS_SIDE = 256            # larger pictures are shrunk to this side before LPIPS, which else would take most of the time
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
@@ -43,7 +46,7 @@ class Inversion(NamedTuple):
 
 
 def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tensor, steps: int = 0,
-           by_lpips: bool = True, early: Generator | None = None) -> Inversion:
+           by_lpips: bool = True, of_persons: bool = False, early: Generator | None = None) -> Inversion:
     """Find the latent of a picture.
 
     Args:
@@ -52,6 +55,7 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tenso
         faces: (N, style_dim) w of many faces: how they differ is the unit of refinement.
         steps: of refinement by the squared error of pixels and of their slopes and by LPIPS or, where that is not asked for
             or its weights are not here (see load_lpips), by what the encoder sees; 0 leaves the encoder's guess.
+        of_persons: refinement also asks dlib's recogniser who it is, where that is here (extra photos).
         early: the same generator with smaller pictures, by which the first COARSE of the steps are taken.
     Raises:
         UserError: the encoder was made for another generator.
@@ -64,7 +68,8 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tenso
                             f"{generator.n_latent} x {generator.style_dim}; give the encoder of this generator")
         before = after = generator.picture(generator.styles(w)).clamp(-1, 1)
     if steps > 0:
-        seen = distance if distance is not None and by_lpips else _agreement(encoder, faces)
+        seen = [distance if distance is not None and by_lpips else _agreement(encoder, faces)]
+        seen += [_likeness(image.device)] if of_persons and have("photos") else []
         w = _refine([early or generator, generator], image, w, faces, steps, seen)
         with torch.no_grad():
             after = generator.picture(generator.styles(w)).clamp(-1, 1)
@@ -73,8 +78,8 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tenso
 
 
 def _refine(generators: Sequence[Generator], image: Tensor, guess: Tensor, faces: Tensor, steps: int,
-            distance: Distance) -> Tensor:
-    """w+ (1, n_latent, style_dim) whose picture is near the image in pixels, slopes and `distance`: a change that all rows
+            distances: Sequence[Distance]) -> Tensor:
+    """w+ (1, n_latent, style_dim) whose picture is near the image in pixels, slopes and `distances`: a change that all rows
     share, as far as that goes, and what each needs of its own, for edits were learned where all rows are one w.
 
     An interruption (Ctrl-C) ends it with the best that was found till then.
@@ -99,7 +104,7 @@ def _refine(generators: Sequence[Generator], image: Tensor, guess: Tensor, faces
         made = shown.picture(shown.styles(latent))
         wanted = area_resize(image, made.shape[-1])
         error = (made - wanted).square().mean()
-        whole = (error + SLOPES * slope_error(made, wanted) + distance(made, wanted).mean()
+        whole = (error + SLOPES * slope_error(made, wanted) + sum(distance(made, wanted).mean() for distance in distances)
                  + PULL * own.square().mean() + AMONG_FACES * (guessed + shared).square().mean())
         if whole < least:
             least, best = float(whole.detach()), latent.detach()
@@ -128,6 +133,16 @@ def _agreement(encoder: nn.Module, faces: Tensor) -> Distance:
     def distance(made: Tensor, wanted: Tensor) -> Tensor:
         apart = (encoder(made) - encoder(wanted)) @ directions.T / deviations
         return AGREEMENT * apart.square().mean()
+
+    return distance
+
+
+def _likeness(device: torch.device) -> Distance:
+    """LIKENESS times the squared distance of two persons."""
+    descriptor = load_descriptor(device)
+
+    def distance(made: Tensor, wanted: Tensor) -> Tensor:
+        return LIKENESS * (descriptor(face_chips(made)) - descriptor(face_chips(wanted))).square().sum(dim=1)
 
     return distance
 

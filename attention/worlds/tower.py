@@ -13,6 +13,7 @@ from attention.files.networks import FileKind
 from attention.fits import fit
 from attention.generator.base import Generator
 from attention.images import Damage, area_resize, augment, psnr, to_image
+from attention.method.editor import autocast
 
 WEIGHT_DECAY = 0.02         # of fits: a tower knows the faces that it learned from better than others
 
@@ -95,7 +96,7 @@ def fit_tower(generator: Generator, pictures: np.ndarray, w: Tensor, damage: Dam
         if step < recipe.latent_steps:
             return error, {}
         few = slice(0, recipe.batch_size // 4)
-        with torch.autocast("cpu", torch.bfloat16):
+        with autocast("bf16", found.device):
             made = generator.picture(generator.styles(found[few]))
         return 0.1 * error + 10 * F.mse_loss(made, area_resize(shown[few], side)), {}
 

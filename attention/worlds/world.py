@@ -164,4 +164,4 @@ class World:
         photographs = self.entry.perceptual != "pixels"
         generator, faces = self.preview().generator, self.sample_w(FACES, seed=0)
         seen = area_resize(image.to(self.device), generator.resolution)
-        return invert(generator, self.encoder, seen, faces, steps, by_lpips=photographs, early=self.early().generator)
+        return invert(generator, self.encoder, seen, faces, steps, photographs, self.entry.recognised, self.early().generator)

@@ -19,6 +19,7 @@ from attention.files.torch_files import atomic_torch_save
 from attention.fits import fit
 from attention.generator import Generator, StyleGAN2, sample_z
 from attention.images import decibels, psnr, to_image
+from attention.method.editor import autocast
 from attention.worlds.drawn.faces import PARTS, Drawing, FaceParams, draw_faces
 
 CHANNELS = {4: 128, 8: 128, 16: 128, 32: 128, 64: 64, 128: 32}
@@ -156,7 +157,7 @@ def _loss(generator: StyleGAN2, styles: list[Tensor], target: Tensor, side: int,
     an edit ends there, so what it can change must be painted by then.
     """
     layer = _rgb_layer(generator, side)
-    with torch.autocast("cpu", torch.bfloat16):
+    with autocast("bf16", target.device):
         features = generator.synthesis(styles, until=layer).features
     loss, squared = _picture_error(features[layer], target)
     if shares is not None:

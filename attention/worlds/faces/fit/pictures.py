@@ -214,8 +214,8 @@ def kept(found: Sequence[Seen]) -> Pictures:
 
 
 def run(generator: Generator, styles: list[Tensor], blend: Blend | None) -> tuple[Tensor, list[Tensor]]:
-    """Picture and features, in bfloat16 where the machine is fast with it."""
-    with torch.autocast(styles[0].device.type, torch.bfloat16):
+    """Picture and features, in bf16 where the machine has it."""
+    with autocast("bf16", styles[0].device):
         image, features = generator.synthesis(styles, blend=blend)
     assert image is not None                                                                # synthesis stops nowhere
     return image.float(), features

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LUMA = (0.299, 0.587, 0.114)        # shares of red, green and blue in what is grey (ITU-R BT.601)
-
 
 def to_pixels(images: Tensor) -> np.ndarray:
     """(B, 3, H, W) in [-1, 1] -> (B, H, W, 3) uint8."""
@@ -84,29 +82,21 @@ class Damage:
 
     Attributes:
         shift: either way, in half sides; whole_pixels rounds it.
-        turn: either way, in degrees.
-        scale: either way, as a share.
         blur: box blurs of 3 px, one after the other; every picture goes a random share of the way to the last of them,
             and the share `sharp` of the pictures none of it.
         coarse: the share of the pictures that lose resolution, down to `coarsest` of the side.
         gain, offset: of every channel.
-        dark: least brightness, as a share, of the pictures that are darkened: as many as lose their colour.
-        grey: the share of the pictures that lose their colour.
         noise: strongest standard deviation.
     """
 
     shift: float = 0.05
     whole_pixels: bool = False
-    turn: float = 0.0
-    scale: float = 0.0
     blur: int = 2
     sharp: float = 0.0
     coarse: float = 0.0
     coarsest: float = 0.4
     gain: float = 0.12
     offset: float = 0.08
-    dark: float = 1.0
-    grey: float = 0.0
     noise: float = 0.12
 
 
@@ -129,11 +119,6 @@ def augment(images: Tensor, random: torch.Generator, damage: Damage = Damage()) 
         moved = draw(-damage.shift, damage.shift, 2)                                        # where each pixel looks
         moved = (moved * side / 2).round() * 2 / side if damage.whole_pixels else moved
         transform = torch.eye(2, 3, device=images.device).repeat(batch, 1, 1)
-        if damage.turn or damage.scale:
-            most = math.radians(damage.turn)
-            angle, scale = draw(-most, most), 1 + draw(-damage.scale, damage.scale)
-            across, down = scale * angle.cos(), scale * angle.sin()
-            transform[:, :, :2] = torch.stack([across, -down, down, across], dim=1).view(batch, 2, 2)
         transform[:, :, 2] = moved
         grid = F.affine_grid(transform, list(images.shape), align_corners=False)
         images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
@@ -149,11 +134,6 @@ def augment(images: Tensor, random: torch.Generator, damage: Damage = Damage()) 
         images = torch.where(coarse[:, None, None, None], enlarged, images)
     if damage.gain or damage.offset:
         images = images * draw(1 - damage.gain, 1 + damage.gain, 1, 1, 1) + draw(-damage.offset, damage.offset, 3, 1, 1)
-    if damage.grey:
-        chances = torch.rand(batch, 1, 1, 1, generator=random, device=images.device)
-        grey = torch.einsum("bchw,c->bhw", images, images.new_tensor(LUMA))[:, None]
-        images = torch.where(chances < damage.grey, grey, images)
-        images = torch.where(chances > 1 - damage.grey, (images + 1) * draw(damage.dark, 1, 1, 1, 1) - 1, images)
     noise = torch.randn(images.shape, generator=random, device=images.device)
     return images + draw(0, damage.noise, 1, 1, 1) * noise, -moved * side / 2
 

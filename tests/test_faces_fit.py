@@ -120,14 +120,6 @@ def test_photos_for_the_encoder_are_seeded_faces_with_their_latents(small, monke
     assert pixels.shape == (12, 128, 128, 3)
     assert np.abs(pixels.astype(int) - to_pixels(found)).mean() < 2             # they are made in bfloat16
     assert not np.array_equal(pixels[:6], pixels[6:]) and np.array_equal(encoder_fit.make_photos(small[1], 1).w, w[6:])
-    monkeypatch.setattr(pictures, "SHARD", 12)                                  # the CLIP's shards: changed ones between
-    monkeypatch.setattr(pictures, "AT_ONCE", 3)
-    w = pictures.faces_of_shard(small[1], 4)[1]
-    whole = to_pixels(small[1].picture(small[1].styles(w))).reshape(4, 3, 128, 128, 3)
-    changed = np.stack([whole, 255 - whole], axis=1).reshape(24, 128, 128, 3)
-    pictures.write_arrays(tmp_path / "0004.npz", {"pixels": changed})
-    pixels, w_of_all = encoder_fit.all_photos(small[1], tmp_path, [0], [4])
-    assert np.array_equal(pixels[6:], whole.reshape(12, 128, 128, 3)) and torch.equal(w_of_all[6:], w)
     (tmp_path / "photos-0001.npz").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"photos-0001\.npz is no whole set .*worlds\.faces\.build --part encoder$"):
         encoder_fit.photos(tmp_path, [1])

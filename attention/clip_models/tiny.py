@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.clip_models import TINY_FILE, words_of
@@ -50,33 +49,15 @@ class WordTokenizer:
         return [word for word in dict.fromkeys(words_of(text)) if word not in self._ids]
 
 
-class ResidualBlock(nn.Module):
-    """Maps (B, C, h, h) -> the same, with what two convolutions add. Source: He et al. 2016."""
-
-    def __init__(self, width: int):
-        super().__init__()
-        self.added = nn.Sequential(nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
-                                   nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(x + self.added(x))
-
-
 class ConvTower(nn.Module):
-    """Pictures (B, 3, S, S) -> (B, dim): strided convolutions, then dense layers, because parts keep their places.
+    """Pictures (B, 3, S, S) -> (B, dim): strided convolutions, then dense layers, because parts keep their places."""
 
-    Args:
-        blocks: residual ones after every strided convolution but the first.
-    """
-
-    def __init__(self, image_size: int, width: int, dim: int, blocks: int = 0):
+    def __init__(self, image_size: int, width: int, dim: int):
         super().__init__()
         widths = (width, 2 * width, 3 * width, 4 * width)
         layers: list[nn.Module] = []
         for before, after in zip((3, *widths), widths, strict=False):
             layers += [nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
-            if before != 3:
-                layers += [ResidualBlock(after) for _ in range(blocks)]
         layers += [nn.Conv2d(widths[-1], width, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU(), nn.Flatten()]
         self.trunk = nn.Sequential(*layers)
         side, rest = divmod(image_size, 2 ** len(widths))

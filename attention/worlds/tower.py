@@ -15,8 +15,6 @@ from attention.generator.base import Generator
 from attention.images import Damage, area_resize, augment, psnr, to_image
 from attention.method.editor import autocast
 
-WEIGHT_DECAY = 0.02         # of fits: a tower knows the faces that it learned from better than others
-
 
 def kind_of(world: str) -> FileKind:
     """The files of a shipped world's encoder."""
@@ -28,13 +26,12 @@ class TowerEncoder(nn.Module):
 
     Args:
         mean, spread: (style_dim,) of w over faces.
-        width, blocks: of the tower.
     """
 
-    def __init__(self, mean: Tensor, spread: Tensor, image_size: int = 128, width: int = 16, blocks: int = 0):
+    def __init__(self, mean: Tensor, spread: Tensor, image_size: int = 128, width: int = 16):
         super().__init__()
-        self.config = dict(image_size=image_size, width=width, blocks=blocks)
-        self.tower = ConvTower(image_size, width, len(mean), blocks).to(memory_format=torch.channels_last)
+        self.config = dict(image_size=image_size, width=width)
+        self.tower = ConvTower(image_size, width, len(mean)).to(memory_format=torch.channels_last)
         self.register_buffer("mean", mean)
         self.register_buffer("spread", spread)
 
@@ -70,7 +67,6 @@ class EncoderFit:
     picture_steps: int = 300
     rate: float = 2e-3
     width: int = 16
-    blocks: int = 0
     seed: int = 0
 
 
@@ -82,9 +78,9 @@ def fit_tower(generator: Generator, pictures: np.ndarray, w: Tensor, damage: Dam
         generator: whose pictures they are, at most of their side.
     """
     torch.manual_seed(recipe.seed)
-    encoder = TowerEncoder(w.mean(dim=0), w.std(dim=0), width=recipe.width, blocks=recipe.blocks).train()
+    encoder = TowerEncoder(w.mean(dim=0), w.std(dim=0), width=recipe.width).train()
     steps, side = recipe.latent_steps + recipe.picture_steps, generator.resolution
-    optimiser = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(encoder.parameters(), lr=recipe.rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=steps, pct_start=0.05)
     random = torch.Generator().manual_seed(recipe.seed)
 

@@ -39,7 +39,7 @@ from attention.worlds.faces.concepts import CONCEPTS
 from attention.worlds.faces.fit.clip import RECIPE, fit_clip, joined
 from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
 from attention.worlds.faces.fit.encoder import RECIPE as ENCODER_RECIPE
-from attention.worlds.faces.fit.encoder import all_photos, fit_encoder, make_photos, photos
+from attention.worlds.faces.fit.encoder import fit_encoder, make_photos, photos
 from attention.worlds.faces.fit.pictures import EDITS, PHOTOS, Measured, make_edits, make_shard, make_shards, measured
 from attention.worlds.faces.fit.segments import fit_segments, save_segments
 from attention.worlds.faces.measures import truth_table
@@ -64,8 +64,7 @@ class BuildConfig(Config):
     shards: int = option(40, "sets of 250 faces and 250 changed ones to learn from; the last are kept to judge by",
                          min=UNSEEN + 1, max=9999)
     edits: int = option(8, "sets of 250 edits to learn from", min=1, max=9999)
-    photos: int = option(33, "sets of 1,000 faces for the encoder to learn from, beside those of --shards; the last are "
-                         "kept to judge by",
+    photos: int = option(16, "sets of 1,000 faces for the encoder to learn from; the last are kept to judge by",
                          min=UNSEEN + 1, max=9999)
     editor: Path = option(SHIPPED_FACES, "run folder of the editor of --part edits")
     first: int = option(0, "shard to begin at", min=0, max=9999)
@@ -160,8 +159,7 @@ def _build_encoder(config: BuildConfig) -> None:
     make_shards(folder, {f"{PHOTOS}{number:04d}": number for number in _numbers(config, "photos")},
                 lambda number: make_photos(generator, number))
     if config.last >= config.photos:
-        taught = all_photos(generator, folder, range(config.photos - UNSEEN), range(config.shards))
-        encoder = fit_encoder(generator, *taught)
+        encoder = fit_encoder(generator, *photos(folder, range(config.photos - UNSEEN)))
         encoder.save(SHIPPED_FACES / "encoder.safetensors", kind_of("faces"), torch.int8)
 
 

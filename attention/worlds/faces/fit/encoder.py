@@ -11,16 +11,15 @@ from torch import Tensor
 from attention.generator import Generator, sample_z
 from attention.images import Damage, to_pixels
 from attention.method.editor import autocast
-from attention.worlds.faces.fit.pictures import PHOTOS, read_arrays, unchanged
+from attention.worlds.faces.fit.pictures import PHOTOS, read_arrays
 from attention.worlds.tower import EncoderFit, TowerEncoder, fit_tower
 
 SHARD = 1000            # faces
 AT_ONCE = 8
 TRUNCATION = (0.6, 1.0)         # of the faces: photos are as far from the mean as any
 # Photos are framed by landmarks that are off by a little, softer than what is generated, and of other light.
-DAMAGE = Damage(shift=0.04, turn=3, scale=0.06, blur=2, coarse=0.4, coarsest=0.4, gain=0.06, offset=0.04, dark=0.4,
-                grey=0.1, noise=0.06)
-RECIPE = EncoderFit(latent_steps=2400, picture_steps=200, width=40, blocks=1)
+DAMAGE = Damage(shift=0.03, blur=2, coarse=0.4, coarsest=0.4, gain=0.06, offset=0.04, noise=0.06)
+RECIPE = EncoderFit(width=48)
 
 
 @dataclass(frozen=True)
@@ -49,13 +48,6 @@ def photos(folder: Path, numbers: Iterable[int]) -> tuple[np.ndarray, Tensor]:
     pixels, latents = zip(*(read_arrays(folder / f"{PHOTOS}{number:04d}.npz", ("pixels", "w")) for number in numbers),
                           strict=True)
     return np.concatenate(pixels), torch.from_numpy(np.concatenate(latents))
-
-
-def all_photos(generator: Generator, folder: Path, numbers: Iterable[int],
-               shards: Iterable[int]) -> tuple[np.ndarray, Tensor]:
-    """`photos`, and the faces of the CLIP's shards before they were changed."""
-    own, others = photos(folder, numbers), unchanged(generator, folder, shards)
-    return np.concatenate([own[0], others[0]]), torch.cat([own[1], others[1]])
 
 
 def fit_encoder(generator: Generator, pictures: np.ndarray, w: Tensor, recipe: EncoderFit = RECIPE) -> TowerEncoder:

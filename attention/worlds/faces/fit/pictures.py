@@ -137,7 +137,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def make_shard(generator: Generator, segments: Segments, mesh: FaceMesh, number: int) -> Pictures:
     """SHARD seeded faces, and the same ones changed in a part."""
-    random, w = faces_of_shard(generator, number)
+    random = np.random.default_rng([7, number])
+    w = sample_faces(generator, random, 10_000 + number)
     found: list[Seen] = []
     for rows in torch.arange(SHARD).split(AT_ONCE):
         styles = generator.styles(w[rows])
@@ -149,22 +150,6 @@ def make_shard(generator: Generator, segments: Segments, mesh: FaceMesh, number:
         changed = run(generator, mixed, Blend(BLEND, mask, made[1]))
         found += [*pictures, *look(changed, segments, mesh)]
     return kept(found)
-
-
-def faces_of_shard(generator: Generator, number: int) -> tuple[np.random.Generator, Tensor]:
-    """What draws a shard, and w (SHARD, style_dim) of its faces."""
-    random = np.random.default_rng([7, number])
-    return random, sample_faces(generator, random, 10_000 + number)
-
-
-def unchanged(generator: Generator, folder: Path, numbers: Iterable[int]) -> tuple[np.ndarray, Tensor]:
-    """Pictures (N, S, S, 3) uint8 of shards as they were before a part was changed, and their w (N, style_dim)."""
-    pixels, latents = [], []
-    for number in numbers:
-        whole, = read_arrays(folder / f"{number:04d}.npz", ("pixels",))
-        pixels.append(whole.reshape(-1, 2, AT_ONCE, *whole.shape[1:])[:, 0].reshape(-1, *whole.shape[1:]))
-        latents.append(faces_of_shard(generator, number)[1])
-    return np.concatenate(pixels), torch.cat(latents)
 
 
 def make_edits(editor: RegionEditor, text: Callable[[str], Tensor], prompts: Sequence[str], segments: Segments,

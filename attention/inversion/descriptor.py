@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.files.reading import readable
-from attention.inversion.dlib_models import broken_package, package_file
+from attention.inversion.dlib_models import RECOGNISER, broken_package, package_file
 
 CHIP = 150                                  # px, of the picture of a face that it was trained on
 # Where that picture lies in a face framed as FFHQ's are: its left, upper, right and lower edge, shares of the side; the
@@ -23,7 +23,6 @@ MEAN_COLOUR, SCALE = (122.782, 117.001, 104.298), 256.0         # of its trainin
 STEM = 32                                   # channels after the first convolution
 STAGES = ((32, 3), (64, 4), (128, 3), (256, 3), (256, 1))       # channels, residual blocks; all but the first stage halve
 FILE_BYTES = 30_000_000
-NETWORK = "dlib_face_recognition_resnet_model_v1.dat"
 TENSOR_VERSION = 2                          # of dlib's files: values lie as they are in memory
 
 
@@ -39,7 +38,7 @@ class Affine(nn.Module):
 
 
 class Block(nn.Module):
-    """Maps (B, C, h, h) -> (B, C', h', h') with what two convolutions add to it, or to its means of 2 x 2 where it halves."""
+    """Maps (B, C, h, h) -> (B, C', h', h'): what two convolutions add to it, or to its means of 2 x 2 where it halves."""
 
     def __init__(self, width: int, out: int, halves: bool):
         super().__init__()
@@ -50,14 +49,17 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         added = self.added(x)                                                                   # (B, C', h', h')
         kept = F.avg_pool2d(x, 2) if self.halves else x
-        # dlib adds tensors of two sizes as if the smaller went on with zeros, to the right, down and in channels.
+        # dlib adds tensors of two sizes as if the smaller went on with zeros, in channels, down and to the right.
         sizes = [max(pair) for pair in zip(added.shape, kept.shape, strict=True)]
-        return F.relu(sum(F.pad(part, [edge for size, is_ in zip(sizes[:0:-1], part.shape[:0:-1], strict=True)
-                                       for edge in (0, size - is_)]) for part in (added, kept)))
+        added, kept = (F.pad(part, [edge for axis in (3, 2, 1) for edge in (0, sizes[axis] - part.shape[axis])])
+                       for part in (added, kept))
+        return F.relu(added + kept)
 
 
 class Descriptor(nn.Module):
     """Maps faces (B, 3, CHIP, CHIP) of levels from 0 to 255 -> (B, 128), under 0.6 apart where they are one person's."""
+
+    mean_colour: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,16 +82,17 @@ def load_descriptor(device: torch.device) -> Descriptor:
     Raises:
         UserError: the package is missing, or its file is cut short or another one.
     """
-    network, path = Descriptor(), package_file(NETWORK, "looking at who a face is")
+    network, path = Descriptor(), package_file(RECOGNISER, "looking at who a face is")
     file = _File(readable(path, "dlib's recogniser", FILE_BYTES).read_bytes())
     try:
         with torch.no_grad():
             for layer in network.modules():             # in the order of the file: from the picture on
-                if isinstance(layer, nn.Conv2d | Affine):
-                    kind, size = ("con_4" if isinstance(layer, nn.Conv2d) else "affine_"), layer.weight.numel()
-                    values = file.tensor(kind, (), (size + len(layer.bias), 1))
-                    layer.weight.copy_(values[:size].view_as(layer.weight))
-                    layer.bias.copy_(values[size:])
+                if isinstance(layer, nn.Conv2d | Affine) and layer.bias is not None:
+                    sizes = [layer.weight.numel(), layer.bias.numel()]
+                    values = file.tensor("affine_" if isinstance(layer, Affine) else "con_4", (), (sum(sizes), 1))
+                    weight, bias = values.split(sizes)
+                    layer.weight.copy_(weight.view_as(layer.weight))
+                    layer.bias.copy_(bias)
             outputs, inputs = network.dense.weight.shape
             network.dense.weight.copy_(file.tensor("fc_2", (outputs, inputs), (inputs, outputs)).view(inputs, outputs).T)
     except ValueError as error:
@@ -128,7 +131,7 @@ def _packed(number: int) -> bytes:
 
 
 def face_chips(pictures: Tensor) -> Tensor:
-    """Faces (B, 3, R, R) in [-1, 1], framed as FFHQ's are -> what the network looks at: (B, 3, CHIP, CHIP) from 0 to 255."""
+    """Faces (B, 3, R, R) in [-1, 1], framed as FFHQ's are -> what a Descriptor looks at, (B, 3, CHIP, CHIP)."""
     left, top, right, bottom = (round(edge * pictures.shape[-1]) for edge in FACE_IN_FRAME)
     faces = pictures[..., top:bottom, left:right]
     return (F.interpolate(faces, (CHIP, CHIP), mode="bilinear", align_corners=False, antialias=True) + 1) * 127.5

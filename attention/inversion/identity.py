@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from attention.inversion.dlib_models import dlib_model
+from attention.inversion.dlib_models import RECOGNISER, dlib_model
 
 PURPOSE = "telling whether a face is still the same"
 SAME_PERSON = 0.6           # as its author says
@@ -19,7 +19,7 @@ class Recogniser:
 
     def __init__(self) -> None:
         self._landmarks = dlib_model("shape_predictor", "shape_predictor_5_face_landmarks.dat", PURPOSE)
-        self._network = dlib_model("face_recognition_model_v1", "dlib_face_recognition_resnet_model_v1.dat", PURPOSE)
+        self._network = dlib_model("face_recognition_model_v1", RECOGNISER, PURPOSE)
         import dlib  # noqa: PLC0415  (an extra)
 
         self._rectangle, self._chip = dlib.rectangle, dlib.get_face_chip

@@ -37,7 +37,8 @@ class WorldEntry:
         least_psnr: dB in which the encoder's latent draws a picture again; below, it is no picture of this world and
             refused. None where nobody has measured it.
         refine: steps by which the encoder's latent of a photo is brought nearer to it, unless a user says otherwise.
-        recognised: its pictures are photographs of persons, whom dlib's recogniser tells apart (inversion/identity.py).
+        recognised: its pictures are photographs of persons, framed as FFHQ's are, whom dlib's recogniser tells apart
+            (inversion/identity.py).
         truth: a key of TRUTHS; None where nothing but its pictures is known.
         editor: run folder of the editor that is shipped for this world, if one is.
         examples: seed, what and where of the edits that the page begins with; () takes the first prompts.

@@ -161,7 +161,7 @@ class World:
         Raises:
             UserError: no encoder, or one of another generator.
         """
-        photographs = self.entry.perceptual != "pixels"
+        photographs, persons = self.entry.perceptual != "pixels", self.entry.recognised
         generator, faces = self.preview().generator, self.sample_w(FACES, seed=0)
         seen = area_resize(image.to(self.device), generator.resolution)
-        return invert(generator, self.encoder, seen, faces, steps, photographs, self.entry.recognised, self.early().generator)
+        return invert(generator, self.encoder, seen, faces, steps, photographs, persons, self.early().generator)

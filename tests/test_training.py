@@ -16,7 +16,7 @@ from attention.files.published import SHIPPED
 from attention.generator import StyleGAN2
 from attention.images import area_resize
 from attention.method import losses
-from attention.method.editor import RegionEditor, autocast
+from attention.method.editor import RegionEditor, _bf16_units, autocast
 from attention.method.mapper import StyleMapper
 from attention.method.regions import RegionClusters
 from attention.processes import own_rows, rank, world_size
@@ -207,7 +207,21 @@ def test_fp16_on_a_cpu_is_refused():
         autocast("fp16", torch.device("cpu"))
 
 
-def test_edits_of_the_shipped_editor_in_bf16_equal_those_in_float32_to_40_db():
+def test_a_processor_without_bf16_takes_fp32_in_its_place_and_says_so_once(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
+    _bf16_units.cache_clear()
+    convolution, image = torch.nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 4, 4)
+    with pytest.warns(UserWarning, match="no bf16.* fp32 is taken") as told:
+        for _ in range(2):
+            with autocast("bf16", image.device):
+                assert convolution(image).dtype == torch.float32
+    assert len(told) == 1
+    _bf16_units.cache_clear()
+
+
+def test_edits_of_the_shipped_editor_in_bf16_equal_those_in_float32_to_40_db(monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)       # or imitated: here it is slow
+    _bf16_units.cache_clear()
     editor, world, _ = load_run(SHIPPED, device="cpu")
     text = world.clip.encode_text(["blonde hair", "beard", "rosy cheeks", "glasses"])
     edits = {}
@@ -218,6 +232,7 @@ def test_edits_of_the_shipped_editor_in_bf16_equal_those_in_float32_to_40_db():
     assert torch.equal(edits["bf16"].mask, edits["fp32"].mask)          # nothing that decides is rounded
     error = (edits["bf16"].image.clamp(-1, 1) - edits["fp32"].image.clamp(-1, 1)).square().mean(dim=(1, 2, 3))
     assert (10 * torch.log10(4 / error)).min() >= 40
+    _bf16_units.cache_clear()
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from attention.files.disk import refuse_overwriting, write_atomically
 from attention.images import to_bytes, to_pixels
 from attention.inversion.frame import Frame
 from attention.method.defaults import COVERAGE, STRENGTH
+from attention.method.dose import SHARES
 from attention.method.editor import Edit, Place, Source
 from attention.method.spatial_attention import blur_mask, threshold_for
 
@@ -49,8 +50,9 @@ class Change:
         where: a text, numbers of regions, or {"mask": ...} a grey PNG of the blend layer's side.
         strength, coverage: see RegionEditor and threshold_for.
         replace: let earlier changes give way to this one there, instead of adding to them.
+        dose: how much of the strength is taken, see RegionEditor.doses; None until it is found.
     Raises:
-        UserError: a text is empty or too long; strength or coverage is no number or out of range.
+        UserError: a text is empty or too long; strength, coverage or dose is no number or out of range.
         ValueError: what or where is of another kind, which only a garbled recipe can be.
     """
 
@@ -59,10 +61,13 @@ class Change:
     strength: float = STRENGTH
     coverage: float = COVERAGE
     replace: bool = False
+    dose: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("strength", "coverage"):
+        for name in ("strength", "coverage", "dose"):
             value = getattr(self, name)
+            if name == "dose" and value is None:
+                continue
             if not isinstance(value, Real) or isinstance(value, bool):
                 raise UserError(f"{name} is {value!r}, but must be a number from 0 to 1")
             object.__setattr__(self, name, float(value))                        # numpy's numbers are none to JSON
@@ -70,6 +75,8 @@ class Change:
             raise UserError(f"strength is {self.strength}, but must be between 0 (no change) and 1; training used "
                             f"{STRENGTH}")
         threshold_for(self.coverage)                                             # refuses what is out of range
+        if self.dose is not None and not 0 <= self.dose <= max(SHARES):
+            raise UserError(f"dose is {self.dose}, but must be between 0 and {max(SHARES)}")
         for value, kinds, keys in ((self.what, str, {"embedding", "styles_of"}), (self.where, str | list, {"mask"})):
             if not (isinstance(value, kinds) or (isinstance(value, dict) and len(value) == 1 and set(value) <= keys)):
                 raise ValueError(f"{value!r} says neither what nor where")
@@ -329,6 +336,7 @@ class Edited:
     def _changed(self, change: Change) -> "Edited":
         editor, source, mask = self.editor.region_editor, self.source, self._mask(change)
         before = self.edits[-1] if self.edits else None
+        change = change if change.dose is not None else replace(change, dose=self._dose(change, mask))
         if change.replace and before is not None:               # what earlier changes made there gives way to this one
             source, before = replace(source, features=before.features), None
         if isinstance(change.what, dict) and "styles_of" in change.what:
@@ -336,9 +344,17 @@ class Edited:
             face = self.editor.world.generator.styles(unpack(change.what["styles_of"]).to(mask.device))
             styles = face[:count] + source.styles[count:]
         else:
-            styles = editor.mapper(source.styles, self._embedding(change.what), change.strength)
+            assert change.dose is not None
+            styles = editor.mapper(source.styles, self._embedding(change.what), change.strength * change.dose)
         edit = editor.apply(source, styles, mask, before)
         return self._with((*self.changes, change), (*self.edits, edit), (*self.masks, mask))
+
+    def _dose(self, change: Change, mask: Tensor) -> float:
+        """How much of its strength suits this face, by early pictures; all of it, unless the change is said by a text."""
+        if not isinstance(change.what, str):
+            return 1.0
+        early = self.early()
+        return float(early.editor.region_editor.doses(early.source, self._embedding(change.what), mask))
 
     def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...], masks: tuple[Tensor, ...]) -> "Edited":
         return Edited(self.editor, self.origin, self.source, changes, edits, self._kept, self.photo, masks)

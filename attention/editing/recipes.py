@@ -140,6 +140,7 @@ class SaidChange(_Part):
     strength: float = Field(STRENGTH, description="a number")
     coverage: float = Field(COVERAGE, description="a number")
     replace: bool = Field(False, description="true or false")
+    dose: float = Field(1.0, description="a number")
 
 
 class SaidPhoto(_Part):

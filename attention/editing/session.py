@@ -199,7 +199,8 @@ class Editor:
             raise UserError(f"{name} is no edit of a photo, so the photo has no use here; leave it out")
         found = self._photo(name, origin["photo"], photo) if "photo" in origin else None
         try:
-            changes = [Change(**change) for change in recipe["changes"]]
+            # A recipe that says no dose took every strength as it is.
+            changes = [Change(**{"dose": 1.0, **change}) for change in recipe["changes"]]
         except UserError as error:
             raise UserError(f"{name} has a garbled recipe: {error}") from None
         return self._opened(origin, found).with_changes(changes)

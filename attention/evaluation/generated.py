@@ -102,9 +102,9 @@ def measure_all(editor: RegionEditor, world: World, sources: Sequence[Source], f
         name = world.truth.part_name(prompt)
         if name not in by_name:
             by_name[name] = joined(locate(editor, world, sources, name, config.coverage))
-        gated = joined(places)
+        gated, doses = joined(places), suited(editor, world, sources, places, prompt, config.precision)
         for strength in strengths:
-            after = edited(editor, world, sources, places, prompt, strength, config.precision)
+            after = edited(editor, world, sources, places, doses, prompt, strength, config.precision)
             rows[strength][prompt] = measure(before, after, gated, asked, world.clip,
                                              lpips if strength == config.strength else None, by_name[name])
             if strength == config.strength:
@@ -124,14 +124,23 @@ def joined(places: Sequence[Place]) -> Tensor:
     return torch.cat([place.gated for place in places])
 
 
-def edited(editor: RegionEditor, world: World, sources: Sequence[Source], places: Sequence[Place], prompt: str,
-           strength: float, precision: str) -> Tensor:
+def suited(editor: RegionEditor, world: World, sources: Sequence[Source], places: Sequence[Place], prompt: str,
+           precision: str) -> list[Tensor]:
+    """How much of a strength suits every source; (B, 1) of each."""
+    what = world.clip.encode_text([prompt])
+    with autocast(precision, world.device):
+        return [editor.doses(source, what.expand(len(source), -1), place.mask)
+                for source, place in zip(sources, places, strict=True)]
+
+
+def edited(editor: RegionEditor, world: World, sources: Sequence[Source], places: Sequence[Place],
+           doses: Sequence[Tensor], prompt: str, strength: float, precision: str) -> Tensor:
     """(N, 3, R, R): every source edited where it was located, the same pictures as RegionEditor's own."""
     what = world.clip.encode_text([prompt])
     with autocast(precision, world.device):
-        return torch.cat([editor.apply(source, editor.mapper(source.styles, what.expand(len(source), -1), strength),
+        return torch.cat([editor.apply(source, editor.mapper(source.styles, what.expand(len(source), -1), strength * dose),
                                        place.mask, keep_features=False).image
-                          for source, place in zip(sources, places, strict=True)])
+                          for source, place, dose in zip(sources, places, doses, strict=True)])
 
 
 @torch.no_grad()

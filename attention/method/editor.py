@@ -2,16 +2,18 @@
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.errors import UserError
 from attention.generator import Blend, Generator, blended_layers, edited_layers, nearest
 from attention.method.defaults import STRENGTH
+from attention.method.dose import SHARES, least_share
 from attention.method.mapper import MAPPERS, MAX_CHANGE
 from attention.method.regions import RegionClusters, pool_by_region
 from attention.method.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention
@@ -99,6 +101,9 @@ class RegionEditor(nn.Module):
         text_dim: width of the CLIP embeddings.
         mapper: a key of MAPPERS.
         faces, max_change, strength: see StyleMapper.
+    Attributes:
+        judge: CLIP's embedding (B, D) of pictures (B, 3, R, R) in [-1, 1], by which `doses` finds how much suits a face;
+            None, as in training, leaves every strength as it is.
     """
 
     def __init__(self, generator: Generator, regions: RegionClusters, layer: int, text_dim: int, mapper: str = "style",
@@ -113,6 +118,7 @@ class RegionEditor(nn.Module):
         self.attention = SpatialAttention(generator.layers, generator.constant.shape[1], text_dim, side)
         # Frozen and saved elsewhere: kept out of this module's parameters and state dict.
         self._generator = (generator,)
+        self.judge: Callable[[Tensor], Tensor] | None = None
 
     @property
     def generator(self) -> Generator:
@@ -186,13 +192,31 @@ class RegionEditor(nn.Module):
             source: B or 1 pictures.
             what: (B, D) CLIP embedding of the change.
             where: (B, D) CLIP embedding of the place.
-            strength: of the change; None takes the mapper's own.
+            strength: of the change, of which `doses` takes what suits a face; None takes the mapper's own.
             threshold, straight_through: see `locate`.
         """
         place = self.locate(source, where, threshold, straight_through)
-        styles = self.mapper(source.styles, what, strength)
+        strength = self.mapper.strength if strength is None else strength
+        styles = self.mapper(source.styles, what, strength * self.doses(source, what, place.mask))
         edit = self.apply(source, styles, place.mask, keep_features=False)
         return Edit(edit.image, edit.styles, edit.mask, edit.features, place)
+
+    @torch.no_grad()
+    def doses(self, source: Source, what: Tensor, mask: Tensor) -> Tensor:
+        """(B, 1): how much of a strength suits each face, see `least_share`; 1 without a judge.
+
+        Args:
+            what: (B, D) or (1, D).
+            mask: (B, 1, h, h) or (1, 1, h, h), where the change is to be.
+        """
+        if self.judge is None:
+            return torch.ones(len(what), 1, device=what.device)
+        before, gains = F.cosine_similarity(self.judge(source.image), what), []                 # (B,)
+        for share in SHARES:
+            edit = self.apply(source, self.mapper(source.styles, what, share * self.mapper.strength), mask,
+                              keep_features=False)
+            gains.append(F.cosine_similarity(self.judge(edit.image.clamp(-1, 1)), what) - before)
+        return least_share(gains)
 
     def _added(self, source: Source, styles: list[Tensor], mask: Tensor, before: Edit) -> list[Tensor]:
         """Features of an earlier edit with the change of further styles added: before + mask * (styles' - source's)."""

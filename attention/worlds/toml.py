@@ -45,6 +45,7 @@ class TomlWorld(BaseModel):
     encoder: TomlPart | None = Field(None, description="a table of kind and source")
     refine: int = Field(0, ge=0, le=MOST_REFINED, description=f"a whole number up to {MOST_REFINED:,}")
     recognised: bool = Field(False, description="true or false")
+    dosed: bool = Field(False, description="true or false")
     truncation: float = Field(0.7, allow_inf_nan=False, description="a number")
     captions: str | None = Field(None, description="a text")
     where: list[str] = Field([], description="a list of texts")
@@ -90,7 +91,7 @@ def read_toml(path: Path) -> WorldEntry:
         preview=path.parent / said.preview if said.preview else None,
         encoder=Part(said.encoder.kind, _local(path, said.encoder.source)) if said.encoder else None, words=said.words,
         synonyms=said.synonyms, places=tuple(said.where), frame=said.frame, views=said.views,
-        perceptual=said.perceptual, truth=said.truth, refine=said.refine, recognised=said.recognised,
+        perceptual=said.perceptual, truth=said.truth, refine=said.refine, recognised=said.recognised, dosed=said.dosed,
         captions=path.parent / said.captions if said.captions else None, settings=settings)
 
 

@@ -17,6 +17,7 @@ from attention.clip_models.base import TextImageModel
 from attention.errors import UserError
 from attention.files.generator import early_generator
 from attention.generator.base import Generator, sample_z
+from attention.generator.early import EarlyGenerator
 from attention.images import area_resize
 from attention.inversion.frame import Frame
 from attention.inversion.invert import FACES, Inversion, invert
@@ -61,7 +62,7 @@ class World:
         return self._read_by(self.entry.preview)
 
     def _read_by(self, head: Path | None) -> "World":
-        if head is None:
+        if head is None or isinstance(self.generator, EarlyGenerator):
             return self
         world = copy.copy(self)
         world.generator = early_generator(self.generator, head)

@@ -13,11 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
+from attention.devices import autocast
 from attention.errors import exit_with_message
 from attention.evaluation.generated import median_seconds
 from attention.files.published import SHIPPED
 from attention.generator import conv_layers
-from attention.method.editor import autocast
 from attention.training.loop import compiled
 from attention.training.runs import load_run
 from benchmarks.items import ITEMS, Models

@@ -26,12 +26,13 @@ import torch.distributed as dist
 from torch import Tensor
 
 from attention.config import TrainConfig
+from attention.devices import autocast
 from attention.editing.session import Editor
 from attention.files.published import ROOT
 from attention.generator import Generator, MobileStyleGAN, StyleGAN2, conv_layers, sample_z
 from attention.generator.layers import fir_kernel, modulated_conv2d
 from attention.images import psnr, to_pixels
-from attention.method.editor import RegionEditor, Source, autocast
+from attention.method.editor import RegionEditor, Source
 from attention.method.regions import fit_kmeans, lloyd_step
 from attention.ops import fused_leaky_relu_reference, upfirdn2d_reference
 from attention.training.captions import PhraseSampler

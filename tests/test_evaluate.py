@@ -92,9 +92,11 @@ def test_the_seconds_are_the_median_without_the_run_that_warms_up(monkeypatch):
 @torch.no_grad()
 def test_edits_inside_stored_masks_are_the_editors_own():
     editor, world, _ = load_run(SHIPPED)
+    editor.judge = world.clip.encode_image                                                  # as in worlds that are dosed
     sources = [editor.source(w) for w in world.sample_w(3, seed=5).split(2)]
     places = generated.locate(editor, world, sources, "red hair", coverage=0.8)
-    edits = generated.edited(editor, world, sources, places, "red hair", 0.2, "fp32")
+    doses = generated.suited(editor, world, sources, places, "red hair", "fp32")
+    edits = generated.edited(editor, world, sources, places, doses, "red hair", 0.2, "fp32")
     text = world.clip.encode_text(["red hair"])
     for source, place, images in zip(sources, places, edits.split(2), strict=True):
         texts = text.expand(len(source), -1)

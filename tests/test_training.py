@@ -11,12 +11,13 @@ import torch.nn.functional as F
 from conftest import LinearCLIP, assert_close_to_max, tiny_editor, tiny_world
 
 from attention.config import TrainConfig
+from attention.devices import _bf16_units, autocast
 from attention.errors import UserError
 from attention.files.published import SHIPPED
 from attention.generator import StyleGAN2
 from attention.images import area_resize
 from attention.method import losses
-from attention.method.editor import RegionEditor, _bf16_units, autocast
+from attention.method.editor import RegionEditor
 from attention.method.mapper import StyleMapper
 from attention.method.regions import RegionClusters
 from attention.processes import own_rows, rank, world_size

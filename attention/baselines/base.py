@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attention.devices import autocast
 from attention.errors import UserError
-from attention.method.editor import autocast
 from attention.worlds.truth import Faces
 from attention.worlds.world import World
 

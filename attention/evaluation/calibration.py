@@ -10,13 +10,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention.config import CalibrateConfig
+from attention.devices import autocast
 from attention.errors import UserError
 from attention.evaluation.metrics import iou, lacking
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder
 from attention.generator import sample_z
 from attention.method.defaults import STRENGTH
-from attention.method.editor import RegionEditor, Source, autocast
+from attention.method.editor import RegionEditor, Source
 from attention.method.spatial_attention import threshold_for
 from attention.training.folder import EDITOR
 from attention.training.runs import Calibration, load_run, write_calibration

@@ -14,13 +14,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention.config import EvaluateConfig
+from attention.devices import autocast
 from attention.errors import UserError
 from attention.evaluation.metrics import Asked, mean, means, measure, plot_sweep, table
 from attention.files.disk import run_folder, write_picture, write_text
 from attention.files.published import download_command
 from attention.generator import sample_z
 from attention.inversion.perceptual import VGG_WEIGHTS, load_lpips, lpips_available
-from attention.method.editor import Place, RegionEditor, Source, autocast
+from attention.method.editor import Place, RegionEditor, Source
 from attention.method.spatial_attention import threshold_for
 from attention.sheets import edit_sheet, evenly
 from attention.training.runs import load_run, run_of, trained_steps

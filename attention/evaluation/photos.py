@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention.config import RealConfig
+from attention.devices import autocast
 from attention.errors import UserError
 from attention.evaluation.celeba_mask import PUBLISHED_PROMPTS, CelebAMask, labels_of, published_labels
 from attention.evaluation.real import (
@@ -35,7 +36,7 @@ from attention.files.published import missing
 from attention.images import area_resize
 from attention.inversion import load_recogniser
 from attention.inversion.perceptual import load_lpips
-from attention.method.editor import RegionEditor, autocast
+from attention.method.editor import RegionEditor
 from attention.method.spatial_attention import threshold_for
 from attention.sheets import edit_sheet, evenly
 from attention.training.runs import load_run, trained_steps

@@ -1,10 +1,8 @@
 """The method, once: training, evaluation, demo and tests all edit through RegionEditor."""
 
 import copy
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -64,31 +62,6 @@ class Edit:
     mask: Tensor                # (B, 1, h, h) in [0, 1]
     features: list[Tensor]      # blended, as those of Source; empty unless they were asked for
     place: Place | None = None  # how the mask came of a text; None if it was given
-
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def autocast(precision: str, device: torch.device) -> torch.autocast:
-    """The precision of synthesis, a key of PRECISIONS; regions, attention, gate and losses stay in float32 by themselves,
-    and so does all on a CPU without bf16 units, which takes a dozen times as long to imitate them.
-
-    Raises:
-        UserError: fp16 on a CPU, whose convolutions have no fast half precision.
-    """
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("--precision is fp16, but this runs on a CPU, which has no fast fp16; use --precision bf16 there")
-    imitated = precision == "bf16" and device.type == "cpu" and not _bf16_units()
-    return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32" and not imitated)
-
-
-@lru_cache
-def _bf16_units() -> bool:
-    """Whether torch's convolutions have bf16 on this CPU; if not, that is told once."""
-    found = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if not found:
-        warnings.warn("this processor has no bf16, so that fp32 is taken in its place", stacklevel=3)
-    return found
 
 
 class RegionEditor(nn.Module):
@@ -211,7 +184,7 @@ class RegionEditor(nn.Module):
         """
         if self.judge is None:
             return torch.ones(len(what), 1, device=what.device)
-        before, gains = F.cosine_similarity(self.judge(source.image), what), []                 # (B,)
+        before, gains = F.cosine_similarity(self.judge(source.image.clamp(-1, 1)), what), []               # (B,)
         for share in SHARES:
             edit = self.apply(source, self.mapper(source.styles, what, share * self.mapper.strength), mask,
                               keep_features=False)

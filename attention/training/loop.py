@@ -17,12 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention.config import TrainConfig
+from attention.devices import autocast
 from attention.errors import UserError
 from attention.files.disk import write_picture
 from attention.files.regions import save_regions
 from attention.generator import blended_layers
 from attention.method import losses
-from attention.method.editor import RegionEditor, autocast
+from attention.method.editor import RegionEditor
 from attention.method.regions import RegionClusters
 from attention.processes import launched, rank, world_size
 from attention.sheets import edit_sheet

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from attention.config import TrainConfig
-from attention.method.editor import Edit, RegionEditor, Source, autocast
+from attention.devices import autocast
+from attention.method.editor import Edit, RegionEditor, Source
 from attention.method.losses import TERMS, Edits, Embeddings, Term
 from attention.processes import own_rows, world_size
 from attention.training import distributed

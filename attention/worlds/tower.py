@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.clip_models.tiny import ConvTower
+from attention.devices import autocast
 from attention.files.networks import FileKind
 from attention.fits import fit
 from attention.generator.base import Generator
 from attention.images import Damage, area_resize, augment, psnr, to_image
-from attention.method.editor import autocast
 
 
 def kind_of(world: str) -> FileKind:

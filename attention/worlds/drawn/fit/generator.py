@@ -15,11 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attention.devices import autocast
 from attention.files.torch_files import atomic_torch_save
 from attention.fits import fit
 from attention.generator import Generator, StyleGAN2, sample_z
 from attention.images import decibels, psnr, to_image
-from attention.method.editor import autocast
 from attention.worlds.drawn.faces import PARTS, Drawing, FaceParams, draw_faces
 
 CHANNELS = {4: 128, 8: 128, 16: 128, 32: 128, 64: 64, 128: 32}

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from attention.devices import autocast
 from attention.generator import Generator, sample_z
 from attention.images import Damage, to_pixels
-from attention.method.editor import autocast
 from attention.worlds.faces.fit.pictures import PHOTOS, read_arrays
 from attention.worlds.tower import EncoderFit, TowerEncoder, fit_tower
 

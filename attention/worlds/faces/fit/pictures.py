@@ -18,11 +18,12 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from attention.devices import autocast
 from attention.errors import UserError
 from attention.files.disk import write_atomically
 from attention.generator import Blend, Generator, sample_z
 from attention.images import to_pixels
-from attention.method.editor import RegionEditor, autocast
+from attention.method.editor import RegionEditor
 from attention.method.spatial_attention import blur_mask, threshold_for
 from attention.worlds.faces.measures import MEASURES, measure
 from attention.worlds.faces.mesh import LEAST_SCORE, FaceMesh, Mesh

@@ -16,7 +16,6 @@ import torch
 from attention import clustering_feature, run_attention
 from attention.errors import UserError
 from attention.files.published import ROOT
-from attention.processes import rank
 from attention.training import checkpoints, distributed
 from attention.training import loop as training
 from attention.training.runs import trained_steps
@@ -262,47 +261,27 @@ def test_a_new_run_in_the_folder_of_an_old_one_is_refused_or_begins_without_its_
     assert torch.load(folder / "checkpoints/best.pt", weights_only=True)["step"] <= 3
 
 
-def fail_in_second_process():
-    if rank() == 1:
-        raise UserError("only the second one knows")
-    time.sleep(60)
-
-
 def test_the_mistake_of_any_process_is_told():
-    done = run_as_two("fail_in_second_process")
+    done = run_as_two("fail")
     assert done.returncode == 2 and done.stderr.count("error: only the second one knows") == 1
 
 
-def die_as_second_process():
-    with distributed.group(torch.device("cpu")):
-        if rank() == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
-        distributed.any_process(False)          # the first would wait here for the second
-
-
 def run_as_two(name: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "import sys; sys.path[:0] = ['tests', '.']\nimport test_survival\n"
+    command = [sys.executable, "-c", "import sys; sys.path[:0] = ['tests', '.']\nimport second_process\n"
                "from attention import errors\nfrom attention.training import distributed\nerrors.exit_with_message("
-               f"lambda: distributed.start(2, None, test_survival.{name}))"]
+               f"lambda: distributed.start(2, None, second_process.{name}))"]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
 def test_one_process_of_two_dying_ends_the_run_with_its_error():
-    done = run_as_two("die_as_second_process")
+    done = run_as_two("die")
     assert done.returncode == 1 and "process 1 of 2 was ended by signal 9" in done.stderr
-
-
-def stand_still_as_second_process():
-    with distributed.group(torch.device("cpu")):
-        if rank() == 1:
-            os.kill(os.getpid(), signal.SIGSTOP)
-        distributed.any_process(0)
 
 
 @pytest.mark.slow
 def test_a_process_that_stands_still_is_told_after_a_while(monkeypatch):
     monkeypatch.setenv(distributed.TIMEOUT, "5")
-    done = run_as_two("stand_still_as_second_process")
+    done = run_as_two("stand_still")
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "process 0 of 2 had no answer from the others for 5 seconds" in done.stderr
 

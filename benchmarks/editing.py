@@ -25,7 +25,7 @@ from attention.config import Config, option, parse_config
 from attention.editing.session import Editor, load_editor
 from attention.errors import exit_with_message
 from attention.evaluation.tables import markdown
-from attention.files.disk import write_text
+from attention.files.disk import run_folder, write_text
 from attention.files.published import ROOT
 from attention.method.defaults import COVERAGE, STRENGTH
 
@@ -44,22 +44,24 @@ class EditingConfig(Config):
 def main(argv: Sequence[str] | None = None) -> Path:
     """Measure, print and write; returns the JSON file."""
     config = parse_config(EditingConfig, argv, __doc__)
+    folder = run_folder(config.out, "--out")                            # what cannot be written is told before the work
     report = {"threads": torch.get_num_threads(), "cores": os.cpu_count(), "torch": torch.__version__,
               "processor": platform.machine(), "run": config.run, "repeats": config.repeats,
               "seconds": measure(config.run, config.repeats)}
     print(table(report))
-    path = config.out / f"editing_{Path(config.run).name}.json"
+    path = folder / f"editing_{Path(config.run).name}.json"
     write_text(path, json.dumps(report, indent=1) + "\n")
     return path
 
 
 def measure(run: str, repeats: int) -> dict[str, dict[str, float]]:
     """Seconds of each command and action, down to the picture: median, least and most of its runs."""
-    found = {f"{name} --help": [processor_seconds([name, "--help"]) for _ in range(STARTS)] for name in COMMANDS}
+    found = {}
+    found["load"], [editor] = timed([lambda: load_editor(run, device="cpu")])           # first, for it says what is missing
+    found |= {f"{name} --help": [processor_seconds([name, "--help"]) for _ in range(STARTS)] for name in COMMANDS}
     with TemporaryDirectory() as folder:
         edit = ["edit", "--run", run, "--seed", str(SEED), "--what", FIRST, "--out", str(Path(folder) / "edit.png")]
         found["edit"] = [processor_seconds(edit) for _ in range(STARTS)]
-    found["load"], [editor] = timed([lambda: load_editor(run, device="cpu")])
     found["first edit"], _ = timed([lambda: editor.open_seed(SEED).edit(FIRST).image])    # CLIP is loaded only now
     shown = {"": editor} if editor.early is editor else {"": editor, ", early": editor.early}
     for size, own in shown.items():

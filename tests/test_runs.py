@@ -108,7 +108,8 @@ def test_an_editor_of_a_mapper_that_is_not_known_here_is_named_with_its_file(pla
     tensors, metadata = read_safetensors(run / "editor.safetensors", KIND, "")
     metadata["config"] = json.dumps(json.loads(metadata["config"]) | {"mapper": "gentle"})
     write_safetensors(run / "editor.safetensors", tensors, metadata)
-    with pytest.raises(UserError, match=r"editor\.safetensors has the mapper 'gentle', but .* style, natural; train it"):
+    with pytest.raises(UserError, match=r"editor\.safetensors has the mapper 'gentle', but .* style, natural; "
+                       r"train it again: python -m attention\.run_attention --run \S*run --domain drawn$"):
         load_run(run, "cpu")
 
 

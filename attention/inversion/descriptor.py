@@ -17,7 +17,7 @@ from attention.inversion.dlib_models import RECOGNISER, broken_package, package_
 
 CHIP = 150                                  # px, of the picture of a face that it was trained on
 # Where that picture lies in a face framed as FFHQ's are: its left, upper, right and lower edge, shares of the side; the
-# mean of how dlib cuts generated faces out (tests/test_descriptor.py).
+# mean of how dlib cuts generated faces out (tests/test_faces.py).
 FACE_IN_FRAME = (0.154, 0.259, 0.848, 0.953)
 MEAN_COLOUR, SCALE = (122.782, 117.001, 104.298), 256.0         # of its training; of levels from 0 to 255
 STEM = 32                                   # channels after the first convolution

@@ -20,7 +20,7 @@ from attention.files.safetensors import read_safetensors, write_safetensors
 from attention.files.torch_files import atomic_torch_save
 from attention.generator import blended_layers, conv_layers
 from attention.method.regions import UNKNOWN, position_planes
-from attention.training.runs import plain
+from attention.training.runs import KIND, plain, remake
 from attention.worlds.registry import configured
 
 DOMAIN = "ffhq"           # of the published run
@@ -71,7 +71,7 @@ def restore(file: Path, output: Path | None = None) -> Path:
         UserError: `file` is no whole editor, or one whose edits would be others in the authors' program.
     """
     file = file / "editor.safetensors" if os.path.isdir(file) else file
-    tensors, metadata = read_safetensors(file, "where2edit editor", "python -m attention.run_attention")
+    tensors, metadata = read_safetensors(file, KIND, remake(file.parent))
     heads = sum(name.endswith(".style.weight") for name in tensors) - 1         # the rest but attention.last
     edited = sum(name.startswith("mapper.from_style.") and name.endswith(".weight") for name in tensors)
     try:
@@ -91,7 +91,7 @@ def restore(file: Path, output: Path | None = None) -> Path:
         raise
     except (KeyError, IndexError, RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file} does not hold a whole editor ({shown(' '.join(str(error).split()))}); train it again: "
-                        "python -m attention.run_attention") from error
+                        f"{remake(file.parent)}") from error
     output = output or file.with_name("final_mapper.pt")
     refuse_overwriting([output], [file], "--output")
     atomic_torch_save(OrderedDict(state), output)

@@ -97,7 +97,7 @@ def ship_editor(run: Path, folder: Path, smaller: Callable[[dict[str, Tensor]], 
     Args:
         smaller: what is done to mapper and attention, so that they take less space.
     """
-    tensors, metadata = read_safetensors(run / EDITOR, KIND, _remake(run))
+    tensors, metadata = read_safetensors(run / EDITOR, KIND, remake(run))
     regions = {name: value for name, value in tensors.items() if name.startswith("regions.")}
     others = {name: value for name, value in tensors.items() if name not in regions}
     write_safetensors(folder / EDITOR, {**smaller(others), **regions}, metadata)
@@ -146,7 +146,7 @@ class Saved(NamedTuple):
     calibration: Calibration
 
 
-def _remake(run: Path, domain: str = "") -> str:
+def remake(run: Path, domain: str = "") -> str:
     """The command that trains the editor of a run folder again, of its domain as far as that is known."""
     return f"{REMAKE} --run {shown(run)}" + f" --domain {shown(domain)}" * bool(domain)
 
@@ -157,7 +157,7 @@ def read_editor(path: Path) -> Saved:
     Raises:
         UserError: it is no whole editor.
     """
-    tensors, metadata = read_safetensors(path, KIND, _remake(path.parent))
+    tensors, metadata = read_safetensors(path, KIND, remake(path.parent))
     try:
         said = parse_json(metadata["config"], "its options are no JSON", "a table of options")
         config = configured(TrainConfig, **_known(said, path.parent))
@@ -167,7 +167,7 @@ def read_editor(path: Path) -> Saved:
         return Saved(tensors, config, found, metadata["generator_hash"], calibration)
     except (TypeError, KeyError, ValueError, AttributeError) as error:           # a UserError is a ValueError
         raise UserError(f"{path} was made by another version of this program, or what it names is gone ({shown(error)}); "
-                        f"put that back, or train it again: {_remake(path.parent)}") from error
+                        f"put that back, or train it again: {remake(path.parent)}") from error
 
 
 def _by_text(metadata: Mapping[str, str], name: str) -> dict[str, float]:
@@ -188,7 +188,7 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     Raises:
         UserError: the file is no whole editor.
     """
-    _, metadata = read_safetensors(path, KIND, _remake(path.parent))
+    _, metadata = read_safetensors(path, KIND, remake(path.parent))
     others = {name: value for name, value in metadata.items() if name not in Calibration._fields}
     tables = {name: json.dumps(dict(table)) for name, table in calibration._asdict().items() if table}
     write_metadata(path, {**others, **tables})
@@ -209,7 +209,7 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
     tensors, config, regions, known_hash, calibration = read_editor(path)
     if config.mapper not in MAPPERS:
         raise UserError(f"{path} has the mapper {shown(config.mapper)!r}, but this program knows {', '.join(MAPPERS)}; "
-                        f"train it again: {_remake(path.parent, config.domain)}")
+                        f"train it again: {remake(path.parent, config.domain)}")
     generator = ckpt or config.ckpt
     if generator is not None and not os.path.isfile(generator):
         named = "--ckpt" if ckpt else f"{path} was trained on the generator"
@@ -218,7 +218,7 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
     if known_hash not in (UNKNOWN, world.generator_hash):
         raise UserError(f"{path} was trained on the generator {known_hash}, but {shown(generator or config.domain)} has "
                         f"{world.generator_hash}; give the right one with --ckpt, or train it again: "
-                        f"{_remake(path.parent, config.domain)}")
+                        f"{remake(path.parent, config.domain)}")
     world = seen(world) if seen else world
     if (steps := trained_steps(folder)) < config.step:
         warnings.warn(f"{path} is unfinished: it has {steps} of {config.step} steps", stacklevel=2)
@@ -241,7 +241,7 @@ def trained_steps(folder: Path) -> int:
             said = (file.metadata() or {}).get("steps", "")
     except Exception as error:          # safetensors raises its own kinds
         raise UserError(f"{path} is not a complete safetensors file ({error}); make it again with: "
-                        f"{_remake(path.parent)}") from error
+                        f"{remake(path.parent)}") from error
     return int(said) if re.fullmatch("[0-9]{1,10}", said) else read_editor(path).config.step
 
 
@@ -258,7 +258,7 @@ def fill(editor: RegionEditor, tensors: Mapping[str, Any], path: Path) -> None:
               for problem in misfit(tensors[name], tensor)]
     if wrong:
         raise UserError(f"{path} does not fit: {'; '.join(wrong[:3])}{', ...' * (len(wrong) > 3)}; give the options and "
-                        f"the generator that it was trained with, or train it again: {_remake(path.parent)}")
+                        f"the generator that it was trained with, or train it again: {remake(path.parent)}")
     editor.load_state_dict(dict(tensors))
 
 

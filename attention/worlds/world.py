@@ -50,7 +50,7 @@ class World:
             self.perceptual = perceptual
 
     def early(self) -> "World":
-        """The same world with the early pictures of its generator, where it has such; else itself.
+        """The same world with the early pictures of its generator; itself, if it has none or shows early ones already.
 
         Raises:
             UserError: the head's file is missing or broken, or of another generator.

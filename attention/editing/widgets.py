@@ -63,9 +63,9 @@ link.href = 'gradio_api/file=' + path; link.download = 'edited.png'; link.click(
 CHIP = """(() => { for (const [id, text] of [['what', this.innerText], ['where', '']]) {
 const field = document.querySelector(`#${id} textarea, #${id} input`);
 field.value = text; field.dispatchEvent(new Event('input', {bubbles: true})) }
-scrollTo({top: 0, behavior: 'smooth'}) })()"""
-# On a phone what was clicked may lie screens below the picture that it changes.
-SHOW = "(...inputs) => { scrollTo({top: 0, behavior: 'smooth'}); return inputs.length == 1 ? inputs[0] : inputs }"
+scrollTo(0, 0) })()"""
+# On a phone what was clicked may lie screens below the picture that it changes; at once, for new pictures end a smooth scroll.
+SHOW = "(...inputs) => { scrollTo(0, 0); return inputs.length == 1 ? inputs[0] : inputs }"
 # A slider that moves shows early pictures; once it rests, by mouse or by keys, the whole picture is asked for.
 REST = """(...inputs) => { clearTimeout(window.resting);
 window.resting = setTimeout(() => document.querySelector('#rest').click(), 350); return inputs }"""

@@ -6,10 +6,10 @@ import pickle
 
 import numpy as np
 import torch
-from conftest import tiny_editor
 from PIL import Image, PngImagePlugin
 from test_clip_models import released_file, tiny_file
 from test_nvidia import Generator, snapshot
+from tiny import tiny_editor
 
 from attention.clip_models.released import load_clip
 from attention.clip_models.tiny import TinyCLIP

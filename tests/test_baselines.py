@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import assert_close_to_max, tiny_editor
+from conftest import assert_close_to_max
 from safetensors import safe_open
+from tiny import tiny_editor
 
 from attention.baselines import (
     FOLDER,

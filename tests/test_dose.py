@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import tiny_editor
+from tiny import tiny_editor
 
 from attention.editing.session import Editor, load_editor
 from attention.files.published import SHIPPED

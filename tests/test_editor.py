@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_editor
+from tiny import tiny_editor
 
 from attention.evaluation.metrics import grow
 

@@ -9,16 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_editor
 from safetensors.torch import save_file
 from test_generator_contract import PROMISES
+from tiny import tiny_toml, world_file
 
 from attention import clustering_feature, run_attention
 from attention.baselines import METHODS
 from attention.baselines.base import Method
 from attention.clip_models import CLIP_MODELS
 from attention.clip_models.base import TextImageModel
-from attention.clip_models.tiny import TinyCLIP
 from attention.config import ClusterConfig, TrainConfig
 from attention.errors import UserError
 from attention.evaluation.metrics import METRICS, Asked, measure, table
@@ -36,7 +35,6 @@ REGISTRIES = (TERMS, MAPPERS, CLIP_MODELS, GENERATORS, WORLDS, VIEWS, METRICS, M
 # Name of a section -> its first block of Python.
 EXAMPLES = dict(re.findall(r"^## An? (.+?)\n.*?^```python\n(.*?)^```", (ROOT / "docs/extending.md").read_text(),
                            flags=re.MULTILINE | re.DOTALL))
-PROMPTS = ("red hair", "blue eyes", "smiling")
 
 
 @pytest.fixture(autouse=True)
@@ -74,23 +72,11 @@ def write(name: str, folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    """A folder with a world of random weights, tiny.toml: 32 px, blended at 16 px, five regions; and its regions."""
+    """A folder with a world of random weights, tiny.toml, and its regions."""
     folder = tmp_path_factory.mktemp("tiny")
-    weights = tiny_editor().generator.state_dict()
-    save_file({name: tensor.contiguous() for name, tensor in weights.items()}, folder / "generator.safetensors")
-    torch.manual_seed(0)
-    clip = TinyCLIP(PROMPTS, dim=8, image_size=16, width=4, text_width=8, text_heads=2, text_layers=1)
-    clip.save(folder / "clip.safetensors")
-    world_file(folder, "tiny", 'kind = "tiny", source = "clip.safetensors"')
-    clustering_feature.main(["--domain", str(folder / "tiny.toml"), "--run", str(folder / "run"), "--step", "1"])
+    world = tiny_toml(folder)
+    clustering_feature.main(["--domain", str(world), "--run", str(folder / "run"), "--step", "1"])
     return folder
-
-
-def world_file(folder: Path, name: str, clip: str, generator: str = "generator.safetensors", layer: int = 7) -> Path:
-    path = folder / f"{name}.toml"
-    path.write_text(f'generator = "{generator}"\nclip = {{ {clip} }}\nprompts = {json.dumps(PROMPTS)}\n'
-                    f'perceptual = "pixels"\n[settings]\nattention_layer = {layer}\ncluster_num = 5\n')
-    return path
 
 
 def train(domain: Path | str, run: Path, regions: Path, *flags: str) -> Path:

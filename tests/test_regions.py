@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import assert_close_to_max, tiny_editor, tiny_world
+from conftest import assert_close_to_max
 from safetensors.torch import save_file
 from sklearn.cluster import KMeans
+from tiny import tiny_editor, tiny_world
 
 from attention.config import ClusterConfig
 from attention.errors import UserError

@@ -12,7 +12,8 @@ from io import BytesIO
 
 import pytest
 import torch
-from conftest import assert_close_to_max, published_tensors, tiny_editor
+from conftest import assert_close_to_max, published_tensors
+from tiny import tiny_editor
 from torch import nn
 
 from attention.checkpoints import main

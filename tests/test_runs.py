@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import LinearCLIP, tiny_editor, tiny_world
+from tiny import LinearCLIP, tiny_editor, tiny_world
 
 from attention.config import TrainConfig, parse_config
 from attention.errors import UserError

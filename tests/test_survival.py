@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny import tiny_toml
+from warm import Program
 
 from attention import clustering_feature, run_attention
 from attention.errors import UserError
@@ -19,23 +21,23 @@ from attention.files.published import ROOT
 from attention.training import checkpoints, distributed
 from attention.training import loop as training
 from attention.training.runs import trained_steps
-from attention.worlds.registry import WORLDS
 
-pytestmark = pytest.mark.skipif(not WORLDS["drawn"].generator.exists(), reason="the drawn world is not built")
 STEPS = 8
-FLAGS = ["--step", str(STEPS), "--batch_size", "2", "--own_description_dir", str(ROOT / "tests/sheet.txt"),
-         "--save_intermediate_image_every", "4", "--resume", "auto"]            # sheets of one prompt take little time
+USUAL = {"--step": str(STEPS), "--batch_size": "2", "--own_description_dir": str(ROOT / "tests/sheet.txt"),
+         "--save_intermediate_image_every": "4", "--resume": "auto"}            # sheets of one prompt take little time
 
 
-def with_flags(*own: str) -> list[str]:
-    """FLAGS, but for those that are given."""
-    words = [*FLAGS, *own]
-    return [word for pair in dict(zip(words[::2], words[1::2], strict=True)).items() for word in pair]
+def flags(folder: Path, **own: str | None) -> list[str]:
+    """How a run in a folder of `fresh` is begun or gone on with; `own` flags replace the usual ones, None takes one out."""
+    chosen = {"--run": str(folder), "--domain": str(folder / "tiny.toml"), **USUAL,
+              **{f"--{name}": value for name, value in own.items()}}
+    return [word for name, value in chosen.items() if value is not None for word in (name, str(value))]
 
 
-# Runs the training and ends its own process hard: at a time, or in the middle of the write of a checkpoint.
+# Runs the training, with steps that last long enough to be stopped in, and ends its own process hard: at a time, or in the
+# middle of the write of a checkpoint.
 CHILD = """
-import os, signal, sys, threading
+import os, signal, sys, threading, time
 import torch
 from attention import run_attention
 from attention.training import loop as training
@@ -44,6 +46,13 @@ torch.set_num_threads(1)
 moment, *flags = sys.argv[1:]
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
+real = training.gradients
+def gradients(*arguments):      # the time counts from the first step: before it there is nothing to lose
+    if timer is not None and not timer.is_alive():
+        timer.start()
+    time.sleep(0.2)
+    return real(*arguments)
+training.gradients, timer = gradients, None
 if moment.startswith("write"):
     whole, count = torch.save, [int(moment[5:])]
     def save(state, path):
@@ -54,48 +63,46 @@ if moment.startswith("write"):
         whole(state, path)
     torch.save = save
 elif moment.startswith("after"):
-    real = training.gradients
-    def begun(*arguments):      # the time counts from the first step: before it there is nothing to lose
-        if not begun.timer.is_alive():
-            begun.timer.start()
-        return real(*arguments)
-    begun.timer = threading.Timer(float(moment[5:]), die)
-    begun.timer.daemon = True
-    training.gradients = begun
+    timer = threading.Timer(float(moment[5:]), die)
+    timer.daemon = True
 exit_with_message(lambda: run_attention.main(flags))
 """
 
 
-def start(folder: Path, moment: str = "never", *flags: str) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", CHILD, moment, "--run", str(folder), *with_flags(*flags)], cwd=ROOT,
-                            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+def start(folder: Path, moment: str = "never", **own: str) -> Program:
+    return Program(CHILD, [moment, *flags(folder, **own)], folder.parent / f"said by {folder.name}")
 
 
 @pytest.fixture(scope="module")
 def regions(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("regions")
-    clustering_feature.main(["--run", str(folder), "--step", "2"])
+    return clustered(tmp_path_factory.mktemp("regions"))
+
+
+def clustered(folder: Path, seed: int = 42) -> Path:
+    clustering_feature.main(["--domain", str(tiny_toml(folder)), "--run", str(folder), "--step", "2", "--seed", str(seed)])
     return folder / "regions.safetensors"
 
 
 @pytest.fixture(scope="module")
 def whole(regions, tmp_path_factory) -> Path:
     """The run folder of a run that nothing interrupts."""
-    return finished(fresh(tmp_path_factory.mktemp("whole"), regions), "--save_intermediate_image_every", "2")
+    return finished(fresh(tmp_path_factory.mktemp("whole"), regions), save_intermediate_image_every="2")
 
 
 def fresh(folder: Path, regions: Path) -> Path:
+    """A folder with the world of random weights and its regions."""
     folder.mkdir(exist_ok=True)
+    tiny_toml(folder)
     (folder / "regions.safetensors").write_bytes(regions.read_bytes())
     return folder
 
 
-def finished(folder: Path, *flags: str) -> Path:
+def finished(folder: Path, **own: str) -> Path:
     """Run on to the end, in this process: bits are compared, so with the children's one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        run_attention.main(["--run", str(folder), *with_flags(*flags)])
+        run_attention.main(flags(folder, **own))
     finally:
         torch.set_num_threads(threads)
     return folder
@@ -107,14 +114,14 @@ def assert_same_result(folder: Path, whole: Path):
     assert lines[0] == lines[1]
 
 
-def kill_and_go_on(folder: Path, moments: list[str], *flags: str) -> None:
+def kill_and_go_on(folder: Path, moments: list[str], **own: str) -> None:
     for moment in moments:
-        process = start(folder, moment, *flags)
+        process = start(folder, moment, **own)
         _, errors = process.communicate(timeout=300)
         assert process.returncode == -signal.SIGKILL, errors
         for path in checkpoints.newest(folder / "checkpoints"):
             torch.load(path, weights_only=True)                         # whole, each of them
-    finished(folder, *flags)
+    finished(folder, **own)
 
 
 def test_killed_while_writing_a_checkpoint_and_resumed_equals_uninterrupted(regions, whole, tmp_path):
@@ -124,13 +131,13 @@ def test_killed_while_writing_a_checkpoint_and_resumed_equals_uninterrupted(regi
 
 @pytest.mark.slow
 def test_killed_at_twenty_moments_and_resumed_equals_uninterrupted(regions, tmp_path):
-    draw, steps = random.Random(0), ("--step", "100")         # more than are done between the kills
+    draw, steps = random.Random(0), {"step": "100"}         # more than are done between the kills
     moments = [f"write{draw.randrange(2)}" if i % 4 == 0 else f"after{draw.uniform(0, 2):.2f}" for i in range(20)]
     folders = [tmp_path / name for name in ("killed", "whole")]
     for folder in folders:
         fresh(folder, regions)
-    kill_and_go_on(folders[0], moments, *steps)
-    finished(folders[1], *steps, "--save_intermediate_image_every", "100")
+    kill_and_go_on(folders[0], moments, **steps)
+    finished(folders[1], **steps, save_intermediate_image_every="100")
     assert_same_result(*folders)
 
 
@@ -145,7 +152,7 @@ def test_a_polite_signal_ends_the_step_leaves_a_checkpoint_and_says_how_to_go_on
     assert process.returncode == code and "Traceback" not in errors
     newest = checkpoints.newest(tmp_path / "checkpoints")[0]
     assert 2 < torch.load(newest, weights_only=True)["step"] == int(newest.stem) == trained_steps(tmp_path) < STEPS
-    assert errors.count("go on with: python -m attention.run_attention --domain=drawn") == 1
+    assert errors.count("go on with: python -m attention.run_attention --domain=") == 1
     assert_same_result(finished(tmp_path), whole)
 
 
@@ -170,24 +177,23 @@ def test_a_broken_newest_checkpoint_is_passed_over(regions, whole, tmp_path, cap
 
 
 def test_regions_of_another_seed_are_refused(whole, tmp_path):
-    clustering_feature.main(["--run", str(tmp_path), "--step", "2", "--seed", "7"])
-    flags = ["--run", str(tmp_path), *FLAGS[:-1], str(whole / "checkpoints/best.pt")]
+    clustered(tmp_path, seed=7)
     with pytest.raises(UserError, match=r"best.pt was made with other options: the regions .*'seed': '42'.*'seed': '7'"):
-        run_attention.main(flags)
+        run_attention.main(flags(tmp_path, resume=whole / "checkpoints/best.pt"))
 
 
 @pytest.mark.parametrize(("key", "value", "words"), [
-    ("domain", "ffhq", "the domain ffhq there, drawn here"),
+    ("domain", "ffhq", "the domain ffhq there, tiny here"),
     ("generator_hash", "0123", "the generator 0123 there"),
     ("processes", 2, "processes 2 there, 1 here"),
-    ("config", {"attention_layer": 10, "cluster_num": 20}, "--attention_layer 10 there, 13 here; --cluster_num 20 there"),
+    ("config", {"attention_layer": 9, "cluster_num": 20}, "--attention_layer 9 there, 7 here; --cluster_num 20 there"),
 ])
 def test_a_checkpoint_of_something_else_is_refused_with_each_difference(key, value, words, whole, regions, tmp_path):
     state = torch.load(whole / "checkpoints/best.pt", weights_only=True)
     state[key] = {**state["config"], **value} if key == "config" else value
     torch.save(state, tmp_path / "other.pt")
     with pytest.raises(UserError, match=words):
-        run_attention.main(["--run", str(fresh(tmp_path, regions)), *FLAGS[:-1], str(tmp_path / "other.pt")])
+        run_attention.main(flags(fresh(tmp_path, regions), resume=tmp_path / "other.pt"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_moves_a_weight(regions, tmp_path, monkeypatch):
@@ -199,7 +205,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_moves_a_weight(region
 
     monkeypatch.setattr(training, "gradients", broken)
     with pytest.raises(UserError, match=r"at step 5 because perceptual is nan.* the last good one is .*000004\.pt"):
-        run_attention.main(["--run", str(fresh(tmp_path, regions)), *FLAGS])
+        run_attention.main(flags(fresh(tmp_path, regions)))
     assert [path.stem for path in checkpoints.newest(tmp_path / "checkpoints")] == ["000004"]
 
 
@@ -211,7 +217,7 @@ def test_weights_that_are_not_finite_after_an_update_replace_no_file(whole, regi
     torch.save(state, tmp_path / "huge.pt")
     folder = fresh(tmp_path / "run", regions)
     with pytest.raises(UserError, match=r"training stopped at step 6 because the largest weight is .*huge\.pt"):
-        run_attention.main(["--run", str(folder), *FLAGS[:-1], str(tmp_path / "huge.pt")])
+        run_attention.main(flags(folder, resume=tmp_path / "huge.pt"))
     assert not (folder / "editor.safetensors").exists() and not (folder / "checkpoints").exists()
 
 
@@ -239,7 +245,7 @@ def test_a_full_disk_while_saving_leaves_the_previous_checkpoint_whole(regions, 
 
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match=r"000008.pt could not be written .*No space left"):
-        run_attention.main(["--run", str(fresh(tmp_path, regions)), *FLAGS])
+        run_attention.main(flags(fresh(tmp_path, regions)))
     names = sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
     assert names == ["000004.pt", "best.pt"]
     assert torch.load(tmp_path / "checkpoints/000004.pt", weights_only=True)["step"] == 4
@@ -251,7 +257,7 @@ def test_a_new_run_in_the_folder_of_an_old_one_is_refused_or_begins_without_its_
     for path in (whole / "checkpoints").iterdir():
         (folder / "checkpoints" / path.name).write_bytes(path.read_bytes())
     (folder / "checkpoints/.000004.pt.1.partial").write_bytes(b"left by a killed process")
-    again = ["--run", str(folder), "--step", "3", *FLAGS[2:-2]]
+    again = flags(folder, step="3", resume=None)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     with pytest.raises(UserError, match=r"holds a run already.* --resume auto.* --overwrite"):
         run_attention.main(again)
@@ -261,29 +267,30 @@ def test_a_new_run_in_the_folder_of_an_old_one_is_refused_or_begins_without_its_
     assert torch.load(folder / "checkpoints/best.pt", weights_only=True)["step"] <= 3
 
 
-def test_the_mistake_of_any_process_is_told():
-    done = run_as_two("fail")
-    assert done.returncode == 2 and done.stderr.count("error: only the second one knows") == 1
+def test_the_mistake_of_any_process_is_told(tmp_path):
+    code, errors = run_as_two("fail", tmp_path)
+    assert code == 2 and errors.count("error: only the second one knows") == 1
 
 
-def run_as_two(name: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-c", "import sys; sys.path[:0] = ['tests', '.']\nimport second_process\n"
-               "from attention import errors\nfrom attention.training import distributed\nerrors.exit_with_message("
-               f"lambda: distributed.start(2, None, second_process.{name}))"]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+def run_as_two(name: str, folder: Path) -> tuple[int | None, str]:
+    """Two processes of second_process.NAME: with what code they ended, and what they said."""
+    program = Program("import sys; sys.path[:0] = ['tests', '.']\nimport second_process\n"
+                      "from attention import errors\nfrom attention.training import distributed\nerrors.exit_with_message("
+                      f"lambda: distributed.start(2, None, second_process.{name}))", [], folder)
+    _, errors = program.communicate(timeout=120)
+    return program.returncode, errors
 
 
-def test_one_process_of_two_dying_ends_the_run_with_its_error():
-    done = run_as_two("die")
-    assert done.returncode == 1 and "process 1 of 2 was ended by signal 9" in done.stderr
+def test_one_process_of_two_dying_ends_the_run_with_its_error(tmp_path):
+    code, errors = run_as_two("die", tmp_path)
+    assert code == 1 and "process 1 of 2 was ended by signal 9" in errors
 
 
 @pytest.mark.slow
-def test_a_process_that_stands_still_is_told_after_a_while(monkeypatch):
-    monkeypatch.setenv(distributed.TIMEOUT, "5")
-    done = run_as_two("stand_still")
-    assert done.returncode == 2 and done.stderr.count("\n") == 1
-    assert "process 0 of 2 had no answer from the others for 5 seconds" in done.stderr
+def test_a_process_that_stands_still_is_told_after_a_while(tmp_path):
+    code, errors = run_as_two("stand_still", tmp_path)
+    assert code == 2 and errors.count("\n") == 1
+    assert "process 0 of 2 had no answer from the others for 5 seconds" in errors
 
 
 # Kills the second process once, before its sixth step; torchrun starts both again, and they go on by themselves.
@@ -307,7 +314,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(regions, tmp_path):
     script = tmp_path / "child.py"
     script.write_text(RESTARTED)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts",
-               "1", "--", script, "--run", fresh(tmp_path, regions), *FLAGS[2:-2], "--step", "7"]
+               "1", "--", script, *flags(fresh(tmp_path, regions), step="7", resume=None)]
     done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=300,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr
@@ -319,8 +326,8 @@ def test_torchrun_restarts_from_the_last_checkpoint(regions, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGUSR1, 138), (signal.SIGINT, 130)])
 def test_a_polite_signal_reaches_all_processes(number, code, regions, tmp_path):
-    command = [sys.executable, "-m", "attention.run_attention", "--run", str(fresh(tmp_path, regions)),
-               *with_flags("--step", "500", "--batch_size", "1"), "--multiprocessing-distributed", "--gpu_id", "0,1"]
+    command = [sys.executable, "-m", "attention.run_attention", "--multiprocessing-distributed", "--gpu_id", "0,1",
+               *flags(fresh(tmp_path, regions), step="5000", batch_size="1")]
     process = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while not list((tmp_path / "checkpoints").glob("[0-9]*.pt")) and process.poll() is None:
         time.sleep(0.05)

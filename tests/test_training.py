@@ -1,14 +1,15 @@
 """Whole training steps: the published program's own, and one result for any number of processes."""
 
 import math
-import subprocess
-import sys
 from functools import partial
 
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import LinearCLIP, assert_close_to_max, tiny_editor, tiny_world
+from conftest import assert_close_to_max
+from second_process import joint_gradient, tiny_step
+from tiny import LinearCLIP, tiny_world
+from warm import Program
 
 from attention.config import TrainConfig
 from attention.devices import _bf16_units, autocast
@@ -20,7 +21,7 @@ from attention.method import losses
 from attention.method.editor import RegionEditor
 from attention.method.mapper import StyleMapper
 from attention.method.regions import RegionClusters
-from attention.processes import own_rows, rank, world_size
+from attention.processes import own_rows
 from attention.training import distributed
 from attention.training.captions import PhraseSampler
 from attention.training.loop import compiled
@@ -98,34 +99,8 @@ def test_eight_steps_of_the_released_recipe_are_the_published_ones(golden):
 
 # --- several processes, several parts
 
-PROMPTS = 8
-SETTINGS = TrainConfig(temperature=0.1, relative=True, lambda_area=0.3, batch_size=PROMPTS)
-
-
-def tiny_step(views="plain", **settings):
-    """An editor that learns in a world with a linear CLIP, and a draw of PROMPTS prompts halfway through the run."""
-    editor = tiny_editor()
-    random = torch.Generator().manual_seed(1)
-    source = editor.source(torch.randn(1, 16, generator=random))
-    target, where = (torch.randn(PROMPTS, 8, generator=random) for _ in range(2))
-    world = tiny_world(editor.generator, LinearCLIP(torch.randn(3 * 8 * 8, 8, generator=random), 8), views)
-    others = torch.randn(2, 8, generator=random)
-    return (Learner.of(SETTINGS.replaced(**settings), world, editor),
-            Draw(0.5, source, target, where, others, range(PROMPTS)))
-
-
 def gradient_of(learner):
     return torch.cat([value.grad.flatten() for value in learner.editor.parameters()])
-
-
-def joint_gradient(folder):
-    """One step's gradients of the tiny editor, all prompts together; in a group, each process takes its own rows."""
-    with distributed.group(torch.device("cpu")):
-        learner, draw = tiny_step()
-        own = Draw(draw.t, draw.source, own_rows(draw.target), own_rows(draw.where), draw.others, own_rows(draw.seeds))
-        gradients(learner, own)
-        found = {name: value.grad for name, value in learner.editor.named_parameters()}
-        torch.save(found, f"{folder}/{world_size()}_{rank()}.pt")
 
 
 @pytest.mark.parametrize("micro_batch", (1, 2, 3))
@@ -248,11 +223,12 @@ def test_compiled_synthesis_trains_as_the_plain_one():
 
 
 def run_in(processes, folder):
-    command = [sys.executable, "-c", "import sys; sys.path[:0] = ['tests', '.']\n"
-               "from functools import partial\nfrom attention.training import distributed\nimport test_training\n"
-               f"distributed.start({processes}, None, partial(test_training.joint_gradient, {str(folder)!r}))"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    program = Program("import sys; sys.path[:0] = ['tests', '.']\nfrom functools import partial\nimport second_process\n"
+                      "from attention.training import distributed\n"
+                      f"distributed.start({processes}, None, partial(second_process.joint_gradient, {str(folder)!r}))",
+                      [], folder)
+    _, errors = program.communicate(timeout=120)
+    assert program.returncode == 0, errors
 
 
 @pytest.mark.parametrize("processes", (2, *(pytest.param(count, marks=pytest.mark.slow) for count in (4, 8))))

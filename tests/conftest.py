@@ -13,7 +13,17 @@ import attention
 from attention.editing.desk import Desk
 from attention.editing.folder import ServerFolder
 
+# Files that take longest, in the order of their time: these begin first, so that no process waits long for the last one.
+LONG = ("web_page", "published_commands", "benchmarks", "faces", "entry_points", "survival", "runs", "training", "installed",
+        "extending", "compare", "baselines", "evaluate_real", "triton", "tour")
+
 GOLDEN, FORMATS = (Path(__file__).parent / name for name in ("golden", "formats"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the tests of LONG first."""
+    places = {f"test_{name}": place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONG)))
 
 
 @pytest.fixture(scope="session")

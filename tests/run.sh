@@ -11,5 +11,5 @@ mypy || style=$?
 # Two processes with one thread each are faster than one with two; each takes whole files, whose tests share their models.
 # pytest comes last, so that its closing line is the last line; a failure ends here.
 export OMP_NUM_THREADS=1
-python -m pytest -n 2 --dist loadfile "$@"
+python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
 exit "$style"

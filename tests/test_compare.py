@@ -57,7 +57,7 @@ def test_a_prompt_without_faces_for_it_is_not_compared():
 
 
 def test_the_command_finds_ours_between_the_floor_and_the_ceiling(tmp_path):
-    settings = ["--prompts", "grey hair", "--faces", "4", "--device", "cpu", "--results", str(tmp_path)]
+    settings = ["--prompts", "grey hair", "--faces", "2", "--device", "cpu", "--results", str(tmp_path)]
     compare.main(["--only", "nothing, ours", *settings])
     path = compare.main(["--only", "true_part", *settings])                  # the others' figures stay
     report = json.loads(path.read_text())

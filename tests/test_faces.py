@@ -223,7 +223,7 @@ def test_the_recogniser_in_torch_looks_where_dlib_does(published):
     """To 4 % of the side, in the mean of eight generated faces."""
     dlib = pytest.importorskip("dlib", reason="faces are found with the extra photos")
     corners, points = dlib_model("shape_predictor", "shape_predictor_5_face_landmarks.dat", "this test"), []
-    for pixels in to_pixels(published.picture(published.sample_w(8, seed=5))):
+    for pixels in to_pixels(published.early().picture(published.sample_w(8, seed=5))):
         face, = dlib.get_frontal_face_detector()(pixels, 0)
         chip = dlib.get_face_chip_details(corners(pixels, face), CHIP, 0.25).rect
         points.append(np.array([chip.left(), chip.top(), chip.right(), chip.bottom()]) / len(pixels))

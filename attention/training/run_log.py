@@ -159,8 +159,11 @@ def metrics_figure(lines: Sequence[Mapping[str, float]]) -> "Figure":
 
     names = [name for name in dict.fromkeys(chain.from_iterable(lines)) if name != "step"]
     rows, (width, height) = math.ceil(len(names) / PANELS_ACROSS), PANEL_INCHES
-    figure = Figure((width * PANELS_ACROSS, height * rows), DOTS_PER_INCH, layout="constrained")
-    figure.supxlabel("step", fontsize="medium")
+    figure = Figure((width * PANELS_ACROSS, height * rows), DOTS_PER_INCH)
+    # A layout found by measuring every label takes half a second, at the end of every run.
+    figure.subplots_adjust(left=0.2 / PANELS_ACROSS, right=1 - 0.03 / PANELS_ACROSS, wspace=0.28,
+                           bottom=0.22 / rows, top=1 - 0.12 / rows, hspace=0.45)
+    figure.supxlabel("step", fontsize="medium", y=0.01, va="bottom")
     for place, name in enumerate(names, start=1):
         steps, values = zip(*[(line["step"], line[name]) for line in lines if name in line], strict=True)
         panel = figure.add_subplot(rows, PANELS_ACROSS, place)

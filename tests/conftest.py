@@ -13,9 +13,9 @@ import attention
 from attention.editing.desk import Desk
 from attention.editing.folder import ServerFolder
 
-# Files that take longest, in the order of their time: these begin first, so that no process waits long for the last one.
-LONG = ("web_page", "published_commands", "benchmarks", "faces", "entry_points", "survival", "runs", "training", "installed",
-        "extending", "compare", "baselines", "evaluate_real", "triton", "tour")
+# Files that take longest, in the order of their time. They begin first, so that no process waits long for the last one.
+LONG = ("web_page", "published_commands", "benchmarks", "faces", "entry_points", "survival", "runs", "training",
+        "installed", "extending", "compare", "baselines", "evaluate_real", "triton", "tour")
 
 GOLDEN, FORMATS = (Path(__file__).parent / name for name in ("golden", "formats"))
 

@@ -26,7 +26,7 @@ def run(tmp_path_factory):
     """A run folder: regions of few faces, four training steps."""
     folder = tmp_path_factory.mktemp("run")
     clustering_feature.main(["--run", str(folder), "--step", "2"])
-    run_attention.main(["--run", str(folder), "--step", "4", *SMALL])
+    run_attention.main(["--run", str(folder), "--step", "4", "--batch_size", "3", "--save_intermediate_image_every", "4"])
     return folder
 
 
@@ -56,7 +56,7 @@ def test_the_run_folder_rebuilds_its_editor(run):
 
 
 def test_evaluation_writes_a_figure_for_every_prompt(run):
-    evaluate.main(["--run", str(run), "--faces", "4", "--strengths", "0.1"])
+    evaluate.main(["--run", str(run), "--faces", "2", "--strengths", "0.1"])
     report = json.loads((run / "metrics.json").read_text())
     assert report["training_steps"] == 4
     assert set(report["prompts"]) == set(WORLDS["drawn"].prompts)

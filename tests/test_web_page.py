@@ -286,6 +286,8 @@ def test_the_slider_ends_where_faces_look_right_unless_more_is_asked_for(user, e
     user.sees("strength 0.3")
     user.page.locator("#stronger input").uncheck()
     user.sees("strength 0.15")
+    user.page.wait_for_timeout(500)                                           # the slider has rested since it was moved
+    assert not user.page.locator(".toast-body").count()
     assert np.array_equal(user.picture("edited"), pixels(editor.open_seed(21).edit("purple hair", strength=USUAL)))
 
 

@@ -64,11 +64,13 @@ CHIP = """(() => { for (const [id, text] of [['what', this.innerText], ['where',
 const field = document.querySelector(`#${id} textarea, #${id} input`);
 field.value = text; field.dispatchEvent(new Event('input', {bubbles: true})) }
 scrollTo(0, 0) })()"""
-# On a phone what was clicked may lie screens below the picture that it changes; at once, for new pictures end a smooth scroll.
+# On a phone what was clicked may lie screens below the picture that it changes. At once: new pictures end a smooth scroll.
 SHOW = "(...inputs) => { scrollTo(0, 0); return inputs.length == 1 ? inputs[0] : inputs }"
 # A slider that moves shows early pictures; once it rests, by mouse or by keys, the whole picture is asked for.
 REST = """(...inputs) => { clearTimeout(window.resting);
 window.resting = setTimeout(() => document.querySelector('#rest').click(), 350); return inputs }"""
+# What lowers the slider's end makes the whole picture itself; a rest that came after it would have a value beyond that end.
+NO_REST = "(...inputs) => { clearTimeout(window.resting); return inputs }"
 PROGRESS = gr.Progress(track_tqdm=True)
 PROXIES = [name for kind in ("http", "https", "all") for name in (f"{kind}_proxy", f"{kind}_proxy".upper())]
 
@@ -260,7 +262,8 @@ def _edit_panel(desk: Desk, views: Views) -> None:
     for slider in sliders:
         views.on(slider.input, desk.glance, sliders, views.after_edit, trigger_mode="always_last", js=REST)
     views.on(rest.click, desk.rest, sliders, views.after_edit)
-    views.on(views.stronger.input, desk.allow, [views.stronger, *sliders], [*views.after_edit, *views.how])
+    views.on(views.stronger.input, desk.allow, [views.stronger, *sliders], [*views.after_edit, *views.how],
+             js=NO_REST)
     views.on(views.where.change, desk.type_where, [views.where], [views.regions])      # no input comes when it is emptied
     for button, action in ((undo, desk.undo), (redo, desk.redo), (over, desk.start_over)):
         views.on(button.click, action, shows=[*views.after_edit, *views.fields])

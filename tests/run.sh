@@ -11,5 +11,6 @@ mypy || style=$?
 # Two processes with one thread each are faster than one with two; each takes whole files, whose tests share their models.
 # pytest comes last, so that its closing line is the last line; a failure ends here.
 export OMP_NUM_THREADS=1
+unset PYTHONDONTWRITEBYTECODE                   # else every process that a test starts compiles the package anew
 python -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@"
 exit "$style"

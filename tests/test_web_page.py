@@ -20,7 +20,6 @@ from playwright.sync_api import expect, sync_playwright
 
 from attention.editing import page as command
 from attention.editing.history import STRONGEST, USUAL
-from attention.editing.widgets import build, serve
 from attention.errors import UserError
 from attention.files.published import ROOT
 from attention.images import to_pixels
@@ -34,6 +33,7 @@ REACH = 4           # px beyond the mask that the two layers after the blend can
 
 @pytest.fixture(scope="module")
 def served(desk):
+    from attention.editing.widgets import build, serve  # noqa: PLC0415  (gradio takes 4 s, in each process that collects)
     with pytest.MonkeyPatch.context() as environment:
         environment.setenv("GRADIO_TEMP_DIR", "")                             # which the page sets for good
         page = build(desk)

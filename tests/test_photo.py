@@ -7,7 +7,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from PIL import Image, ImageCms, ImageFilter
+from PIL import Image, ImageCms, ImageFilter, PngImagePlugin
 from torch.nn import functional as F
 
 import attention
@@ -134,6 +134,28 @@ def linear_grey():
 
 def grown(mask):
     return np.asarray(Image.fromarray(mask).convert("L").filter(ImageFilter.MaxFilter(9))) > 0
+
+
+@pytest.mark.parametrize(("primaries", "transfer"), [(1, 13), (12, 13), (9, 16)])
+@pytest.mark.parametrize("ending", ["png", "avif"])
+def test_colours_of_other_code_points_than_those_of_srgb_are_told(primaries, transfer, ending, tmp_path):
+    path, picture = tmp_path / f"photo.{ending}", Image.new("RGB", (32, 32), (200, 30, 90))
+    if ending == "png":
+        points = PngImagePlugin.PngInfo()
+        points.add(b"cICP", bytes([primaries, transfer, 0, 1]))
+        picture.save(path, pnginfo=points)
+    else:
+        picture.save(path)
+        whole = path.read_bytes()
+        place = whole.index(b"colrnclx") + 8
+        path.write_bytes(whole[:place] + bytes([0, primaries, 0, transfer]) + whole[place + 4:])
+    with warnings.catch_warnings(record=True) as said:
+        read_photo(path)
+    told = [str(one.message) for one in said]
+    expected = f"photo.{ending} says by code points (primaries {primaries}, transfer {transfer})"
+    assert [expected in note for note in told] == [True] * ((primaries, transfer) != (1, 13)), told
+    with path.open("rb") as opened:
+        assert pictures.read_picture(opened).info.get(pictures.CODE_POINTS) == (primaries, transfer)
 
 
 def test_what_rgb_cannot_hold_becomes_srgb_through_its_profile_and_that_is_told(tmp_path):

@@ -11,10 +11,13 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageCms
 
+from attention.files.pictures import CODE_POINTS
+
 LARGEST_PROFILE = 1_000_000     # bytes; Pillow opens no PNG that holds a larger one
 SEEN = 2                        # levels: profiles that move no colour by more are taken for sRGB itself
 SPACES = {"L": "GRAY", "CMYK": "CMYK", "LAB": "Lab", "RGB": "RGB"}         # mode -> what its profile is of
 SRGB_GAMMA = 1 / 2.2
+SRGB_PRIMARIES, SRGB_TRANSFERS = {1, 2}, {1, 2, 6, 13, 14, 15}             # code points of H.273; 2 is "not said"
 UNUSABLE = (ImageCms.PyCMSError, OSError, ValueError, TypeError)
 
 
@@ -76,7 +79,10 @@ def _without_alpha(picture: Image.Image) -> Image.Image:
 
 def _profile(picture: Image.Image, name: str) -> bytes | None:
     """The profile of a picture, once it can be read."""
-    profile = picture.info.get("icc_profile")
+    profile, (primaries, transfer) = picture.info.get("icc_profile"), picture.info.get(CODE_POINTS, (2, 2))
+    if not profile and (primaries not in SRGB_PRIMARIES or transfer not in SRGB_TRANSFERS):
+        warnings.warn(f"{name} says by code points (primaries {primaries}, transfer {transfer}) that its colours are not "
+                      "sRGB's; they are passed over, so turn it into sRGB first if it looks pale", stacklevel=4)
     if not profile:
         gamma = picture.info.get("gamma", SRGB_GAMMA)
         if "srgb" not in picture.info and abs(gamma - SRGB_GAMMA) > 0.01:

@@ -20,6 +20,8 @@ PLUG_IN, PLUGGED = "pillow_heif", "HEIF"                        # reads photos o
 HEIC = (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")       # bytes 4 to 12 of such a file begin with one of these
 HEIC_ENDINGS = {".heic", ".heif", ".hif"}
 MEGAPIXELS = 100            # a larger picture is refused: it would need gigabytes
+CODE_POINTS = "code_points"                                     # in a picture's `info`: primaries and transfer, by H.273
+HEAD = 1_200_000                                                # bytes in which they are looked for: a profile comes first
 ANIMATED = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")               # other formats keep previews and depth maps as frames
 
 
@@ -68,7 +70,7 @@ def decoding(name: str, what: str = "a picture") -> Iterator[None]:
 
 
 def open_picture(file: Path | BinaryIO) -> Image.Image:
-    """Pillow's Image.open for FORMATS alone: reads the header, no pixels.
+    """Pillow's Image.open for FORMATS alone: reads the header, no pixels. `info` holds CODE_POINTS if the file has such.
 
     Raises:
         UserError: it is a HEIC file, and the plug-in for these is not installed.
@@ -76,12 +78,38 @@ def open_picture(file: Path | BinaryIO) -> Image.Image:
     """
     formats = _known_formats()
     try:
-        return Image.open(file, formats=formats)
+        picture = Image.open(file, formats=formats)
+        if points := _code_points(_head(file)):
+            picture.info[CODE_POINTS] = points
+        return picture
     except Image.UnidentifiedImageError:
         if isinstance(file, Path) and PLUGGED not in formats and _begins_as_heic(file):
             raise UserError(f"{shown(file)} is a HEIC picture, which Pillow reads with a plug-in only; get it with: pip "
                             "install pillow-heif, or save the picture as JPEG") from None
         raise
+
+
+def _head(file: Path | BinaryIO) -> bytes:
+    if isinstance(file, Path):
+        with file.open("rb") as opened:
+            return opened.read(HEAD)
+    place = file.tell()
+    file.seek(0)
+    head = file.read(HEAD)
+    file.seek(place)
+    return head
+
+
+def _code_points(head: bytes) -> tuple[int, int] | None:
+    """(primaries, transfer) that a PNG (cICP), an AVIF or a HEIC file (nclx) says its numbers are of; Pillow passes them by."""
+    if (place := head.find(b"colrnclx")) >= 0 and head[4:8] == b"ftyp":
+        return int.from_bytes(head[place + 8:place + 10], "big"), int.from_bytes(head[place + 10:place + 12], "big")
+    place = 8
+    while head.startswith(b"\x89PNG") and place + 12 <= len(head) and head[place + 4:place + 8] != b"IDAT":
+        if head[place + 4:place + 8] == b"cICP":
+            return head[place + 8], head[place + 9]
+        place += 12 + int.from_bytes(head[place:place + 4], "big")
+    return None
 
 
 def picture_endings() -> set[str]:

@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     chosen = words(config.only) or list(METHODS)
     if unknown := [name for name in chosen if name not in METHODS]:
         raise UserError(f"--only names {unknown[0]!r}, expected some of {', '.join(METHODS)}")
-    world = load_world(config.domain, device=config.device)
+    world = load_world(config.domain, device=config.device).preview()
     prompts = words(config.prompts) or list(world.prompts)
     if unknown := [prompt for prompt in prompts if prompt not in world.prompts]:
         raise UserError(f"--prompts names {unknown[0]!r}, expected some of {', '.join(world.prompts)}")

@@ -83,7 +83,17 @@ def test_the_offset_taken_is_that_of_the_best_overlap(monkeypatch):
     assert max(found, key=found.__getitem__) + -2 >= 1.38                       # the gate's own logit
 
 
-@pytest.mark.parametrize("table", ["amounts", "offsets"])
+@pytest.mark.parametrize("late, taken", [(False, 0.8), (True, 0.87)])
+def test_enough_is_the_least_with_which_faces_get_what_they_lack(late, taken):
+    """Gains that rise straight up to a share of 1.7, so that e of them is had at 1.7 e; nearest to 1.6 from 1.44 on."""
+    shares = torch.tensor(calibration.SHARES)
+    held = (shares >= (1.6 if late else 0.6)).numpy()
+    tried = calibration.Tried(held[None].repeat(3, axis=0), (shares / 1.7).clamp(max=1).expand(3, -1))
+    assert calibration.sufficing(tried, 1.0, 0.05) == taken
+    assert tried.success == dict(zip(calibration.SHARES, held.astype(float), strict=True))
+
+
+@pytest.mark.parametrize("table", ["amounts", "offsets", "enough"])
 @pytest.mark.parametrize("said", ["{", "[]", '{"a": "b"}', '{"a": NaN}', '{"a": 1e9}', '{"a": true}', '{"a": -30}'])
 def test_a_garbled_table_is_refused_with_its_file(said, table, tmp_path):
     path = tmp_path / "editor.safetensors"

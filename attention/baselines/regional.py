@@ -70,7 +70,7 @@ class RegionMethod:
         if own.generator_hash != world.generator_hash:
             raise UserError(f"{run / 'editor.safetensors'} edits the generator {own.generator_hash}, but {world.name} has "
                             f"{world.generator_hash}; leave {cls.key} out, or take the world's own generator")
-        return cls(world, editor)
+        return cls(world, editor.with_generator(world.generator))
 
     @torch.no_grad()
     def edit(self, w: Tensor, prompt: str, strength: float, faces: Faces) -> tuple[Tensor, Tensor | None]:

@@ -3,9 +3,11 @@ attention/calibrate.py."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -16,6 +18,7 @@ from attention.evaluation.metrics import iou, lacking
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder
 from attention.generator import sample_z
+from attention.method import dose
 from attention.method.defaults import STRENGTH
 from attention.method.editor import RegionEditor, Source
 from attention.method.spatial_attention import threshold_for
@@ -26,6 +29,7 @@ from attention.worlds.world import World
 
 SHARES = (0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)         # of the usual strength, that are tried
 FALL = 0.2          # of success: a share at which it has fallen by so much is overdone, whatever succeeds beyond it
+ENOUGHS = (0.8, 0.84, dose.ENOUGH, 0.9, 0.93, 0.96)               # of what a text can gain, that are tried
 OFFSETS = tuple(step / 4 for step in range(-24, 17))            # of the attention's logits, that are tried
 
 
@@ -50,25 +54,29 @@ def calibrate(config: CalibrateConfig) -> Path:
     overlap = overlaps(editor, world, sources, faces, config)
     offsets = {text: max(by_offset, key=by_offset.__getitem__) for text, by_offset in overlap.items()}
     Calibration(offsets=offsets).teach(editor, world)
-    success = successes(editor, world, sources, faces, config)
+    tried = at_all_shares(editor, world, sources, faces, config)
+    success = {prompt: tried[prompt].success if prompt in tried else {} for prompt in world.prompts}
     amounts = {prompt: suiting(by_share, config.slack) for prompt, by_share in success.items()}
-    write_calibration(path, Calibration(amounts, offsets))
-    print(report(overlap, offsets, success, amounts))
+    enough = {prompt: sufficing(found, amounts[prompt], config.slack) for prompt, found in tried.items()
+              if editor.judge is not None}
+    write_calibration(path, Calibration(amounts, offsets, enough))
+    print(report(overlap, offsets, success, amounts, enough))
     print(f"written into {path}")
     return path
 
 
 def report(overlap: Mapping[str, Mapping[float, float]], offsets: Mapping[str, float],
-           success: Mapping[str, Mapping[float, float]], amounts: Mapping[str, float]) -> str:
+           success: Mapping[str, Mapping[float, float]], amounts: Mapping[str, float], enough: Mapping[str, float]) -> str:
     """What was measured and what was taken, as two Markdown tables."""
     places: dict = {text: {"before": by_offset[0.0], "after": by_offset[offsets[text]], "taken": offsets[text]}
                     for text, by_offset in overlap.items()}
-    shares: dict = {prompt: {**by_share, "taken": amounts[prompt]} for prompt, by_share in success.items()}
-    columns: dict = {share: (f"{share:g}", ".2f") for share in SHARES} | {"taken": ("taken", "g")}
+    shares: dict = {prompt: {**by_share, "taken": amounts[prompt], "enough": enough.get(prompt)}
+                    for prompt, by_share in success.items()}
+    columns: dict = {share: (f"{share:g}", ".2f") for share in SHARES}
     return "\n\n".join([
         markdown(places, "IoU with the part", {"before": ("as trained", ".2f"), "after": ("calibrated", ".2f"),
                                                "taken": ("offset", "g")}),
-        markdown(shares, f"success at {STRENGTH} times", columns)])
+        markdown(shares, f"success at {STRENGTH} times", {**columns, "taken": ("taken", "g"), "enough": ("enough", "g")})])
 
 
 @torch.no_grad()
@@ -86,23 +94,36 @@ def overlaps(editor: RegionEditor, world: World, sources: Sequence[Source], face
     return {text: dict(zip(OFFSETS, row, strict=True)) for text, row in zip(meant, means, strict=True)}
 
 
+class Tried(NamedTuple):
+    """What became of a prompt in the faces that lacked it, at every one of SHARES."""
+
+    held: np.ndarray        # (faces, shares) bool: the face has it, as METRICS counts success
+    gains: Tensor           # (faces, shares): by how much its picture's similarity to the text rose
+
+    @property
+    def success(self) -> dict[float, float]:
+        """By share."""
+        return dict(zip(SHARES, self.held.mean(axis=0).tolist(), strict=True))
+
+
 @torch.no_grad()
-def successes(editor: RegionEditor, world: World, sources: Sequence[Source], faces: Faces,
-              config: CalibrateConfig) -> dict[str, dict[float, float]]:
-    """{prompt: {share: share of the faces that lacked it and then have it}}, as METRICS counts success; empty for a
-    prompt that no face lacked."""
+def at_all_shares(editor: RegionEditor, world: World, sources: Sequence[Source], faces: Faces,
+                  config: CalibrateConfig) -> dict[str, Tried]:
+    """Every prompt that a face lacks, tried in all such faces."""
     rows = {attribute.phrase: row for row, attribute in enumerate(world.truth.attributes)}
-    gained: dict[str, list[np.ndarray]] = {prompt: [] for prompt in world.prompts}              # of every face (shares,)
+    texts = dict(zip(world.prompts, world.clip.encode_text(list(world.prompts)), strict=True))
+    found: dict[str, list[tuple[np.ndarray, Tensor]]] = {prompt: [] for prompt in world.prompts}
     for number, source in enumerate(tqdm(sources, desc="strengths")):
-        face = faces.take([number])
-        lacked = lacking(face, world.truth.read(source.image.clamp(-1, 1), face))[:, 0]
+        face, before = faces.take([number]), source.image.clamp(-1, 1)
+        lacked, seen = lacking(face, world.truth.read(before, face))[:, 0], world.clip.encode_image(before)
         for prompt in world.prompts:
             if lacked[rows[prompt]]:
                 edits, same = at_shares(editor, world, source, prompt, config), faces.take([number] * len(SHARES))
-                held = world.truth.read(edits, same).holds()[rows[prompt]]
-                gained[prompt].append(held & same.shows(prompt, edits))
-    return {prompt: dict(zip(SHARES, np.mean(held, axis=0).tolist(), strict=True)) if held else {}
-            for prompt, held in gained.items()}
+                held = world.truth.read(edits, same).holds()[rows[prompt]] & same.shows(prompt, edits)
+                similar = F.cosine_similarity(torch.cat([seen, world.clip.encode_image(edits)]), texts[prompt][None])
+                found[prompt].append((held, (similar[1:] - similar[0]).cpu()))
+    return {prompt: Tried(np.stack([held for held, _ in each]), torch.stack([gains for _, gains in each]))
+            for prompt, each in found.items() if each}
 
 
 def at_shares(editor: RegionEditor, world: World, source: Source, prompt: str, config: CalibrateConfig) -> Tensor:
@@ -129,3 +150,15 @@ def suiting(success: Mapping[float, float], slack: float) -> float:
         before_fall[share] = value
     best = max(before_fall.values(), default=0.0)
     return next((share for share, value in before_fall.items() if value >= best - slack), 1.0) if best else 1.0
+
+
+def sufficing(tried: Tried, amount: float, slack: float) -> float:
+    """How much of what a text can gain is enough: the least of ENOUGHS whose success lies within `slack` of the best, if
+    every face gets the dose of this amount that it leads to."""
+    gains = [torch.tensor([np.interp(amount * share, SHARES, row) for row in tried.gains.numpy()]) for share in dose.SHARES]
+    success = {}
+    for enough in ENOUGHS:
+        shares = amount * dose.least_share(gains, enough=enough)                                # (faces, 1)
+        nearest = (shares / torch.tensor(SHARES)).log().abs().argmin(dim=1).numpy()
+        success[enough] = tried.held[np.arange(len(nearest)), nearest].mean()
+    return next(enough for enough, value in success.items() if value >= max(success.values()) - slack)

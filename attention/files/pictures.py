@@ -101,7 +101,7 @@ def _head(file: Path | BinaryIO) -> bytes:
 
 
 def _code_points(head: bytes) -> tuple[int, int] | None:
-    """(primaries, transfer) that a PNG (cICP), an AVIF or a HEIC file (nclx) says its numbers are of; Pillow passes them by."""
+    """(primaries, transfer) that a PNG (cICP), an AVIF or a HEIC file (nclx) says its numbers are of."""
     if (place := head.find(b"colrnclx")) >= 0 and head[4:8] == b"ftyp":
         return int.from_bytes(head[place + 8:place + 10], "big"), int.from_bytes(head[place + 10:place + 12], "big")
     place = 8

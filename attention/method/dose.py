@@ -7,16 +7,16 @@ import torch
 from torch import Tensor
 
 SHARES = (0.6, 1.0, 1.7)        # of a strength, at which a face is looked at
-ENOUGH = 0.87                   # of the most that similarity to the text gains at these: beyond it, more is mostly overdone
+ENOUGH = 0.87                   # of the most that similarity to a text gains at these, where calibration knows no better
 
 
-def least_share(gains: Sequence[Tensor], shares: Sequence[float] = SHARES, enough: float = ENOUGH) -> Tensor:
+def least_share(gains: Sequence[Tensor], shares: Sequence[float] = SHARES, enough: float | Tensor = ENOUGH) -> Tensor:
     """The least share of a strength that gains enough; between shares, a gain is on the line through theirs.
 
     Args:
         gains: at every share, (B,): by how much an edit raises a picture's similarity to its text; 0 at the share 0.
         shares: rising, above 0.
-        enough: in (0, 1].
+        enough: in (0, 1], of all or (B, 1).
     Returns:
         (B, 1) in (0, the last share]; 1 where nothing is gained at any.
     """

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from attention.errors import UserError
 from attention.generator import Blend, Generator, blended_layers, edited_layers, nearest
+from attention.method.by_text import ByText
 from attention.method.defaults import STRENGTH
-from attention.method.dose import SHARES, least_share
+from attention.method.dose import ENOUGH, SHARES, least_share
 from attention.method.mapper import MAPPERS, MAX_CHANGE
 from attention.method.regions import RegionClusters, pool_by_region
 from attention.method.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention
@@ -77,6 +78,7 @@ class RegionEditor(nn.Module):
     Attributes:
         judge: CLIP's embedding (B, D) of pictures (B, 3, R, R) in [-1, 1], by which `doses` finds how much suits a face;
             None, as in training, leaves every strength as it is.
+        enough: a ByText, how much of the most that a text can gain is enough.
     """
 
     def __init__(self, generator: Generator, regions: RegionClusters, layer: int, text_dim: int, mapper: str = "style",
@@ -92,6 +94,7 @@ class RegionEditor(nn.Module):
         # Frozen and saved elsewhere: kept out of this module's parameters and state dict.
         self._generator = (generator,)
         self.judge: Callable[[Tensor], Tensor] | None = None
+        self.enough = ByText(ENOUGH)
 
     @property
     def generator(self) -> Generator:
@@ -189,7 +192,7 @@ class RegionEditor(nn.Module):
             edit = self.apply(source, self.mapper(source.styles, what, share * self.mapper.strength), mask,
                               keep_features=False)
             gains.append(F.cosine_similarity(self.judge(edit.image.clamp(-1, 1)), what) - before)
-        return least_share(gains)
+        return least_share(gains, enough=self.enough(what))
 
     def _added(self, source: Source, styles: list[Tensor], mask: Tensor, before: Edit) -> list[Tensor]:
         """Features of an earlier edit with the change of further styles added: before + mask * (styles' - source's)."""

@@ -119,20 +119,22 @@ def editor_file(name: str | Path) -> Path:
 
 
 class Calibration(NamedTuple):
-    """What suits each text: {text: number} for `Mapper.amount` and `SpatialAttention.offset`; empty if nobody measured."""
+    """What suits each text: {text: number} for `Mapper.amount`, `SpatialAttention.offset` and `RegionEditor.enough`; empty
+    if nobody measured."""
 
     amounts: Mapping[str, float] = MappingProxyType({})
     offsets: Mapping[str, float] = MappingProxyType({})
+    enough: Mapping[str, float] = MappingProxyType({})
 
     def teach(self, editor: RegionEditor, world: World) -> None:
         """Let an editor of a world know these alone."""
-        for by_text, table in ((editor.mapper.amount, self.amounts), (editor.attention.offset, self.offsets)):
+        for by_text, table in zip((editor.mapper.amount, editor.attention.offset, editor.enough), self, strict=True):
             by_text.forget()
             if table:
                 by_text.set(world.clip.encode_text(list(table)), torch.tensor(list(table.values())))
 
 
-BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0)}       # of the numbers of a Calibration
+BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0)}       # of the numbers of a Calibration
 
 
 class Saved(NamedTuple):

@@ -314,7 +314,7 @@ def test_torchrun_restarts_from_the_last_checkpoint(regions, tmp_path):
     script = tmp_path / "child.py"
     script.write_text(RESTARTED)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--max_restarts",
-               "1", "--", script, *flags(fresh(tmp_path, regions), step="7", resume=None)]
+               "1", "--", script, *flags(fresh(tmp_path, regions), step="7", batch_size="1", resume=None)]
     done = subprocess.run([str(word) for word in command], cwd=ROOT, capture_output=True, text=True, timeout=300,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert done.returncode == 0, done.stderr

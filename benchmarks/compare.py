@@ -213,13 +213,16 @@ def run(method: Method, world: World, prompts: Sequence[str], w: Tensor, faces: 
 
 
 def training(key: str, world: World, checkpoints: Path) -> dict[str, float]:
-    """Minutes of training, in all and for each prompt that it serves; nothing for a method without training.
+    """Minutes of training, in all and for each prompt that it serves; nothing for a method without it, or where nobody
+    wrote them down.
 
     Ours are those of the main job, regions and evaluation included, on two cores; others are processor minutes.
     """
     if key in ("ours", "true_part"):
         assert world.entry.editor is not None                       # the method has loaded it
-        minutes = json.loads((world.entry.editor / "manifest.json").read_text())["minutes"]["editor"]
+        minutes = json.loads((world.entry.editor / "manifest.json").read_text()).get("minutes", {}).get("editor")
+        if minutes is None:
+            return {}
         return {"minutes": minutes, "minutes_per_prompt": minutes / len(world.prompts), "cores": 2}
     path = checkpoints / f"{key}.safetensors"
     if not path.is_file():

@@ -14,10 +14,11 @@ import torch.nn.functional as F
 from PIL import Image, PngImagePlugin
 
 from attention.editing import recipes
-from attention.editing.edited import Change
+from attention.editing.edited import Change, fading
 from attention.editing.recipes import RECIPE_KEY, pack, pixel_hash, read_recipe
 from attention.errors import UserError
 from attention.images import to_image
+from attention.inversion.frame import Frame
 from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.spatial_attention import threshold_for
 from attention.worlds.drawn.faces import FaceParams, draw_faces, landmarks
@@ -434,6 +435,30 @@ def test_a_photo_is_a_path_a_picture_or_its_pixels(editor, tmp_path):
               for source in (drawing, str(tmp_path / "face.png"), tmp_path / "face.png", np.asarray(drawing))]
     for face in opened[1:]:
         assert torch.equal(face.tensor, opened[0].tensor)
+
+
+def test_a_photo_takes_over_what_the_generator_made_where_a_mask_is_soft_too(editor):
+    face = editor.open_seed(3)
+    before = np.asarray(face.image).astype(int)
+    edit = face.edit("grey hair", coverage=0.9)
+    photo, frame = face.image, Frame(np.array([64.0, 64]), np.array([64.0, 0]))
+    after, back = np.asarray(edit.image).astype(int), np.asarray(edit.put_back(photo, frame)).astype(int)
+    share = F.interpolate(edit.mask, size=back.shape[:2], mode="bilinear")[0, 0].numpy()
+    share[fading(128) < 1] = 0                                  # the edges of the square
+    soft = (share > 0.3) & (share < 0.7) & (np.abs(after - before).max(axis=2) > 12)
+    assert soft.sum() > 50
+    assert np.abs(back - after)[share > 0.3].max() <= 1         # the generator's own picture: there is nothing to keep of it
+    assert np.array_equal(back[share == 0], before[share == 0])
+
+
+def test_a_black_and_white_photo_stays_so_and_that_is_told_once(editor):
+    photo = editor.open_seed(3).image.convert("L").convert("RGB")
+    with pytest.warns(UserWarning, match="the photo is black and white, and so are its edits"):
+        face = editor.open_photo(photo, aligned=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        edited = np.asarray(face.edit("purple hair").image)
+    assert np.ptp(edited, axis=2).max() == 0 and (edited != np.asarray(photo)).any()
 
 
 def test_a_change_of_a_photo_that_ends_at_the_edges_of_the_square_is_told(editor):

@@ -15,6 +15,7 @@ from attention.files.pictures import CODE_POINTS
 
 LARGEST_PROFILE = 1_000_000     # bytes; Pillow opens no PNG that holds a larger one
 SEEN = 2                        # levels: profiles that move no colour by more are taken for sRGB itself
+GREY = 4                        # levels: channels that differ by no more are grey, as a JPEG rounds it
 SPACES = {"L": "GRAY", "CMYK": "CMYK", "LAB": "Lab", "RGB": "RGB"}         # mode -> what its profile is of
 SRGB_GAMMA = 1 / 2.2
 SRGB_PRIMARIES, SRGB_TRANSFERS = {1, 2}, {1, 2, 6, 13, 14, 15}             # code points of H.273; 2 is "not said"
@@ -62,6 +63,16 @@ def from_srgb(pixels: np.ndarray, photo: Image.Image) -> np.ndarray:
 def in_srgb(photo: Image.Image) -> Image.Image:
     """A photo of any profile as sRGB."""
     return Image.fromarray(to_srgb(np.asarray(photo), photo))
+
+
+def colourless(pixels: np.ndarray) -> bool:
+    """Whether pixels (H, W, 3) uint8 are black and white."""
+    return int(np.ptp(pixels, axis=2).max()) <= GREY
+
+
+def in_grey(pixels: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8 -> the same without colour."""
+    return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
 
 
 def _without_alpha(picture: Image.Image) -> Image.Image:

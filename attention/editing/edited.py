@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from attention.editing.colours import from_srgb
+from attention.editing.colours import colourless, from_srgb, in_grey
 from attention.editing.recipes import MOST_CHANGES, RECIPE_KEY, pack, pack_mask, unpack, unpack_mask
 from attention.editing.words import check_text
 from attention.errors import UserError
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 BAR_AFTER = 2               # seconds, from which on a long chain shows how far it is
 WHOLE_EDITS = 2             # of a chain that stay in memory with their features: the last, and what undo gives back
+SOLID = 0.25                # of a mask, from which on a photo takes over what the generator made
+GLANCE = 64                 # pixels of the square's side, by which a photo is seen to be black and white
 FADE = 0.06                 # of the square's side, over which an edit of a photo fades out at its edges
 MUCH = 0.2                  # of the edges of the square: a change that ends there shows
 KEPT_PLACES = 16            # texts whose place in a face is kept
@@ -152,9 +154,13 @@ class Edited:
             return photo
         after = to_pixels(self.tensor)[0]
         edited = torch.stack(self.masks).amax(dim=0)                                         # (1, 1, h, h)
-        mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu().numpy() * fading(len(after))
+        edited = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu()                   # (R, R)
+        # The generator has blended by the masks already; by the same once more, lips at half of a mask would get a quarter.
+        share = (edited / SOLID).clamp(max=1).numpy() * fading(len(after))
         before, after = (from_srgb(pixels, photo) for pixels in (to_pixels(self.source.image)[0], after))
-        return frame.put_back(photo, before, after, mask)
+        if colourless(frame.crop(photo, GLANCE)):               # else eyes that shall grow would also turn blue
+            before, after = in_grey(before), in_grey(after)
+        return frame.put_back(photo, before, after, share)
 
     def with_photo(self, photo: Image.Image, frame: Frame) -> "Edited":
         """The same with the photo at another size (`Frame.scaled`)."""

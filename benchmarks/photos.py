@@ -169,7 +169,7 @@ def edits(editor: Editor, scene: Scene, w: Tensor, photo: Image.Image, frame: Fr
     """
     early = editor.early
     generated = early.open_latent(w)
-    own = Edited(early, {"w": pack(inverted)}, early.region_editor.source(inverted), photo=(photo, frame))
+    own = Edited(early, {"w": pack(inverted)}, early.region_editor.source_of_photo(inverted), photo=(photo, frame))
     truth, side = early.world.truth, early.world.generator.resolution
     assert isinstance(truth, FacesTruth)
     faces = truth.photos(framed(photo, frame, side), inverted)

@@ -447,7 +447,7 @@ def test_a_photo_takes_over_what_the_generator_made_where_a_mask_is_soft_too(edi
     share[fading(128) < 1] = 0                                  # the edges of the square
     soft = (share > 0.3) & (share < 0.7) & (np.abs(after - before).max(axis=2) > 12)
     assert soft.sum() > 50
-    assert np.abs(back - after)[share > 0.3].max() <= 1         # the generator's own picture: there is nothing to keep of it
+    assert np.abs(back - after)[share > 0.3].max() <= 1         # the generator's own picture has nothing to keep
     assert np.array_equal(back[share == 0], before[share == 0])
 
 

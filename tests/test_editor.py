@@ -63,6 +63,20 @@ def test_one_source_with_many_texts_equals_one_edit_each(world):
         torch.testing.assert_close(together[row:row + 1], alone, atol=1e-4, rtol=0)
 
 
+@torch.no_grad()
+def test_a_photo_is_edited_as_it_is_where_the_face_of_its_mean_row_has_the_place(world):
+    editor, _, text = world
+    rows = torch.randn(1, editor.generator.n_latent, 16, generator=torch.Generator().manual_seed(5))
+    photo, plain, shared = editor.source_of_photo(rows), editor.source(rows), editor.source(rows.mean(dim=1))
+    assert not torch.equal(plain.labels, shared.labels)
+    found, expected = editor.locate(photo, text, 0.5), editor.locate(shared, text, 0.5)
+    assert torch.equal(photo.labels, shared.labels) and torch.equal(found.mask, expected.mask)
+    styles = editor.mapper(photo.styles, text, 0.5)
+    assert torch.equal(editor.apply(photo, styles, found.mask).image, editor.apply(plain, styles, found.mask).image)
+    same = rows[:, :1].expand_as(rows)
+    assert torch.equal(editor.source_of_photo(same).labels, editor.source(same).labels)
+
+
 def test_straight_through_trains_attention_even_below_the_threshold(world):
     editor, source, text = world
     edit = editor(source, text, text, strength=1.0, threshold=1.1, straight_through=True)

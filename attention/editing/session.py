@@ -92,7 +92,8 @@ class Editor:
     def _opened(self, origin: dict, photo: tuple[Image.Image, Frame] | None = None) -> Edited:
         """What a recipe says that it came of, made as it was then."""
         with threads_of(origin):
-            return Edited(self, origin, self.region_editor.source(self.latent(origin)), photo=photo)
+            source = self.region_editor.source if photo is None else self.region_editor.source_of_photo
+            return Edited(self, origin, source(self.latent(origin)), photo=photo)
 
     def latent(self, origin: dict) -> Tensor:
         """w (1, style_dim) or w+ (1, n_latent, style_dim) of what a recipe says that a picture came of."""

@@ -64,17 +64,17 @@ def test_one_source_with_many_texts_equals_one_edit_each(world):
 
 
 @torch.no_grad()
-def test_a_photo_is_edited_as_it_is_where_the_face_of_its_mean_row_has_the_place(world):
+def test_places_in_a_photo_are_those_in_it_and_in_the_face_of_its_mean_row_together(world):
     editor, _, text = world
     rows = torch.randn(1, editor.generator.n_latent, 16, generator=torch.Generator().manual_seed(5))
-    photo, plain, shared = editor.source_of_photo(rows), editor.source(rows), editor.source(rows.mean(dim=1))
-    assert not torch.equal(plain.labels, shared.labels)
-    found, expected = editor.locate(photo, text, 0.5), editor.locate(shared, text, 0.5)
-    assert torch.equal(photo.labels, shared.labels) and torch.equal(found.mask, expected.mask)
-    styles = editor.mapper(photo.styles, text, 0.5)
-    assert torch.equal(editor.apply(photo, styles, found.mask).image, editor.apply(plain, styles, found.mask).image)
-    same = rows[:, :1].expand_as(rows)
-    assert torch.equal(editor.source_of_photo(same).labels, editor.source(same).labels)
+    photo, *faces = editor.source_of_photo(rows), editor.source(rows), editor.source(rows.mean(dim=1))
+    assert not torch.equal(faces[0].labels, faces[1].labels)
+    found, (own, shared) = editor.locate(photo, text, 0.5), (editor.locate(face, text, 0.5) for face in faces)
+    assert (own.gated > shared.gated).any() and (own.gated < shared.gated).any()
+    assert torch.equal(found.gated, torch.maximum(own.gated, shared.gated))
+    styles = editor.mapper(photo.styles, text, 0.5)             # what is edited is the photo alone
+    assert torch.equal(editor.apply(photo, styles, found.mask).image, editor.apply(faces[0], styles, found.mask).image)
+    assert editor.source_of_photo(rows[:, 0]).shared is None
 
 
 def test_straight_through_trains_attention_even_below_the_threshold(world):

@@ -283,8 +283,10 @@ class Edited:
         maps = [(place.raw, place.attention, place.gated, place.mask) for place in list(self._kept.places.values())]
         edits = [(edit.image, *edit.styles, *edit.features) for edit in self.edits]
         source, early = self.source, self._kept.early
-        sources = [source.image, source.labels, *source.styles, *source.features, *source.seen]
-        return [*sources, *([] if early is None else [early.image]), *self.masks, *sum(edits, ()), *sum(maps, ())]
+        images = [source.image] if early is None else [source.image, early.image]
+        faces = [source] if source.shared is None else [source, source.shared]
+        sources = [(face.image, face.labels, *face.styles, *face.features) for face in faces]
+        return [*images, *sum(sources, ()), *self.masks, *sum(edits, ()), *sum(maps, ())]
 
     def save(self, path: str | Path) -> Path:
         """Write the picture as PNG with its recipe inside, all of it or nothing.

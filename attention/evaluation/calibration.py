@@ -87,7 +87,7 @@ def overlaps(editor: RegionEditor, world: World, sources: Sequence[Source], face
     said, found = world.clip.encode_text(list(meant)), []
     for number, source in enumerate(tqdm(sources, desc="places")):
         part = torch.cat([faces.take([number]).part(prompt) for prompt in meant.values()]).to(said.device)  # (texts, S, S)
-        logits = editor.attention(editor.generator.constant, source.seen, said)                 # (texts, 1, h, h)
+        logits = editor.attention(editor.generator.constant, source.features, said)                 # (texts, 1, h, h)
         places = [editor.place(source, logits + offset, threshold_for(config.coverage)) for offset in OFFSETS]
         found.append(torch.stack([iou(place.gated, part) for place in places], dim=1))              # (texts, offsets)
     means = torch.stack(found).mean(dim=0).tolist()

@@ -23,14 +23,14 @@ class Source:
     """Unedited pictures: styles by layer, image (B, 3, R, R) in [-1, 1], labels (B, h, w) of regions.
 
     Features are by layer, shrunk to the side of the blend layer (or of the regions' if it is larger): no more is read.
-    The attention reads `seen`, which are the features but for photos, see `RegionEditor.source_of_photo`.
+    Of a photo, places are looked for in a second face too, `shared`; see `RegionEditor.source_of_photo`.
     """
 
     styles: list[Tensor]
     features: list[Tensor]
     image: Tensor
     labels: Tensor
-    seen: list[Tensor]
+    shared: "Source | None" = None
 
     def __len__(self) -> int:
         return len(self.image)
@@ -120,30 +120,22 @@ class RegionEditor(nn.Module):
         In float32 whatever autocast says: regions and gate decide by thresholds, where a rounded feature could turn a
         whole region on or off. All edits of a source share it, so that it costs little.
         """
-        image, features, labels = self._read(styles)
+        # The regions may have been fitted at another layer than the one that blends (--cluster_layer).
+        side = max(self.attention.map_size, self.generator.layers[self.regions.layer].resolution)
+        with torch.autocast(styles[0].device.type, enabled=False):
+            image, features = self.generator.synthesis(styles, feature_side=side)
         assert image is not None                                                                # synthesis stops nowhere
-        return Source(styles, features, image, labels, features)
+        labels = self.regions.assign(features[self.regions.layer], self.attention.map_size)     # (B, h, w)
+        return Source(styles, features, image, labels)
 
-    @torch.no_grad()
     def source_of_photo(self, w: Tensor) -> Source:
-        """As `source`; of w+ (B, n_latent, style_dim), places are found in the face of the mean of its rows.
+        """As `source`; of w+ (B, n_latent, style_dim), places are found in the face of the mean of its rows as well.
 
         Ours. Regions and attention have learned of faces of one w. What a row has of its own in the inversion of a photo
         is little to the eye but moves region after region, and the attention, averaged over wrong regions, stays shut.
         """
         source = self.source(w)
-        if w.ndim == 2:
-            return source
-        _, seen, labels = self._read(self.generator.styles(w.mean(dim=1)), max(self.regions.layer, *self.attention.indices))
-        return replace(source, seen=seen, labels=labels)
-
-    def _read(self, styles: list[Tensor], until: int | None = None) -> tuple[Tensor | None, list[Tensor], Tensor]:
-        """Picture, features and labels of regions (B, h, w) of styles; without a picture where it stops before."""
-        # The regions may have been fitted at another layer than the one that blends (--cluster_layer).
-        side = max(self.attention.map_size, self.generator.layers[self.regions.layer].resolution)
-        with torch.autocast(styles[0].device.type, enabled=False):
-            image, features = self.generator.synthesis(styles, until=until, feature_side=side)
-        return image, features, self.regions.assign(features[self.regions.layer], self.attention.map_size)
+        return source if w.ndim == 2 else replace(source, shared=self.source(w.mean(dim=1)))
 
     def locate(self, source: Source, where: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> Place:
         """Where texts are about: attention, its region means, the gate, a soft seam.
@@ -153,8 +145,13 @@ class RegionEditor(nn.Module):
             threshold: of the gate, see threshold_for.
             straight_through: keep the gradient below the threshold, for training.
         """
-        logits = self.attention(self.generator.constant, source.seen, where)               # (B, 1, h, h)
-        return self.place(source, logits, threshold, straight_through)
+        logits = self.attention(self.generator.constant, source.features, where)               # (B, 1, h, h)
+        place = self.place(source, logits, threshold, straight_through)
+        if source.shared is None:
+            return place
+        other = self.locate(source.shared, where)
+        return Place.of(torch.maximum(place.raw, other.raw), torch.maximum(place.attention, other.attention), threshold,
+                        straight_through)
 
     def place(self, source: Source, logits: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> Place:
         """What `locate` makes of an attention's logits (B, 1, h, h)."""

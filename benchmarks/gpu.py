@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -30,7 +29,7 @@ from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder, write_text
 from benchmarks import gpu_parts
 from benchmarks.gpu_parts import Row
-from benchmarks.run import machine, say
+from benchmarks.run import machine, own_process, say
 
 BUDGET = 530                # seconds of all parts together: what is asked for, less the start
 LAST_LINES = 6              # of a failed part's log that the report has
@@ -116,10 +115,8 @@ def run_part(part: Part, device: torch.device, log: Path, left: float) -> dict:
 
 
 def process_of(work: Callable, device: torch.device, rows: Path, log: Path):
-    """A started process of the work. It comes of one that has imported everything and never touched the GPU."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.gpu_parts"])
-    process = context.Process(target=write_rows, args=(work, device, rows, log))
+    """A started process of the work."""
+    process = own_process().Process(target=write_rows, args=(work, device, rows, log))
     process.start()
     return process
 

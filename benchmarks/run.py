@@ -27,6 +27,7 @@ from dataclasses import replace
 from functools import cache
 from importlib.metadata import version
 from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Literal
 
@@ -184,15 +185,20 @@ def peak_in_own_process(name: str, side: str, models: Models) -> float:
     Raises:
         UserError: the process was ended, most likely because the machine has too little memory.
     """
-    # Forked from a process that has only imported the modules: no models, no threads, no memory of earlier items.
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.items", "benchmarks.kmeans", "matplotlib.figure"])
-    with ProcessPoolExecutor(1, context) as pool:
+    with ProcessPoolExecutor(1, own_process()) as pool:
         try:
             return pool.submit(peak_gib, name, side, replace(models)).result()
         except BrokenProcessPool as error:
             raise UserError(f"{name}: the process that measured the memory of the {side} side was ended; give it more "
                             "memory, or measure smaller sizes with --quick") from error
+
+
+def own_process() -> ForkServerContext:
+    """Processes that are forked from one that has only imported the modules: it has no models, no threads, no memory of
+    earlier items, and has never touched a GPU."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.gpu_parts", "matplotlib.figure"])
+    return context
 
 
 def peak_gib(name: str, side: str, models: Models) -> float:

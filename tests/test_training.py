@@ -1,6 +1,7 @@
 """Whole training steps: the published program's own, and one result for any number of processes."""
 
 import math
+import socket
 from functools import partial
 
 import pytest
@@ -223,12 +224,18 @@ def test_compiled_synthesis_trains_as_the_plain_one():
 
 
 def run_in(processes, folder):
-    program = Program("import sys; sys.path[:0] = ['tests', '.']\nfrom functools import partial\nimport second_process\n"
-                      "from attention.training import distributed\n"
-                      f"distributed.start({processes}, None, partial(second_process.joint_gradient, {str(folder)!r}))",
-                      [], folder)
-    _, errors = program.communicate(timeout=120)
-    assert program.returncode == 0, errors
+    """Joint gradients of so many processes, each told by the environment which it is, as torchrun tells it."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    together = {"WORLD_SIZE": f"{processes}", "MASTER_ADDR": "localhost", "MASTER_PORT": f"{port}"}
+    programs = [Program("import os, sys; sys.path[:0] = ['tests', '.']\n"
+                        f"os.environ |= {together | {'RANK': f'{number}', 'LOCAL_RANK': f'{number}'}}\n"
+                        f"import second_process; second_process.joint_gradient({str(folder)!r})",
+                        [], folder / f"said by {number}") for number in range(processes)]
+    for program in programs:
+        _, errors = program.communicate(timeout=120)
+        assert program.returncode == 0, errors
 
 
 @pytest.mark.parametrize("processes", (2, *(pytest.param(count, marks=pytest.mark.slow) for count in (4, 8))))

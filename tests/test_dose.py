@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from tiny import tiny_editor
 
+from attention.editing.edited import Edited
+from attention.editing.recipes import pack
 from attention.editing.session import Editor, load_editor
 from attention.files.published import SHIPPED
 from attention.method.dose import ENOUGH, SHARES, least_share
@@ -90,3 +92,12 @@ def test_doses_are_given_where_the_world_asks_for_them(monkeypatch):
     monkeypatch.setitem(registry.WORLDS, "drawn", dataclasses.replace(entry, dosed=True))
     editor, world, _ = load_run(SHIPPED)
     assert editor.judge == world.clip.encode_image
+
+
+def test_of_a_photo_the_dose_is_that_of_the_face_that_its_rows_share(dosed):
+    rows = dosed.world.sample_w(1, 7)[:, None] + 0.4 * torch.randn(1, dosed.world.generator.n_latent, 1,
+                                                                 generator=torch.Generator().manual_seed(1))
+    photo = Edited(dosed, {"w": pack(rows)}, dosed.region_editor.source_of_photo(rows))
+    found = [face.edit("purple hair", mask=np.full((64, 64), 255, np.uint8)).changes[0].dose
+             for face in (photo, dosed.open_latent(rows.mean(dim=1)), dosed.open_latent(rows))]
+    assert found[0] == found[1] != found[2]

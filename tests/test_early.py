@@ -9,9 +9,9 @@ from plain_faces import small_generator
 
 from attention.clip_models.tiny import TinyCLIP
 from attention.editing.desk import Desk
-from attention.editing.edited import Change
+from attention.editing.edited import Change, Edited
 from attention.editing.folder import ServerFolder
-from attention.editing.recipes import pack_mask
+from attention.editing.recipes import pack, pack_mask
 from attention.editing.session import Editor
 from attention.errors import UserError
 from attention.files.generator import early_generator, save_head
@@ -65,6 +65,14 @@ def test_early_edits_are_those_of_the_early_generator_whatever_came_before(small
     assert early.tensor.shape[-1] == 128 and whole.then(change).tensor.shape[-1] == 512
     assert torch.equal(early.tensor, alone.tensor) and not torch.equal(early.tensor, whole.early().source.image)
     assert whole.early().source is whole.early().source                                         # made once
+
+
+def test_the_face_that_a_photo_s_rows_share_is_early_too(small_editor):
+    rows = torch.randn(1, small_editor.world.generator.n_latent, small_editor.world.generator.style_dim)
+    photo = Edited(small_editor, {"w": pack(rows)}, small_editor.region_editor.source_of_photo(rows))
+    early = photo.early().source.shared
+    assert torch.equal(early.image, small_editor.early.open_latent(rows.mean(dim=1)).tensor)
+    assert early.features is photo.source.shared.features       # made once
 
 
 def test_a_slider_shows_early_pictures_and_the_whole_one_when_it_rests(small_editor):

@@ -173,9 +173,15 @@ class Edited:
         if editor is self.editor:
             return self
         if self._kept.early is None:
+            w, generator = editor.latent(self.origin), editor.world.generator
+
+            def shown(source: Source, w: Tensor) -> Source:
+                styles = generator.styles(w)
+                return replace(source, styles=styles, image=generator.picture(styles))
+
             with torch.no_grad(), threads_of(self.origin):
-                styles = editor.world.generator.styles(editor.latent(self.origin))
-                self._kept.early = replace(self.source, styles=styles, image=editor.world.generator.picture(styles))
+                shared = None if self.source.shared is None else shown(self.source.shared, w.mean(dim=1))
+                self._kept.early = replace(shown(self.source, w), shared=shared)
         return Edited(editor, self.origin, self._kept.early, self.changes, self.edits, self._kept, self.photo, self.masks)
 
     @property

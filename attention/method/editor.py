@@ -23,7 +23,7 @@ class Source:
     """Unedited pictures: styles by layer, image (B, 3, R, R) in [-1, 1], labels (B, h, w) of regions.
 
     Features are by layer, shrunk to the side of the blend layer (or of the regions' if it is larger): no more is read.
-    Of a photo, places are looked for in a second face too, `shared`; see `RegionEditor.source_of_photo`.
+    Of a photo, `shared` is the face of the mean of its latent's rows, see `RegionEditor.source_of_photo`.
     """
 
     styles: list[Tensor]
@@ -129,7 +129,8 @@ class RegionEditor(nn.Module):
         return Source(styles, features, image, labels)
 
     def source_of_photo(self, w: Tensor) -> Source:
-        """As `source`; of w+ (B, n_latent, style_dim), places are found in the face of the mean of its rows as well.
+        """As `source`; of w+ (B, n_latent, style_dim), places are found in the face of the mean of its rows as well, and
+        doses in that face alone.
 
         Ours. Regions and attention have learned of faces of one w. What a row has of its own in the inversion of a photo
         is little to the eye but moves region after region, and the attention, averaged over wrong regions, stays shut.
@@ -203,6 +204,7 @@ class RegionEditor(nn.Module):
         """
         if self.judge is None:
             return torch.ones(len(what), 1, device=what.device)
+        source = source if source.shared is None else source.shared         # CLIP has seen faces of one w alone
         before, gains = F.cosine_similarity(self.judge(source.image.clamp(-1, 1)), what), []               # (B,)
         for share in SHARES:
             edit = self.apply(source, self.mapper(source.styles, what, share * self.mapper.strength), mask,

@@ -452,13 +452,24 @@ def test_a_photo_takes_over_what_the_generator_made_where_a_mask_is_soft_too(edi
 
 
 def test_a_black_and_white_photo_stays_so_and_that_is_told_once(editor):
-    photo = editor.open_seed(3).image.convert("L").convert("RGB")
-    with pytest.warns(UserWarning, match="the photo is black and white, and so are its edits"):
-        face = editor.open_photo(photo, aligned=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        edited = np.asarray(face.edit("purple hair").image)
-    assert np.ptp(edited, axis=2).max() == 0 and (edited != np.asarray(photo)).any()
+    grey = np.array(editor.open_seed(3).image.convert("L").convert("RGB"))
+    noisy = grey.astype(int) + np.random.default_rng(0).integers(-2, 3, grey.shape)
+    noisy[:8, :30] = (250, 120, 0)                              # a stamp
+    for pixels, stays in ((grey, 0), (noisy.clip(0, 255).astype(np.uint8), 6)):            # noise may grow as detail does
+        with pytest.warns(UserWarning, match="the face is black and white, and so are its edits"):
+            face = editor.open_photo(Image.fromarray(pixels), aligned=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            edited = np.asarray(face.edit("purple hair").image)
+        changed = (edited != pixels).any(axis=2)
+        assert changed.sum() > 500 and np.ptp(edited[changed], axis=1).max() <= stays
+
+
+def test_a_change_of_strength_zero_brings_nothing_of_an_earlier_one_into_a_photo(editor):
+    face = editor.open_photo(editor.open_seed(3).image, aligned=True).edit("red lipstick")
+    with pytest.warns(UserWarning, match="nothing changed"):
+        again = face.edit("purple hair", "skin", strength=0)
+    assert np.array_equal(np.asarray(again.image), np.asarray(face.image))
 
 
 def test_a_change_of_a_photo_that_ends_at_the_edges_of_the_square_is_told(editor):

@@ -15,7 +15,8 @@ from attention.files.pictures import CODE_POINTS
 
 LARGEST_PROFILE = 1_000_000     # bytes; Pillow opens no PNG that holds a larger one
 SEEN = 2                        # levels: profiles that move no colour by more are taken for sRGB itself
-GREY = 4                        # levels: channels that differ by no more are grey, as a JPEG rounds it
+GREY = 8                        # levels, of noise or a scanner's tint, by which the channels of grey differ
+STRAY = 0.05                    # of a black and white picture may have a colour: a stamp, a date
 SPACES = {"L": "GRAY", "CMYK": "CMYK", "LAB": "Lab", "RGB": "RGB"}         # mode -> what its profile is of
 SRGB_GAMMA = 1 / 2.2
 SRGB_PRIMARIES, SRGB_TRANSFERS = {1, 2}, {1, 2, 6, 13, 14, 15}             # code points of H.273; 2 is "not said"
@@ -67,7 +68,7 @@ def in_srgb(photo: Image.Image) -> Image.Image:
 
 def colourless(pixels: np.ndarray) -> bool:
     """Whether pixels (H, W, 3) uint8 are black and white."""
-    return int(np.ptp(pixels, axis=2).max()) <= GREY
+    return bool(np.quantile(np.ptp(pixels, axis=2), 1 - STRAY) <= GREY)
 
 
 def in_grey(pixels: np.ndarray) -> np.ndarray:

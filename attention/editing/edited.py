@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from attention.editing.colours import colourless, from_srgb, in_grey
+from attention.editing.colours import colourless, from_srgb, in_grey, to_srgb
 from attention.editing.recipes import MOST_CHANGES, RECIPE_KEY, pack, pack_mask, unpack, unpack_mask
 from attention.editing.words import check_text
 from attention.errors import UserError
@@ -85,6 +85,11 @@ class Change:
             if isinstance(value, str):
                 check_text(value)
 
+    @property
+    def idle(self) -> bool:
+        """Whether it moves no style."""
+        return self.strength == 0 and not (isinstance(self.what, dict) and "styles_of" in self.what)
+
 
 @contextmanager
 def threads_of(origin: dict) -> Iterator[None]:
@@ -102,6 +107,11 @@ def fading(side: int) -> np.ndarray:
     """(side, side) 1 inside, falling to 0 at the edges within FADE: a change that goes on past the square has no edge."""
     ramp = np.minimum(1, (np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5) / (FADE * side))
     return np.outer(ramp, ramp).astype(np.float32)
+
+
+def black_and_white(photo: Image.Image, frame: Frame) -> bool:
+    """Whether the square of a photo is, and so shall its edits be."""
+    return colourless(to_srgb(frame.crop(photo, GLANCE), photo))
 
 
 @dataclass
@@ -150,15 +160,16 @@ class Edited:
 
     def put_back(self, photo: Image.Image, frame: Frame) -> Image.Image:
         """The changes put back into a photo, the one that was opened or the same at another size (`Frame.scaled`)."""
-        if not self.edits:
-            return photo
         after = to_pixels(self.tensor)[0]
-        edited = torch.stack(self.masks).amax(dim=0)                                         # (1, 1, h, h)
+        masks = [mask for mask, change in zip(self.masks, self.changes, strict=True) if not change.idle]
+        if not masks:
+            return photo
+        edited = torch.stack(masks).amax(dim=0)                                              # (1, 1, h, h)
         edited = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu()                   # (R, R)
         # The generator has blended by the masks already; by the same once more, lips at half of a mask would get a quarter.
         share = (edited / SOLID).clamp(max=1).numpy() * fading(len(after))
         before, after = (from_srgb(pixels, photo) for pixels in (to_pixels(self.source.image)[0], after))
-        if colourless(frame.crop(photo, GLANCE)):               # else eyes that shall grow would also turn blue
+        if black_and_white(photo, frame):                       # else eyes that shall grow would also turn blue
             before, after = in_grey(before), in_grey(after)
         return frame.put_back(photo, before, after, share)
 
@@ -289,10 +300,9 @@ class Edited:
         maps = [(place.raw, place.attention, place.gated, place.mask) for place in list(self._kept.places.values())]
         edits = [(edit.image, *edit.styles, *edit.features) for edit in self.edits]
         source, early = self.source, self._kept.early
-        images = [source.image] if early is None else [source.image, early.image]
-        faces = [source] if source.shared is None else [source, source.shared]
+        faces = [face for one in (source, early) if one is not None for face in (one, one.shared) if face is not None]
         sources = [(face.image, face.labels, *face.styles, *face.features) for face in faces]
-        return [*images, *sum(sources, ()), *self.masks, *sum(edits, ()), *sum(maps, ())]
+        return [*sum(sources, ()), *self.masks, *sum(edits, ()), *sum(maps, ())]
 
     def save(self, path: str | Path) -> Path:
         """Write the picture as PNG with its recipe inside, all of it or nothing.
@@ -337,7 +347,7 @@ class Edited:
         change = self.changes[-1]
         if not torch.equal(to_bytes(self.tensor), to_bytes(before.tensor)):
             return None
-        if change.strength == 0 and not (isinstance(change.what, dict) and "styles_of" in change.what):
+        if change.idle:
             return "the strength is 0; give a larger one"
         if not self.mask.any():
             said = repr(change.where[:40]) if isinstance(change.where, str) else "what was chosen"

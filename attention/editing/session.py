@@ -21,9 +21,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attention.editing.colours import colourless, in_srgb, to_srgb
+from attention.editing.colours import in_srgb, to_srgb
 from attention.editing.detector import load_detector
-from attention.editing.edited import Change, Edited, Picture, threads_of
+from attention.editing.edited import Change, Edited, Picture, black_and_white, threads_of
 from attention.editing.photo import find_landmarks, read_landmarks, read_photo
 from attention.editing.recipes import LARGEST_SEED, Sizes, check_recipe, pack, pixel_hash, read_recipe, unpack
 from attention.editing.words import Words, check_text, words_in
@@ -145,8 +145,8 @@ class Editor:
             points = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else landmarks
             frame = self.world.frame(points)
         crop = to_srgb(frame.crop(photo, self.world.generator.resolution), photo)
-        if colourless(crop):
-            warnings.warn("the photo is black and white, and so are its edits", stacklevel=2)
+        if black_and_white(photo, frame):
+            warnings.warn("the face is black and white, and so are its edits", stacklevel=2)
         inversion = self.world.invert(to_image(crop[None]), refine)
         name, least = shown(Path(source).name) if isinstance(source, str | Path) else "", self.world.entry.least_psnr
         if least is not None and not inversion.psnr_before >= least:

@@ -130,7 +130,7 @@ class RegionEditor(nn.Module):
 
     def source_of_photo(self, w: Tensor) -> Source:
         """As `source`; of w+ (B, n_latent, style_dim), places are found in the face of the mean of its rows as well, and
-        doses in that face alone.
+        the dose is the mean of what suits either.
 
         Ours. Regions and attention have learned of faces of one w. What a row has of its own in the inversion of a photo
         is little to the eye but moves region after region, and the attention, averaged over wrong regions, stays shut.
@@ -204,7 +204,8 @@ class RegionEditor(nn.Module):
         """
         if self.judge is None:
             return torch.ones(len(what), 1, device=what.device)
-        source = source if source.shared is None else source.shared         # CLIP has seen faces of one w alone
+        if source.shared is not None:
+            return (self.doses(replace(source, shared=None), what, mask) + self.doses(source.shared, what, mask)) / 2
         before, gains = F.cosine_similarity(self.judge(source.image.clamp(-1, 1)), what), []               # (B,)
         for share in SHARES:
             edit = self.apply(source, self.mapper(source.styles, what, share * self.mapper.strength), mask,

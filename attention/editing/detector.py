@@ -18,7 +18,7 @@ SMALL_SIDE = 900            # px below which a photo is searched enlarged twice,
 DARK = 100                  # level that only a hundredth of a photo's pixels are above: it is brightened first
 CLEAR = 0.2                 # dlib's score, below which something is no face beside one that is above
 SURE = 0.9                  # score of an upright face; with less, its points may be wrong, and the photo is turned
-TURNS = (-30, 30, 60, -60, 90, -90, 180)        # by these degrees
+TURNS = (-15, 15, -30, 30, 60, -60, 90, -90, 180)        # by these degrees
 # Once a face is found, its points are looked for again in these upright views of FFHQ's square round it: degrees, scale.
 VIEWS, VIEW_SIDE = ((0, 1.0), (-8, 1.0), (8, 1.0), (0, 0.9), (0, 1.1)), 400
 FACE_IN_VIEW = (0.215, 0.305, 0.79, 0.875)      # left, top, right, bottom of dlib's box in it, as shares; mean of 60 faces

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image, PngImagePlugin
 
 from attention.editing import recipes
+from attention.editing.colours import colourless
 from attention.editing.edited import Change, fading
 from attention.editing.recipes import RECIPE_KEY, pack, pixel_hash, read_recipe
 from attention.errors import UserError
@@ -463,6 +464,7 @@ def test_a_black_and_white_photo_stays_so_and_that_is_told_once(editor):
             edited = np.asarray(face.edit("purple hair").image)
         changed = (edited != pixels).any(axis=2)
         assert changed.sum() > 500 and np.ptp(edited[changed], axis=1).max() <= stays
+    assert not colourless((np.asarray(editor.open_seed(3).image) * 0.06).astype(np.uint8))      # it is dark
 
 
 def test_a_change_of_strength_zero_brings_nothing_of_an_earlier_one_into_a_photo(editor):

@@ -67,8 +67,8 @@ def in_srgb(photo: Image.Image) -> Image.Image:
 
 
 def colourless(pixels: np.ndarray) -> bool:
-    """Whether pixels (H, W, 3) uint8 are black and white."""
-    return bool(np.quantile(np.ptp(pixels, axis=2), 1 - STRAY) <= GREY)
+    """Whether pixels (H, W, 3) uint8 are black and white; a dark picture of colours is not."""
+    return bool(np.quantile(np.ptp(pixels, axis=2), 1 - STRAY) <= GREY * pixels.max() / 255)
 
 
 def in_grey(pixels: np.ndarray) -> np.ndarray:

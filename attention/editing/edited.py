@@ -160,10 +160,10 @@ class Edited:
 
     def put_back(self, photo: Image.Image, frame: Frame) -> Image.Image:
         """The changes put back into a photo, the one that was opened or the same at another size (`Frame.scaled`)."""
-        after = to_pixels(self.tensor)[0]
         masks = [mask for mask, change in zip(self.masks, self.changes, strict=True) if not change.idle]
         if not masks:
             return photo
+        after = to_pixels(self.tensor)[0]
         edited = torch.stack(masks).amax(dim=0)                                              # (1, 1, h, h)
         edited = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu()                   # (R, R)
         # The generator has blended by the masks already; by the same once more, lips at half of a mask would get a quarter.

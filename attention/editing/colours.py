@@ -68,7 +68,7 @@ def in_srgb(photo: Image.Image) -> Image.Image:
 
 def colourless(pixels: np.ndarray) -> bool:
     """Whether pixels (H, W, 3) uint8 are black and white; a dark picture of colours is not."""
-    return bool(np.quantile(np.ptp(pixels, axis=2), 1 - STRAY) <= GREY * pixels.max() / 255)
+    return bool(np.quantile(np.ptp(pixels, axis=2), 1 - STRAY) <= GREY / 255 * int(pixels.max()))
 
 
 def in_grey(pixels: np.ndarray) -> np.ndarray:

@@ -196,8 +196,8 @@ class RegionEditor(nn.Module):
 
     @torch.no_grad()
     def doses(self, source: Source, what: Tensor, mask: Tensor) -> Tensor:
-        """(B, 1): how much of a strength suits each face, see `least_share`; 1 without a judge. Of a photo, the mean of what
-        suits its own face and the `shared` one.
+        """(B, 1): how much of a strength suits each face, see `least_share`; 1 without a judge. Of a photo, the mean of
+        what suits its own face and the `shared` one.
 
         Args:
             what: (B, D) or (1, D).

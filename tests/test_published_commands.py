@@ -78,3 +78,15 @@ def test_the_published_commands_run_unchanged_from_their_own_folder(started):
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
     assert line["clip_contrastive"] > 0                 # two prompts in two processes; one alone would always give 0
     assert (run / "editor.safetensors").exists() and (run / "samples/000002.png").exists()
+
+
+def test_a_mistake_in_several_processes_is_told_once_without_a_traceback(started):
+    done = started("attention/run_attention.py", ".", [*TRAIN, "--cluster_path", "nowhere.safetensors"])
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.count("error: nowhere.safetensors: no regions there") == 1
+
+
+def test_a_single_prompt_is_refused_with_the_reason(started):
+    one = [*TRAIN, "--cluster_path", str(started.top / "attention/runs/ffhq/regions.safetensors"), "--gpu_id", "0"]
+    done = started("attention/run_attention.py", ".", one)
+    assert done.returncode == 2 and "at least 2" in done.stderr and "Traceback" not in done.stderr

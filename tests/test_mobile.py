@@ -57,7 +57,10 @@ def test_the_inverse_transform_undoes_the_haar_transform():
     whole = torch.randn(2, 3, 8, 6, dtype=torch.float64)
     a, b, c, d = whole[..., ::2, ::2], whole[..., ::2, 1::2], whole[..., 1::2, ::2], whole[..., 1::2, 1::2]
     low, high = (a + b + c + d) / 2, torch.stack([a + b - c - d, a - b + c - d, a - b - c + d], dim=2) / 2
-    torch.testing.assert_close(inverse_haar(torch.cat([low, high.flatten(1, 2)], dim=1)), whole)
+    bands = torch.cat([low, high.flatten(1, 2)], dim=1)
+    torch.testing.assert_close(inverse_haar(0.5 * bands), whole)
+    assert torch.autograd.gradcheck(inverse_haar, bands.requires_grad_())
+    assert torch.autograd.gradgradcheck(inverse_haar, bands)
 
 
 def test_the_layer_table_has_the_published_widths():

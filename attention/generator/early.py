@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.generator.base import Blend, LayerSpec, Synthesis, synthesise
-from attention.generator.mobile import COLOURS, MobileStyleGAN, modules_of
+from attention.generator.mobile import COLOURS, MobileStyleGAN, modules_of, with_style
 
 
 class EarlyHead(nn.Module):
@@ -41,12 +41,12 @@ class EarlyHead(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x (B, C, S, S), style (B, C) -> picture (B, 3, S, S)."""
-        x = x * style[:, :, None, None].to(x.dtype)
-        y = F.leaky_relu(self.reduce(x), 0.2)                                    # (B, width, S, S)
+        x, reduce, straight = with_style(x, style, self.reduce.weight, self.straight.weight)
+        y = F.leaky_relu_(F.conv2d(x, reduce, self.reduce.bias), 0.2)            # (B, width, S, S)
         for block in self.blocks:
             assert isinstance(block, nn.ModuleDict)
-            y = y + F.leaky_relu(block["pointwise"](block["depthwise"](y)), 0.2)
-        picture: Tensor = self.colours(y) + self.straight(x)                     # (B, 3, S, S)
+            y = y + F.leaky_relu_(block["pointwise"](block["depthwise"](y)), 0.2)
+        picture: Tensor = self.colours(y) + F.conv2d(x, straight)                # (B, 3, S, S)
         return picture
 
 

@@ -39,15 +39,73 @@ def mobile_layers(widths: Sequence[int], start: int = 4) -> list[LayerSpec]:
 
 
 def inverse_haar(x: Tensor) -> Tensor:
-    """Bands (B, 4C, H, W) -> the map (B, C, 2H, 2W) that they are the Haar transform of.
+    """Halved bands (B, 4C, H, W) -> the map (B, C, 2H, 2W) that they are the Haar transform of; differentiable twice.
 
     The first C channels are the low bands; then come the three high bands of the first channel, those of the second, ...
     """
-    low, high = x.split([x.shape[1] // 4, 3 * x.shape[1] // 4], dim=1)
-    down, across, both = high.unflatten(1, (-1, 3)).unbind(2)                    # (B, C, H, W) each
-    top, bottom, odd, even = low + down, low - down, across + both, across - both
-    blocks = torch.stack([top + odd, top - odd, bottom + even, bottom - even], dim=2)       # 2 x 2 pixels, by rows
-    return F.pixel_shuffle(blocks.flatten(1, 2) * 0.5, 2)                        # (B, C, 2H, 2W)
+    y: Tensor = _InverseHaar.apply(x)
+    return y
+
+
+class _InverseHaar(torch.autograd.Function):
+    """Written into its place by four sums, and so is its gradient: shuffling pixels takes four times as long."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        batch, channels, height, width = x.shape
+        y = _map_like(x, batch, channels // 4, 2 * height, 2 * width)
+        low, down, across, both = _bands(x)                                      # (B, C, H, W) each
+        for row, (even, odd) in enumerate(((low + down, across + both), (low - down, across - both))):
+            torch.add(even, odd, out=y[:, :, row::2, 0::2])
+            torch.sub(even, odd, out=y[:, :, row::2, 1::2])
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, y: Tensor) -> Tensor:
+        x: Tensor = _Haar.apply(y)
+        return x
+
+
+class _Haar(torch.autograd.Function):
+    """Its transpose."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor) -> Tensor:
+        batch, channels, height, width = y.shape
+        x = _map_like(y, batch, 4 * channels, height // 2, width // 2)
+        left, right = y[..., 0::2], y[..., 1::2]
+        (top, bottom), (odd, even) = ((z[:, :, 0::2], z[:, :, 1::2]) for z in (left + right, left - right))
+        low, down, across, both = _bands(x)                                      # (B, C, H, W) each
+        for first, second, out, other in ((top, bottom, low, down), (odd, even, across, both)):
+            torch.add(first, second, out=out)
+            torch.sub(first, second, out=other)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, x: Tensor) -> Tensor:
+        y: Tensor = _InverseHaar.apply(x)
+        return y
+
+
+def _bands(x: Tensor) -> list[Tensor]:
+    """Views (B, C, H, W) of the bands (B, 4C, H, W): low, down, across, both."""
+    channels = x.shape[1] // 4
+    return [x[:, :channels], *(x[:, channels + band::3] for band in range(3))]
+
+
+def _map_like(x: Tensor, *shape: int) -> Tensor:
+    return torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+
+
+def with_style(x: Tensor, style: Tensor, *weights: Tensor) -> tuple[Tensor, ...]:
+    """x (B, C, H, W) and the weights of its convolutions, so that these convolve x * style, style (B or 1, C).
+
+    The few weights are scaled where one style serves all pictures, pixels elsewhere.
+    """
+    if len(style) == 1:
+        return x, *(weight * (style.view(-1, 1, 1, 1) if weight.shape[1] == 1 else style[:, :, None, None])
+                    for weight in weights)                                       # a depthwise one has a row a channel
+    return x * style[:, :, None, None].to(x.dtype), *weights
 
 
 class Up(nn.Module):
@@ -59,7 +117,7 @@ class Up(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x (B, C, H, W), style (B, C) -> (B, C / 4, 2H, 2W)."""
-        return inverse_haar(x * style[:, :, None, None].to(x.dtype))
+        return inverse_haar(x * (0.5 * style)[:, :, None, None].to(x.dtype))
 
 
 class MobileConv(nn.Module):
@@ -78,11 +136,14 @@ class MobileConv(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x (B, Cin, H, W), style (B, Cin) -> (B, Cout, H, W)."""
-        x = x * style[:, :, None, None].to(x.dtype)
-        if self.depthwise is not None:
-            x = F.conv2d(x, self.depthwise, padding=1, groups=x.shape[1])       # (B, Cin, H, W)
-        y = F.conv2d(x, self.weight, padding=self.weight.shape[-1] // 2)         # (B, Cout, H, W)
-        return fused_leaky_relu(y.add_(self.noise.to(y.dtype)), self.bias, scale=1, overwrite=True)
+        if self.depthwise is None:
+            x, weight = with_style(x, style, self.weight)
+            y = F.conv2d(x, weight, self.bias, padding=1)                        # (B, Cout, H, W)
+        else:
+            x, depthwise = with_style(x, style, self.depthwise)
+            x = F.conv2d(x, depthwise, padding=1, groups=x.shape[1])            # (B, Cin, H, W)
+            y = F.conv2d(x, self.weight, self.bias)                              # (B, Cout, H, W)
+        return fused_leaky_relu(y.add_(self.noise.to(y.dtype)), scale=1, overwrite=True)
 
 
 class ToPicture(nn.Module):
@@ -96,7 +157,8 @@ class ToPicture(nn.Module):
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
         """x (B, C, H, W), style (B, C) -> (B, 3, 2H, 2W)."""
-        return inverse_haar(F.conv2d(x * style[:, :, None, None].to(x.dtype), self.weight, self.bias))
+        x, weight = with_style(x, 0.5 * style, self.weight)
+        return inverse_haar(F.conv2d(x, weight, 0.5 * self.bias))
 
 
 class MobileStyleGAN(nn.Module):

@@ -1,5 +1,5 @@
-# Sourced by train_scripts.sh and tests/run.sh: the repository root, a virtual environment with everything in
-# requirements.txt, and memory settings. A second run only compares two files.
+# Sourced by train_scripts.sh and tests/run.sh: the repository root, and a virtual environment with everything in
+# requirements.txt. A second run only compares two files.
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -22,7 +22,3 @@ if ! cmp -s requirements.txt "$stamp"; then
     python -m pip install --quiet --disable-pip-version-check --requirement requirements.txt
     cp requirements.txt "$stamp"
 fi
-
-# glibc gives large blocks back to the system after every use and asks for them again; the page faults take about half
-# of a training step's time on a CPU. Keep the memory instead.
-export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_TOP_PAD_=268435456

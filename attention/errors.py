@@ -10,6 +10,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from attention.memory import keep_memory
+
 
 class UserError(ValueError):
     """Something the user can mend: the message names the file or flag, what was found, what was expected, and the fix.
@@ -29,7 +31,8 @@ def printable(text: str) -> str:
 
 def exit_with_message(main: Callable[[], object]) -> None:
     """Run an entry point for the command line: UserError gives exit code 2, Ctrl-C gives 130, both without a traceback,
-    warnings are notes of a line, and no print fails."""
+    warnings are notes of a line, no print fails, and memory is kept."""
+    keep_memory()
     with lasting_streams():
         try:
             with notes():

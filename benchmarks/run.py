@@ -40,6 +40,7 @@ from attention.errors import UserError, exit_with_message
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder, write_atomically, write_text
 from attention.files.published import ROOT
+from attention.memory import keep_memory
 from benchmarks import kmeans
 from benchmarks.items import (
     BLEND_SIDE,
@@ -203,6 +204,7 @@ def own_process() -> ForkServerContext:
 
 def peak_gib(name: str, side: str, models: Models) -> float:
     """GiB of this process at most while one side runs, above those before."""
+    keep_memory()                                                           # of both sides, as in the other process
     pair = ITEMS[name].build(models)
     run = (pair.part or pair.plain) if side == "plain" else pair.ours
     give_back(models.device)                                                 # what only loading needed
@@ -315,8 +317,7 @@ def machine(device: torch.device) -> dict:
         "machine": {"cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(),
                     "threads": torch.get_num_threads(), "ram_gib": ram / 2**30,
                     "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-                    "system": platform.platform(),
-                    "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")}},
+                    "system": platform.platform()},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
         "commit": commit or None,
     }
@@ -350,13 +351,5 @@ def write(report: dict, folder: Path) -> None:
     write_text(folder / "benchmark.md", page)
 
 
-def with_kept_memory() -> None:
-    """Start this process again with the memory settings of .ci/environment.sh, for both sides, unless it has them."""
-    wanted = dict(re.findall(r"(MALLOC_\w+)=(\d+)", _read(str(ROOT / ".ci" / "environment.sh"))))
-    if sys.platform == "linux" and not wanted.keys() <= os.environ.keys():
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
-
-
 if __name__ == "__main__":
-    with_kept_memory()
     exit_with_message(main)

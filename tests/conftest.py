@@ -12,6 +12,9 @@ from torch import Tensor
 import attention
 from attention.editing.desk import Desk
 from attention.editing.folder import ServerFolder
+from attention.memory import keep_memory
+
+keep_memory()           # as every command does
 
 # Files that take longest, in the order of their time. They begin first, so that no process waits long for the last one.
 LONG = ("web_page", "published_commands", "benchmarks", "faces", "entry_points", "survival", "runs", "training",

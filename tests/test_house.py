@@ -9,8 +9,9 @@ from attention.worlds.registry import WORLDS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "attention"
 # From the ground up: a room imports rooms before it, and its own modules.
-STOREYS = ("errors", "processes", "fits", "ops", "generator", "method", "images", "sheets", "devices", "files", "extras",
-           "config", "clip_models", "inversion", "worlds", "drawn", "training", "editing", "evaluation", "baselines")
+STOREYS = ("memory", "errors", "processes", "fits", "ops", "generator", "method", "images", "sheets", "devices", "files",
+           "extras", "config", "clip_models", "inversion", "worlds", "drawn", "training", "editing", "evaluation",
+           "baselines")
 
 
 def modules() -> Iterator[tuple[str, Path]]:

@@ -21,6 +21,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
 from attention.errors import UserError, notes
+from attention.memory import keep_memory
 from attention.processes import RUN_ID, check_environment, local_world_size, own_rows, rank, restarts, world_size
 
 Answer = TypeVar("Answer")
@@ -179,6 +180,7 @@ def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None
 
 def _run(entry: Callable[[], object], said: str) -> None:
     """In each process: leave a mistake's message in the folder `said`, for the process that started all to print."""
+    keep_memory()
     try:
         with notes():
             if rank() > 0:                              # the first process has the same to note

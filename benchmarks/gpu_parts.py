@@ -29,7 +29,7 @@ from attention.config import TrainConfig
 from attention.devices import autocast
 from attention.editing.session import Editor
 from attention.files.published import ROOT
-from attention.generator import Generator, MobileStyleGAN, StyleGAN2, conv_layers, sample_z
+from attention.generator import Generator, StyleGAN2, conv_layers, sample_z
 from attention.generator.layers import fir_kernel, modulated_conv2d
 from attention.images import psnr, to_pixels
 from attention.method.editor import RegionEditor, Source
@@ -41,7 +41,7 @@ from attention.worlds.ffhq import FFHQ
 from attention.worlds.registry import configured
 from attention.worlds.world import World
 from benchmarks import editing, plain, training_step
-from benchmarks.items import ITEMS, REGIONS, Models
+from benchmarks.items import ITEMS, REGIONS, Models, mobile_network
 from benchmarks.kmeans import published_points
 from benchmarks.run import check, give_back, seconds_of, wait
 
@@ -54,7 +54,6 @@ LAYOUTS = {"contiguous": torch.contiguous_format, "channels last": torch.channel
 EXACT = {torch.float32: 1e-5, torch.bfloat16: 8e-3, torch.float16: 1e-3, torch.float64: 1e-12}
 PRECISIONS, GPU_ONLY, COMPILED = ("fp32", "tf32", "bf16", "fp16"), ("tf32", "fp16"), "bf16, compiled"
 WANTED_PSNR, ANOTHER_PICTURE = 40.0, 20.0               # dB
-MOBILE_WIDTHS = (512, 512, 512, 512, 512, 256, 128, 64)     # published, 1024 px
 MOST_GB, MOST_SECONDS = 8.0, 0.020                      # of eight prompts; of an edit
 FASTER, SHARE = 7.0, 0.4                                # of a step, against the plain one
 LOOSER, SAME_GRADIENT = 0.01, 1e-4
@@ -297,11 +296,7 @@ def made(kind: str, side: int, device: torch.device) -> Generator:
     """A generator of the published widths, or a narrow one for the rehearsal."""
     torch.manual_seed(0)
     if kind == "MobileStyleGAN":
-        network = MobileStyleGAN(MOBILE_WIDTHS) if device.type == "cuda" else MobileStyleGAN((8, 8, 8), 8, 1)
-        for name, value in network.named_parameters():
-            if name.endswith("modulation.bias"):
-                torch.nn.init.ones_(value)              # styles around 1, or the picture dies out on its way
-        return network
+        return mobile_network(sized(device, 1024, 32), thin=device.type == "cpu")
     return StyleGAN2(side) if device.type == "cuda" else StyleGAN2(8, 8, 2, channels={4: 8, 8: 8})
 
 

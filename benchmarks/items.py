@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from attention.config import TrainConfig
-from attention.generator import StyleGAN2
+from attention.generator import MobileStyleGAN, StyleGAN2
+from attention.generator.base import Blend, sample_z
 from attention.images import area_resize
 from attention.inversion.perceptual import VGG_SIDE
 from attention.method.editor import RegionEditor
@@ -30,6 +31,7 @@ PROCESSES = 8                   # of the published run, with one prompt each
 MANY_REGIONS = 200
 THIN = 16                       # thin models divide the widths of the published networks by this
 MAP_CHANNELS = 32               # of the largest feature maps at 1024 px
+MOBILE_WIDTHS = (512, 512, 512, 512, 512, 256, 128, 64)     # published, 1024 px
 
 Results = dict[str, Tensor]
 
@@ -78,6 +80,12 @@ class Models:
         """Of one face."""
         return [style.detach() for style in self.world.generator.styles(self.world.sample_w(1, seed=1))]
 
+    @cached_property
+    def mobile(self) -> MobileStyleGAN:
+        """The generator of real faces, as large as the picture asks for."""
+        torch.manual_seed(0)
+        return mobile_network(self.side, self.thin).requires_grad_(False).to(self.device)
+
     def editor(self, config: TrainConfig) -> RegionEditor:
         """An untrained editor whose regions are around random pixels of a face."""
         with torch.no_grad():
@@ -97,6 +105,18 @@ def _stir(module: nn.Module, endings: tuple[str, ...]) -> None:
     for name, parameter in module.named_parameters():
         if name.endswith(endings):
             parameter.add_(0.2 * torch.randn_like(parameter))
+
+
+def mobile_network(side: int, thin: bool) -> MobileStyleGAN:
+    """MobileStyleGAN of random weights that lets a picture through, of the published widths or a sixty-fourth of them."""
+    widths = [width // 64 if thin else width for width in MOBILE_WIDTHS[:side.bit_length() - 3]]
+    network = MobileStyleGAN(widths, *((8, 1) if thin else ()))
+    for name, value in network.state_dict().items():
+        if name.endswith("modulation.bias"):
+            nn.init.ones_(value)                            # styles around 1, or the picture dies out on its way
+        elif name.endswith(("noise", "bias")):
+            nn.init.normal_(value)
+    return network
 
 
 def thin_world(side: int, vgg: nn.Module, device: torch.device) -> World:
@@ -262,6 +282,49 @@ def generator_bf16(models: Models) -> Pair:
     return generator(models, torch.bfloat16)
 
 
+def faces(models: Models) -> Pair:
+    """A picture of one real face."""
+    network, weights, styles = models.mobile, _plain_mobile(models), _faces_styles(models, 1)
+
+    @torch.no_grad()
+    def slow() -> Results:
+        return {"image": plain.mobile_synthesis(weights, styles)[-1]}
+
+    return Pair(slow, lambda: {"image": network.picture(styles)})
+
+
+def faces_slider(models: Models) -> Pair:
+    """A real face edited inside a mask after a slider has moved: its styles up to the blend are other ones."""
+    network, weights = models.mobile, _plain_mobile(models)
+    styles, others = (_faces_styles(models, seed) for seed in (1, 2))
+    side = min(BLEND_SIDE, models.side // 4)
+    layer = max(layer.index for layer in network.layers if layer.kind == "conv" and layer.resolution == side)
+    edited = [*others[:layer + 1], *styles[layer + 1:]]
+    mask = torch.rand(1, 1, side, side, generator=torch.Generator().manual_seed(3)).to(models.device)
+    with torch.no_grad():
+        blend = Blend(layer, mask, network.synthesis(styles, until=layer).features)
+
+    @torch.no_grad()
+    def fast() -> Results:
+        return {"image": network.synthesis(edited, blend=blend, feature_side=0).image}
+
+    @torch.no_grad()
+    def slow() -> Results:
+        features = plain.mobile_synthesis(weights, styles)
+        return {"image": plain.mobile_synthesis(weights, edited, (layer, mask, features))[-1]}
+
+    return Pair(slow, fast)
+
+
+def _faces_styles(models: Models, seed: int) -> list[Tensor]:
+    w = sample_z(1, models.mobile.style_dim, seed).to(models.device)
+    return models.mobile.styles(w)
+
+
+def _plain_mobile(models: Models) -> plain.Weights:
+    return {name: tensor.contiguous() for name, tensor in models.mobile.state_dict().items()}
+
+
 def cluster_features(models: Models) -> Pair:
     """The blend layer's features of a batch of faces, for clustering."""
     ours, weights = models.world.generator, _plain_generator(models)
@@ -378,6 +441,8 @@ ITEMS = {
                       step_text, 2e-3, heavy=True, target="15; 0.35"),
     "generator": Item("generator, picture and features", generator, 2e-5, target="2; 0.7"),
     "generator_bf16": Item("generator, picture and features, ours bf16", generator_bf16, 0.1, target="4; 0.5"),
+    "faces": Item("a real face (MobileStyleGAN)", faces, 2e-5, target="2; 0.5"),
+    "faces_slider": Item("a real face edited, after a slider's move", faces_slider, 2e-5, target="3; 0.5"),
     "attention": Item("mapper, attention and regions, forward and backward", attention, 1e-4, target="20; 0.1"),
     "regions": Item("regions of a face and means over them, forward and backward", regions, 2e-5),
     "clip_input": Item("picture to CLIP's input, forward and backward", clip_input, 2e-5, target="25; 0.05"),

@@ -359,6 +359,41 @@ def modulated_conv2d(x: Tensor, weight: Tensor, style: Tensor, demodulate: bool 
     return upfirdn2d(y.view(batch, outputs, *y.shape[2:]), blur, pad=(1, 1))         # (B, Cout, 2H, 2W)
 
 
+def mobile_synthesis(weights: Weights, styles: Sequence[Tensor],
+                     blend: tuple[int, Tensor, Sequence[Tensor]] | None = None) -> list[Tensor]:
+    """MobileStyleGAN: styles -> every layer's map, the last of which is the picture (B, 3, R, R).
+
+    Args:
+        blend: layer, mask (B, 1, h, w) and the source's maps: there the source stays outside the mask.
+    """
+    x, features = weights["input"].repeat(len(styles[0]), 1, 1, 1), []              # (B, C, 4, 4)
+    for index, style in enumerate(styles):
+        x = x * style[:, :, None, None]
+        depthwise, weight, noise, bias = (weights.get(f"synthesis_layers.{index}.{name}")
+                                          for name in ("depthwise", "weight", "noise", "bias"))
+        if depthwise is not None:
+            x = F.conv2d(x, depthwise, padding=1, groups=x.shape[1])
+        if weight is not None:
+            x = F.conv2d(x, weight, padding=weight.shape[-1] // 2)
+        if noise is not None:
+            x = F.leaky_relu(x + noise + bias.view(1, -1, 1, 1), 0.2)
+        else:
+            x = inverse_haar(x if bias is None else x + bias.view(1, -1, 1, 1))
+        if blend is not None and index == blend[0]:
+            x = blend[1] * x + (1 - blend[1]) * blend[2][index]
+        features.append(x)
+    return features
+
+
+def inverse_haar(x: Tensor) -> Tensor:
+    """Bands (B, 4C, H, W), the C low ones first, to the map (B, C, 2H, 2W)."""
+    low, high = x.split([x.shape[1] // 4, 3 * x.shape[1] // 4], dim=1)
+    down, across, both = high.unflatten(1, (-1, 3)).unbind(2)                        # (B, C, H, W) each
+    pixels = [low + down + across + both, low + down - across - both,
+              low - down + across - both, low - down - across + both]
+    return F.pixel_shuffle(torch.stack(pixels, dim=2).flatten(1, 2) * 0.5, 2)
+
+
 def upfirdn2d(x: Tensor, kernel: Tensor, up: int = 1, pad: tuple[int, int] = (0, 0)) -> Tensor:
     """Zeros after every sample, padding, and a convolution with all channels as images of their own."""
     batch, channels, height, width = x.shape

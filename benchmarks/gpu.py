@@ -29,7 +29,7 @@ from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder, write_text
 from benchmarks import gpu_parts
 from benchmarks.gpu_parts import Row
-from benchmarks.run import machine, own_process, say
+from benchmarks.measure import machine, own_process, say
 
 BUDGET = 530                # seconds of all parts together: what is asked for, less the start
 LAST_LINES = 6              # of a failed part's log that the report has

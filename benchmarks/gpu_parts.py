@@ -43,7 +43,7 @@ from attention.worlds.world import World
 from benchmarks import editing, plain, training_step
 from benchmarks.items import ITEMS, REGIONS, Models, mobile_network
 from benchmarks.kmeans import published_points
-from benchmarks.run import check, give_back, seconds_of, wait
+from benchmarks.measure import check, give_back, seconds_of, wait
 
 Row = dict[str, object]
 

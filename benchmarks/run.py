@@ -9,25 +9,9 @@ with random weights: time and memory do not depend on their values), and once mo
 of memory above the loaded models is taken. Prints a table; writes OUT/benchmark.json, OUT/benchmark.md, OUT/scaling.png.
 """
 
-import ctypes
-import gc
 import json
-import os
-import platform
-import re
-import shutil
-import statistics
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
 from functools import cache
-from importlib.metadata import version
-from multiprocessing import get_context
-from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import Literal
 
@@ -39,28 +23,13 @@ from attention.devices import checked_device
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder, write_atomically, write_text
-from attention.files.published import ROOT
-from attention.memory import keep_memory
 from benchmarks import kmeans
-from benchmarks.items import (
-    BLEND_SIDE,
-    ITEMS,
-    PROCESSES,
-    REGIONS,
-    Item,
-    Models,
-    Pair,
-    largest_difference,
-    regions,
-    step_image,
-    training_step,
-)
-from benchmarks.training_step import memory
+from benchmarks.items import BLEND_SIDE, ITEMS, PROCESSES, REGIONS, Models, Pair, regions, step_image, training_step
+from benchmarks.measure import check, figures, give_back, machine, measure, say, seconds_of
 
 KMEANS, SCALING = "kmeans", "scaling"
 NAMES = (*ITEMS, KMEANS, SCALING)
 LOOSER = 0.01           # how much looser than the best of the full k-means runs our worst clusters may be
-PACKAGES = ("torch", "torchvision", "open_clip_torch", "scikit-learn", "numpy")
 
 
 class BenchmarkConfig(Config):
@@ -99,10 +68,6 @@ def main(argv: Sequence[str] | None = None) -> Path:
     return folder / "benchmark.json"
 
 
-def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def sizes(name: str, quick: bool, device: torch.device) -> tuple[Models, int]:
     """The models that an item is measured on, and how often."""
     if not quick:
@@ -118,113 +83,7 @@ def models_of(side: int, device: torch.device, **counts: int) -> Models:
     return Models(side, device, **counts)
 
 
-# --- one item
-
-
-def check(name: str, item: Item, models: Models) -> float:
-    """The largest relative difference between the results of both sides.
-
-    Raises:
-        UserError: it is above the item's tolerance.
-    """
-    pair = item.build(models)
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):        # TF32 would differ more than the sides do
-        difference, where = largest_difference(pair.ours(), pair.plain())
-    if not difference <= item.tolerance:
-        raise UserError(f"{name}: ours differs from the plain implementation by {difference:.1e} in {where}, but at most "
-                        f"{item.tolerance:.0e} of the largest value is allowed, so their times are no comparison; find the "
-                        "cause with: python -m pytest tests/test_benchmarks.py")
-    return difference
-
-
-def measure(name: str, item: Item, models: Models, repeats: int) -> dict:
-    """Seconds of both sides in turns, and the memory of each in a process of its own."""
-    pair = item.build(models)
-    pair.ours()                                                             # warms up
-    (pair.part or pair.plain)()
-    seconds = {"plain": [], "ours": []}
-    for _ in range(repeats):
-        for side, taken in seconds.items():
-            taken.append(seconds_of(getattr(pair, side), models.device))
-    del pair
-    give_back(models.device)
-    gib = {side: peak_in_own_process(name, side, models) for side in seconds}
-    say(f"{name}: plain {statistics.median(seconds['plain']):.3g} s, ours {statistics.median(seconds['ours']):.3g} s")
-    return {"what": item.what.format(prompts=models.prompts, faces=models.faces), "side": models.side,
-            "target": item.target, **figures(seconds, gib)}
-
-
-def figures(seconds: dict[str, list[float]], gib: dict[str, float]) -> dict:
-    """What both sides took, and how much less ours did: seconds by the pairs of runs that were neighbours."""
-    ratios = [slow / fast for slow, fast in zip(seconds["plain"], seconds["ours"], strict=True)]
-    return {"time_ratio": spread(ratios), "memory_ratio": gib["ours"] / gib["plain"],
-            **{side: {"seconds": spread(taken), "all_seconds": taken, "gib": gib[side]} for side, taken in seconds.items()}}
-
-
-def spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
-
-
-def seconds_of(run: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one call, all work of a GPU included."""
-    gc.collect()
-    wait(device)
-    start = time.perf_counter()
-    run()
-    wait(device)
-    return time.perf_counter() - start
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def peak_in_own_process(name: str, side: str, models: Models) -> float:
-    """GiB that one side of an item needs at most, above what the process holds with its models loaded.
-
-    Raises:
-        UserError: the process was ended, most likely because the machine has too little memory.
-    """
-    with ProcessPoolExecutor(1, own_process()) as pool:
-        try:
-            return pool.submit(peak_gib, name, side, replace(models)).result()
-        except BrokenProcessPool as error:
-            raise UserError(f"{name}: the process that measured the memory of the {side} side was ended; give it more "
-                            "memory, or measure smaller sizes with --quick") from error
-
-
-def own_process() -> ForkServerContext:
-    """Processes that are forked from one that has only imported the modules: it has no models, no threads, no memory of
-    earlier items, and has never touched a GPU."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["benchmarks.gpu_parts", "matplotlib.figure"])
-    return context
-
-
-def peak_gib(name: str, side: str, models: Models) -> float:
-    """GiB of this process at most while one side runs, above those before."""
-    keep_memory()                                                           # of both sides, as in the other process
-    pair = ITEMS[name].build(models)
-    run = (pair.part or pair.plain) if side == "plain" else pair.ours
-    give_back(models.device)                                                 # what only loading needed
-    if models.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(models.device)
-    elif sys.platform == "linux":
-        Path("/proc/self/clear_refs").write_text("5")                       # the peak starts again here
-    before = memory(models.device)
-    run()
-    wait(models.device)
-    return (memory(models.device) - before) / 2**30
-
-
-def give_back(device: torch.device) -> None:
-    """Give the memory that nothing uses any more back to the machine: this process otherwise keeps it."""
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.empty_cache()
-    elif sys.platform == "linux":
-        ctypes.CDLL(None).malloc_trim(0)
+# --- clustering
 
 
 def measure_kmeans(quick: bool) -> dict:
@@ -303,28 +162,6 @@ def plot(panels: dict[str, dict[str, list[float]]], path: Path) -> None:
 
 
 # --- report
-
-
-def machine(device: torch.device) -> dict:
-    """What the numbers were measured on, and with."""
-    models = re.findall(r"model name\s*:\s*(.+)", _read("/proc/cpuinfo"))
-    ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    commit = ""
-    if shutil.which("git"):
-        commit = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True,
-                                check=False).stdout.strip()
-    return {
-        "machine": {"cpu": models[0] if models else platform.processor(), "cores": os.cpu_count(),
-                    "threads": torch.get_num_threads(), "ram_gib": ram / 2**30,
-                    "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None,
-                    "system": platform.platform()},
-        "versions": {"python": platform.python_version(), **{name: version(name) for name in PACKAGES}},
-        "commit": commit or None,
-    }
-
-
-def _read(path: str) -> str:
-    return Path(path).read_text() if Path(path).exists() else ""
 
 
 def table(items: dict[str, dict]) -> str:

@@ -14,7 +14,7 @@ from conftest import assert_close_to_max
 from attention.errors import UserError
 from attention.images import psnr, to_pixels
 from attention.inversion.frame import Frame
-from benchmarks import gpu, photos, plain, run, training_step
+from benchmarks import gpu, measure, photos, plain, run, training_step
 from benchmarks.items import ITEMS, Item, Models, Pair, largest_difference
 
 MAPPERS = ("mapper_a7c7", "mapper_a9c4", "mapper_a7c10_empty")
@@ -115,13 +115,13 @@ def item(plainly, ours):
 
 def test_sides_that_disagree_are_not_timed(models):
     right, wrong = torch.ones(3), torch.tensor([1.0, 1.0, 1.01])
-    assert run.check("some", item(lambda: right, lambda: right + 1e-6), models) < 1e-5
+    assert measure.check("some", item(lambda: right, lambda: right + 1e-6), models) < 1e-5
     with pytest.raises(UserError, match=r"some: ours differs .* by 1\.0e-02 in y"):
-        run.check("some", item(lambda: right, lambda: wrong), models)
+        measure.check("some", item(lambda: right, lambda: wrong), models)
     broken = Item("test", lambda models: Pair(lambda: {"a": right, "b": right},
                                              lambda: {"a": right, "b": right * torch.nan}), tolerance=1e-3)
     with pytest.raises(UserError, match="by inf in b"):
-        run.check("some", broken, models)
+        measure.check("some", broken, models)
 
 
 def test_the_peak_is_what_a_side_needs_for_a_moment(models, monkeypatch):
@@ -129,12 +129,12 @@ def test_the_peak_is_what_a_side_needs_for_a_moment(models, monkeypatch):
         return lambda: torch.ones(mib, 2**18).sum()     # rows of one MiB, gone again when this returns
 
     monkeypatch.setitem(ITEMS, "test", item(needs(96), needs(32)))
-    assert run.peak_gib("test", "plain", models) * 1024 == pytest.approx(96, abs=8)
-    assert run.peak_gib("test", "ours", models) * 1024 == pytest.approx(32, abs=8)
+    assert measure.peak_gib("test", "plain", models) * 1024 == pytest.approx(96, abs=8)
+    assert measure.peak_gib("test", "ours", models) * 1024 == pytest.approx(32, abs=8)
 
 
 def test_the_ratio_is_the_median_over_neighbouring_runs():
-    found = run.figures({"plain": [6.0, 30.0, 8.0], "ours": [2.0, 3.0, 2.0]}, {"plain": 3.0, "ours": 0.5})
+    found = measure.figures({"plain": [6.0, 30.0, 8.0], "ours": [2.0, 3.0, 2.0]}, {"plain": 3.0, "ours": 0.5})
     assert found["time_ratio"] == {"median": 4.0, "min": 3.0, "max": 10.0} and found["memory_ratio"] == pytest.approx(1 / 6)
     assert found["plain"]["seconds"]["median"] == 8.0 and found["ours"]["all_seconds"] == [2.0, 3.0, 2.0]
 

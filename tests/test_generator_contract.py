@@ -1,5 +1,6 @@
 """What the method relies on, of every generator architecture: a new one is one line in GENERATORS."""
 
+import itertools
 from collections.abc import Callable
 
 import pytest
@@ -60,9 +61,9 @@ def reach(generator: Generator, layer: int) -> int:
 
 
 def check_zero_mask(generator: Generator) -> None:
-    for layer in conv_layers(generator.layers):
-        styles, edited = edit_of(generator, layer.index)
-        source, mask = generator.synthesis(styles), torch.zeros(2, 1, layer.resolution, layer.resolution)
+    for layer, batch in itertools.product(conv_layers(generator.layers), (1, 2)):
+        styles, edited = edit_of(generator, layer.index, batch)
+        source, mask = generator.synthesis(styles), torch.zeros(batch, 1, layer.resolution, layer.resolution)
         assert not torch.equal(generator.synthesis(edited).image, source.image)
         made = generator.synthesis(edited, blend=Blend(layer.index, mask, source.features))
         assert torch.equal(made.image, source.image), f"layer {layer.index}"
@@ -101,15 +102,16 @@ def check_gradient(generator: Generator) -> None:
 
 def check_reach(generator: Generator) -> None:
     layer = next(layer for layer in conv_layers(generator.layers) if layer.resolution == 8)
-    styles, edited = edit_of(generator, layer.index)
-    source, mask = generator.synthesis(styles), torch.zeros(2, 1, 8, 8)
-    mask[:, :, 0, 0] = 1
-    made = generator.synthesis(edited, blend=Blend(layer.index, mask, source.features)).image
     touched = generator.resolution // 8 + reach(generator, layer.index)
     assert touched < generator.resolution, "the promise would be empty"
-    assert not torch.equal(made, source.image)
-    assert torch.equal(made[:, :, touched:], source.image[:, :, touched:])
-    assert torch.equal(made[:, :, :, touched:], source.image[:, :, :, touched:])
+    for batch in (1, 2):
+        styles, edited = edit_of(generator, layer.index, batch)
+        source, mask = generator.synthesis(styles), torch.zeros(batch, 1, 8, 8)
+        mask[:, :, 0, 0] = 1
+        made = generator.synthesis(edited, blend=Blend(layer.index, mask, source.features)).image
+        assert not torch.equal(made, source.image)
+        assert torch.equal(made[:, :, touched:], source.image[:, :, touched:])
+        assert torch.equal(made[:, :, :, touched:], source.image[:, :, :, touched:])
 
 
 def check_features(generator: Generator) -> None:
@@ -138,6 +140,13 @@ def check_table(generator: Generator) -> None:
         torch.testing.assert_close(one, other)
 
 
+def check_graph(generator: Generator) -> None:
+    torch.compiler.reset()
+    styles = edit_of(generator, conv_layers(generator.layers)[2].index, batch=1)[0]
+    traced = torch.compile(generator.synthesis, backend="eager", fullgraph=True)(styles)
+    torch.testing.assert_close(traced.image, generator.synthesis(styles).image, rtol=1e-5, atol=1e-5)
+
+
 PROMISES: dict[str, Callable[[Generator], None]] = {
     "a zero mask gives the source to the bit": check_zero_mask,
     "a mask of ones gives the plain edit to the bit": check_full_mask,
@@ -146,6 +155,7 @@ PROMISES: dict[str, Callable[[Generator], None]] = {
     "pixels beyond the later layers' reach are equal to the bit": check_reach,
     "features shrink to what is asked for and the picture stays": check_features,
     "stopping early gives the same features and no picture": check_stop,
+    "synthesis can be compiled as one graph": check_graph,
     "styles fit the table of layers, of w and of w+": check_table}
 
 

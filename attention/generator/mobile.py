@@ -56,8 +56,7 @@ class _InverseHaar(torch.autograd.Function):
         y = _map_like(x, batch, channels // 4, 2 * height, 2 * width)
         low, down, across, both = _bands(x)                                      # (B, C, H, W) each
         for row, (even, odd) in enumerate(((low + down, across + both), (low - down, across - both))):
-            torch.add(even, odd, out=y[:, :, row::2, 0::2])
-            torch.sub(even, odd, out=y[:, :, row::2, 1::2])
+            y[:, :, row::2, 0::2], y[:, :, row::2, 1::2] = even + odd, even - odd
         return y
 
     @staticmethod
@@ -76,9 +75,7 @@ class _Haar(torch.autograd.Function):
         left, right = y[..., 0::2], y[..., 1::2]
         (top, bottom), (odd, even) = ((z[:, :, 0::2], z[:, :, 1::2]) for z in (left + right, left - right))
         low, down, across, both = _bands(x)                                      # (B, C, H, W) each
-        for first, second, out, other in ((top, bottom, low, down), (odd, even, across, both)):
-            torch.add(first, second, out=out)
-            torch.sub(first, second, out=other)
+        low[:], down[:], across[:], both[:] = top + bottom, top - bottom, odd + even, odd - even
         return x
 
     @staticmethod

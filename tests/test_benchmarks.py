@@ -1,6 +1,7 @@
 """The benchmark: its plain side is the published program, and every shortcut of ours gives what the plain side gives."""
 
 import json
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ from conftest import assert_close_to_max
 from attention.errors import UserError
 from attention.images import psnr, to_pixels
 from attention.inversion.frame import Frame
-from benchmarks import gpu, measure, photos, plain, run, training_step
+from benchmarks import faces, gpu, measure, photos, plain, run, training_step
 from benchmarks.items import ITEMS, Item, Models, Pair, largest_difference
 
 MAPPERS = ("mapper_a7c7", "mapper_a9c4", "mapper_a7c10_empty")
@@ -230,7 +231,29 @@ def test_a_machine_without_a_gpu_is_told_how_to_rehearse(tmp_path):
         gpu.main(["--out", str(tmp_path)])
 
 
+# --- real faces
+
+
+def test_how_much_longer_than_its_convolutions_a_run_takes():
+    def run(others):
+        x = torch.randn(1, 16, 64, 64)
+        for _ in range(8):
+            F.conv2d(x, torch.ones(16, 16, 3, 3))
+        for _ in range(others):
+            x.sin()
+
+    with_none, with_some = (faces.times_convolutions(partial(run, others)) for others in (0, 200))
+    assert 1 <= with_none < with_some
+
+
+def test_a_machine_without_openvino_is_told_how_to_get_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(faces, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install openvino"):
+        faces.main(["--out", str(tmp_path)])
+
+
 # --- photos of generated faces
+
 
 def test_a_made_photo_shows_its_face_where_it_says():
     smooth = F.interpolate(torch.rand(1, 3, 6, 6) * 2 - 1, size=256, mode="bicubic").clamp(-1, 1)

@@ -17,8 +17,7 @@ def keep_memory() -> None:
     have decided, nothing happens.
 
     glibc gives a block of a feature map's size back after every use, and the page faults of the next one take as long as
-    the convolutions: on two cores a picture of 1024 px takes half of the time without them. The process stays as large as
-    it ever was.
+    the convolutions. The process stays as large as it ever was.
     """
     if sys.platform != "linux" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return

@@ -11,8 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.vgg import cfgs, make_layers
 
 from attention.config import TrainConfig
-from attention.generator import MobileStyleGAN, StyleGAN2
-from attention.generator.base import Blend, sample_z
+from attention.generator import Blend, MobileStyleGAN, StyleGAN2, sample_z
 from attention.images import area_resize
 from attention.inversion.perceptual import VGG_SIDE
 from attention.method.editor import RegionEditor
@@ -317,8 +316,7 @@ def faces_slider(models: Models) -> Pair:
 
 
 def _faces_styles(models: Models, seed: int) -> list[Tensor]:
-    w = sample_z(1, models.mobile.style_dim, seed).to(models.device)
-    return models.mobile.styles(w)
+    return models.mobile.styles(sample_z(1, models.mobile.style_dim, seed).to(models.device))      # z does for a w
 
 
 def _plain_mobile(models: Models) -> plain.Weights:

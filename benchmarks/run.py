@@ -45,7 +45,7 @@ class BenchmarkConfig(Config):
 def main(argv: Sequence[str] | None = None) -> Path:
     """Check, measure, print and write; returns the JSON file."""
     config = parse_config(BenchmarkConfig, argv, __doc__)
-    device, folder = checked_device(config.device), run_folder(config.out)
+    device, folder = checked_device(config.device), run_folder(config.out, "--out")
     report = {"quick": config.quick, "device": str(device), **machine(device), "items": {}}
     small = Models(64, device, prompts=2, faces=2, thin=config.quick, exact=True)
     names = [name for name in NAMES if not (config.quick and name == KMEANS)]    # which takes a minute at any size

@@ -48,7 +48,7 @@ def inverse_haar(x: Tensor) -> Tensor:
 
 
 class _InverseHaar(torch.autograd.Function):
-    """Written into its place by four sums, and so is its gradient: shuffling pixels takes four times as long."""
+    """Written into its place by four sums, and so is its gradient: torch's own ways pass over the map a dozen times."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

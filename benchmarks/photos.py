@@ -63,7 +63,7 @@ class PhotosConfig(Config):
 def main(argv: Sequence[str] | None = None) -> Path:
     """Make the photos, open them, measure and write; returns the JSON file."""
     config = parse_config(PhotosConfig, argv, __doc__)
-    folder, recogniser, editor = run_folder(config.out), Recogniser(), load_editor("faces")
+    folder, recogniser, editor = run_folder(config.out, "--out"), Recogniser(), load_editor("faces")
     world = editor.world
     if config.refined:
         editor.early.world.truth                        # noqa: B018  (what is missing is told before the work)

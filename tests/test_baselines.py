@@ -26,12 +26,13 @@ from attention.baselines import (
     regional,
 )
 from attention.baselines.base import clip_distance, extended
-from attention.baselines.directions import NEUTRAL, SPREAD_FACES, SPREAD_SEED, STEP, channel_directions, channels
+from attention.baselines.directions import NEUTRAL, SPREAD_FACES, SPREAD_SEED, STEP, channels, layer_directions
 from attention.baselines.latents import LatentMapper, train_mapper
 from attention.baselines.regional import EDITOR_KIND, PixelRegions, load_variant, variant_config
 from attention.config import parse_config
 from attention.errors import UserError
 from attention.files.safetensors import write_safetensors
+from attention.generator import conv_layers
 from attention.method.losses import attention_variation
 from attention.method.regions import RegionClusters
 from attention.method.spatial_attention import blur_mask
@@ -86,7 +87,8 @@ def faces(world):
 
 @pytest.fixture(scope="module")
 def directions(world):
-    return GlobalDirections(world, channel_directions(world, faces=2, seed=5), threshold=0.3)
+    found = [layer_directions(world, layer, faces=2, seed=5) for layer in conv_layers(world.generator.layers)]
+    return GlobalDirections(world, torch.cat(found), threshold=0.3)
 
 
 @pytest.fixture
@@ -225,13 +227,24 @@ def test_directions_turn_pictures_toward_their_text(world, directions):
 
 
 def test_the_ceiling_changes_nothing_outside_its_blurred_mask_at_the_blend(world, editor, ready, faces):
-    method, source = ready("true_part"), editor.source(faces[0])
-    part = torch.zeros(2, 1, 16, 16)
-    part[:, :, 3:6, 3:6] = 1
-    edit = method.inside(source, world.clip.encode_text(PROMPTS), part, 1.0)
+    (w, params), method, source = faces, ready("true_part"), editor.source(faces[0])
+    text = world.clip.encode_text(["red hair"]).expand(2, -1)
+    mask, part = method.place(source, text, "red hair", params)
+    edit = editor.apply(source, editor.mapper(source.styles, text, 1.0), mask)
     changed = (edit.features[editor.layer] != source.features[editor.layer]).any(dim=1, keepdim=True)
     inside = blur_mask(part) > 0
-    assert not (changed & ~inside).any() and changed[inside].all()
+    assert not (changed & ~inside).any() and changed[inside].all() and not inside.all()
+    assert torch.equal(method.edit(w, "red hair", 1.0, params)[0], edit.image)
+
+
+def test_a_sweep_has_the_place_and_the_doses_of_every_prompt(world, editor, ready, faces, monkeypatch):
+    monkeypatch.setattr(editor, "judge", lambda images: world.clip.encode_image(images).square())
+    (w, params), method, source, found = faces, ready("ours"), editor.source(faces[0]), []
+    for prompt in PROMPTS:
+        text = world.clip.encode_text([prompt]).expand(2, -1)
+        found.append(editor.doses(source, text, editor.locate(source, text).mask))
+        for strength in (0.05, 0.2):
+            assert torch.equal(method.edit(w, prompt, strength, params)[0], editor(source, text, text, strength).image)
 
 
 def test_the_ceiling_is_told_the_renderers_part(ready, faces):
@@ -277,7 +290,7 @@ def test_total_variation_counts_the_steps_between_neighbours():
 
 def test_trained_and_loaded_mappers_edit_the_same(world, faces, tmp_path):
     (w, params), steps = faces, 3
-    path = fit.fit("mapper", fit.FitConfig(folder=tmp_path, step=steps), world)
+    path = fit.fit("mapper", fit.FitConfig(folder=tmp_path, run=tmp_path, step=steps), world)
     with safe_open(path, "pt") as file:
         said = file.metadata()
     assert {"command", "seed", "minutes", "minutes_per_prompt", "steps"} <= set(said)
@@ -290,7 +303,7 @@ def test_trained_and_loaded_mappers_edit_the_same(world, faces, tmp_path):
 
 def test_measured_and_loaded_directions_edit_the_same(world, directions, faces, tmp_path):
     w, params = faces
-    fit.fit("directions", fit.FitConfig(folder=tmp_path, step=2, seed=5), world)
+    fit.fit("directions", fit.FitConfig(folder=tmp_path, run=tmp_path, step=2, seed=5), world)
     own = GlobalDirections(world, directions.directions)
     for prompt in PROMPTS:
         own_image, loaded = (method.edit(w, prompt, 2.0, params)[0]
@@ -309,6 +322,37 @@ def test_a_saved_and_loaded_variant_edits_the_same(drawn, tmp_path):
         expected, expected_mask = variant(drawn, made).edit(w, "red hair", 0.1, params)
         assert_close_to_max(image, expected, 0.01)
         assert (mask is None) == (expected_mask is None) == (variant is WithoutAttention)
+
+
+def test_a_variant_finds_its_doses_where_the_world_does(drawn, tmp_path):
+    made = build_editor(variant_config(WithoutAttention, drawn), drawn, WithoutAttention.regions(drawn))
+    tensors = {name: value for name, value in made.state_dict().items() if name.startswith(WithoutAttention.saved)}
+    write_safetensors(tmp_path / "no_attention.safetensors", tensors,
+                      {"kind": EDITOR_KIND, "generator_hash": drawn.generator_hash})
+    for dosed in (False, True):
+        world = World(replace(drawn.entry, dosed=dosed), drawn.generator, drawn.generator_hash, drawn.device)
+        assert (load_variant(WithoutAttention, world, tmp_path).judge is not None) == dosed
+
+
+def test_a_fit_that_was_stopped_goes_on_and_one_of_other_steps_begins_anew(world, tmp_path):
+    def made(steps, resume="auto"):
+        config = fit.FitConfig(folder=tmp_path, run=tmp_path / "run", step=steps, resume=resume)
+        (tmp_path / "run").mkdir(exist_ok=True)
+        with safe_open(fit.fit("mapper", config, world), "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, float(file.metadata()["minutes"])  # noqa: SIM118
+
+    whole, _ = made(3, resume=None)
+    (tmp_path / "run/mapper/01.safetensors").unlink()                           # the second prompt's, as after a stop
+    (tmp_path / "run/mapper.minutes").write_text("7.5")
+    before = (tmp_path / "run/mapper/00.safetensors").stat().st_mtime_ns
+    again, minutes = made(3)
+    assert all(torch.equal(again[name], value) for name, value in whole.items()) and 7.5 <= minutes < 8.5
+    assert (tmp_path / "run/mapper/00.safetensors").stat().st_mtime_ns == before
+    other, _ = made(4)
+    assert any(not torch.equal(other[name], value) for name, value in whole.items() if name.startswith("0."))
+    (tmp_path / "run/mapper.minutes").write_text("some")
+    with pytest.raises(UserError, match=r"mapper.minutes should say the minutes .* delete it, or leave --resume out"):
+        made(4)
 
 
 def test_a_missing_a_cut_and_a_foreign_file_are_one_sentence_with_the_command(drawn, tmp_path):

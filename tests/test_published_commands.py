@@ -1,17 +1,16 @@
 """The two published commands, unchanged but for sizes, on files of the published formats with small random weights."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from safetensors import safe_open
 from torchvision.models import vgg16
+from warm import Program
 
 from attention.files.published import ROOT
 from attention.generator import StyleGAN2
@@ -43,17 +42,27 @@ def weights(tmp_path_factory) -> Path:
     return folder
 
 
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    code: int | None
+    out: str
+    errors: str
+
+
 @pytest.fixture(scope="module")
 def started(tmp_path_factory, weights):
-    """start(script, folder, flags): the package copied aside, the command run in it, its result."""
+    """start(script, folder, flags): the package copied aside, the command run in it, how it ended."""
     top = tmp_path_factory.mktemp("top")
     shutil.copytree(ROOT / "attention", top / "attention", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "celeba-caption", top / "celeba-caption")
+    environment = {"WHERE2EDIT_WEIGHTS": str(weights), "CUDA_VISIBLE_DEVICES": ""}
 
-    def start(script: str, folder: str, flags: list[str]) -> subprocess.CompletedProcess:
-        environment = {**os.environ, "WHERE2EDIT_WEIGHTS": str(weights), "CUDA_VISIBLE_DEVICES": ""}
-        command = [sys.executable, script, "--ckpt", str(weights / "generator.pt"), *flags]
-        return subprocess.run(command, cwd=top / folder, env=environment, capture_output=True, text=True, timeout=300)
+    def start(script: str, folder: str, flags: list[str]) -> Ended:
+        program = Program.of_script(script, ["--ckpt", str(weights / "generator.pt"), *flags], top / folder, environment,
+                                    tmp_path_factory.mktemp("said"))
+        out, errors = program.communicate(timeout=300)
+        return Ended(program.returncode, out, errors)
 
     start.top = top
     return start
@@ -61,18 +70,18 @@ def started(tmp_path_factory, weights):
 
 def test_the_published_commands_run_unchanged_from_their_own_folder(started):
     clustered = started("clustering_feature.py", "attention", CLUSTER)
-    assert clustered.returncode == 0, clustered.stderr
-    assert clustered.stderr.count("--description changes nothing here") == 1
+    assert clustered.code == 0, clustered.errors
+    assert clustered.errors.count("--description changes nothing here") == 1
     run = started.top / "attention/runs/ffhq"
     with safe_open(run / "regions.safetensors", "pt") as file:
         assert file.get_tensor("centroids").shape == (20, 512 + 2 * 32)
 
     trained = started("run_attention.py", "attention", [*TRAIN, "--cluster_path", str(run / "regions.safetensors")])
-    assert trained.returncode == 0, trained.stderr
+    assert trained.code == 0, trained.errors
     for flag in ("--use_cluster", "--work_in_stylespace"):
-        assert trained.stderr.count(f"{flag} changes nothing here") == 1
+        assert trained.errors.count(f"{flag} changes nothing here") == 1
     corpus = started.top / "celeba-caption/sample"
-    assert trained.stdout.count(f"recipe paper, targets: text; prompts are drawn from {PHRASES} phrases of {corpus}") == 1
+    assert trained.out.count(f"recipe paper, targets: text; prompts are drawn from {PHRASES} phrases of {corpus}") == 1
     config = json.loads((run / "config.json").read_text())
     assert (config["batch_size"], config["lambda_ess"], config["description"]) == (1, 0.03, "narrow eyes")
     line = json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
@@ -82,11 +91,11 @@ def test_the_published_commands_run_unchanged_from_their_own_folder(started):
 
 def test_a_mistake_in_several_processes_is_told_once_without_a_traceback(started):
     done = started("attention/run_attention.py", ".", [*TRAIN, "--cluster_path", "nowhere.safetensors"])
-    assert done.returncode == 2 and "Traceback" not in done.stderr
-    assert done.stderr.count("error: nowhere.safetensors: no regions there") == 1
+    assert done.code == 2 and "Traceback" not in done.errors
+    assert done.errors.count("error: nowhere.safetensors: no regions there") == 1
 
 
 def test_a_single_prompt_is_refused_with_the_reason(started):
     one = [*TRAIN, "--cluster_path", str(started.top / "attention/runs/ffhq/regions.safetensors"), "--gpu_id", "0"]
     done = started("attention/run_attention.py", ".", one)
-    assert done.returncode == 2 and "at least 2" in done.stderr and "Traceback" not in done.stderr
+    assert done.code == 2 and "at least 2" in done.errors and "Traceback" not in done.errors

@@ -70,7 +70,7 @@ exit_with_message(lambda: run_attention.main(flags))
 
 
 def start(folder: Path, moment: str = "never", **own: str) -> Program:
-    return Program(CHILD, [moment, *flags(folder, **own)], folder.parent / f"said by {folder.name}")
+    return Program.of_code(CHILD, [moment, *flags(folder, **own)], folder.parent / f"said by {folder.name}")
 
 
 @pytest.fixture(scope="module")
@@ -274,9 +274,10 @@ def test_the_mistake_of_any_process_is_told(tmp_path):
 
 def run_as_two(name: str, folder: Path) -> tuple[int | None, str]:
     """Two processes of second_process.NAME: with what code they ended, and what they said."""
-    program = Program("import sys; sys.path[:0] = ['tests', '.']\nimport second_process\n"
-                      "from attention import errors\nfrom attention.training import distributed\nerrors.exit_with_message("
-                      f"lambda: distributed.start(2, None, second_process.{name}))", [], folder)
+    code = ("import sys; sys.path[:0] = ['tests', '.']\nimport second_process\n"
+            "from attention import errors\nfrom attention.training import distributed\n"
+            f"errors.exit_with_message(lambda: distributed.start(2, None, second_process.{name}))")
+    program = Program.of_code(code, [], folder)
     _, errors = program.communicate(timeout=120)
     return program.returncode, errors
 

@@ -229,7 +229,7 @@ def run_in(processes, folder):
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     together = {"WORLD_SIZE": f"{processes}", "MASTER_ADDR": "localhost", "MASTER_PORT": f"{port}"}
-    programs = [Program("import os, sys; sys.path[:0] = ['tests', '.']\n"
+    programs = [Program.of_code("import os, sys; sys.path[:0] = ['tests', '.']\n"
                         f"os.environ |= {together | {'RANK': f'{number}', 'LOCAL_RANK': f'{number}'}}\n"
                         f"import second_process; second_process.joint_gradient({str(folder)!r})",
                         [], folder / f"said by {number}") for number in range(processes)]

@@ -11,7 +11,7 @@ from torch import Tensor
 from attention.baselines.base import COMMAND, known, mixed_precision
 from attention.errors import UserError
 from attention.files.safetensors import read_safetensors
-from attention.generator import conv_layers
+from attention.generator import LayerSpec, conv_layers
 from attention.method.editor import style_spread
 from attention.worlds.truth import Faces
 from attention.worlds.world import World
@@ -30,16 +30,15 @@ def channels(world: World) -> Iterator[tuple[int, int]]:
 
 
 @torch.no_grad()
-def channel_directions(world: World, faces: int, seed: int = 0) -> Tensor:
-    """How each style channel moves a picture's CLIP embedding: (channels, D) unit rows.
+def layer_directions(world: World, layer: LayerSpec, faces: int, seed: int = 0) -> Tensor:
+    """How each style channel of a layer moves a picture's CLIP embedding: (channels, D) unit rows.
 
     Every channel is moved STEP standard deviations up and down on each face; a row is the mean over faces of the
     differences between the two unit embeddings, each brought to length one before and after the mean.
     """
-    styles = world.generator.styles(world.sample_w(faces, seed))
-    spread = _spread(world)
-    return torch.stack([_direction(world, styles, layer, channel, STEP * float(spread[layer][channel]), seed)
-                        for layer, channel in channels(world)])
+    styles, spread = world.generator.styles(world.sample_w(faces, seed)), _spread(world)[layer.index]
+    return torch.stack([_direction(world, styles, layer.index, channel, STEP * change, seed)
+                        for channel, change in enumerate(spread.tolist())])
 
 
 def _direction(world: World, styles: list[Tensor], layer: int, channel: int, change: float, seed: int) -> Tensor:

@@ -2,6 +2,9 @@
 
     python -m attention.baselines.fit                       all of them, one after the other
     python -m attention.baselines.fit --only directions     one: mapper, directions, pixels or no_attention
+    python -m attention.baselines.fit --domain faces --only mapper --step 100 --resume auto      go on after a stop
+
+They see the early pictures that the world's own editor is trained on, where there are such.
 
 Writes pretrained_models/baselines/WORLD/NAME.safetensors, whose header says the command, the seed, the steps and the
 minutes of processor time, which other programs beside it do not lengthen.
@@ -10,6 +13,7 @@ minutes of processor time, which other programs beside it do not lengthen.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,18 +24,20 @@ from tqdm import tqdm
 from attention.baselines import FOLDER, PixelAttention, WithoutAttention
 from attention.baselines.base import COMMAND
 from attention.baselines.directions import KIND as DIRECTIONS_KIND
-from attention.baselines.directions import channel_directions
-from attention.baselines.latents import MAPPERS_KIND, mapper_tensors, train_mapper
+from attention.baselines.directions import layer_directions
+from attention.baselines.latents import MAPPERS_KIND, train_mapper
 from attention.baselines.regional import EDITOR_KIND, train_variant, variant_config
 from attention.config import DEVICE, Config, option, parse_config
-from attention.errors import exit_with_message
-from attention.files.disk import run_folder
-from attention.files.safetensors import packed, write_safetensors
+from attention.errors import UserError, exit_with_message
+from attention.files.disk import run_folder, write_text
+from attention.files.safetensors import packed, read_safetensors, write_safetensors
+from attention.generator import LayerSpec, conv_layers
 from attention.worlds.registry import load_world
 from attention.worlds.world import World
 
 MAPPER_STEPS = 250          # of every prompt
 DIRECTION_FACES = 20        # the paper takes 100
+PIECE = "where2edit part of a baseline"
 
 
 class FitConfig(Config):
@@ -42,6 +48,7 @@ class FitConfig(Config):
     folder: Path = option(FOLDER / "drawn", "folder of the files")
     run: Path = option(Path("runs/baselines/drawn"), "folder of the runs of pixels and no_attention")
     step: int | None = option(None, "steps (faces for directions) instead of the method's own", min=1)
+    resume: Literal["auto"] | None = option(None, "go on from what a stopped fit has left in --run")
     seed: int = option(0, "of weights and faces", min=0)
     device: str = option("auto", DEVICE)
 
@@ -55,7 +62,7 @@ def own_folders(cls: type[FitConfig], given: Mapping[str, Any]) -> dict[str, Pat
 def main(argv: Sequence[str] | None = None) -> list[Path]:
     """Train what is asked for; returns the files."""
     config = parse_config(FitConfig, argv, __doc__, own_folders)
-    world = load_world(config.domain, device=config.device)
+    world = load_world(config.domain, device=config.device).early()
     run_folder(config.run)
     run_folder(config.folder, "--folder")               # told before hours of training, not after
     return [fit(name, config, world) for name in FITS if config.only in (None, name)]
@@ -63,9 +70,13 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
 
 def fit(name: str, config: FitConfig, world: World) -> Path:
     """Train one method and write its file."""
-    started = time.process_time()
-    kind, tensors, said = FITS[name](config, world)
-    minutes = (time.process_time() - started) / 60
+    spent, started = config.run / f"{name}.minutes", time.process_time()
+    before = earlier_minutes(spent) if config.resume else 0.0
+    try:
+        kind, tensors, said = FITS[name](config, world)
+    finally:
+        minutes = before + (time.process_time() - started) / 60
+        write_text(spent, f"{minutes:.1f}\n")
     metadata = {"kind": kind, "command": f"{COMMAND} --only {name}", "seed": str(config.seed),
                 "generator_hash": world.generator_hash, "minutes": f"{minutes:.1f}",
                 "minutes_per_prompt": f"{minutes / len(world.prompts):.2f}",
@@ -76,31 +87,76 @@ def fit(name: str, config: FitConfig, world: World) -> Path:
     return path
 
 
+def earlier_minutes(path: Path) -> float:
+    """Processor minutes that a stopped fit has had.
+
+    Raises:
+        UserError: the file is garbled.
+    """
+    if not path.exists():
+        return 0.0
+    try:
+        return float(path.read_text()[:20])
+    except ValueError:
+        raise UserError(f"{path} should say the minutes that a stopped fit has had, and holds no number; delete it, or "
+                        "leave --resume out") from None
+
+
 Fitted = tuple[str, dict[str, Tensor], dict[str, str]]      # kind of file, tensors, more for its header
+
+
+def piece(path: Path, config: FitConfig, said: dict[str, str], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """A part of a long fit, kept in a file of the run; with --resume it is taken from there, if it was made alike."""
+    said = {"kind": PIECE, "seed": str(config.seed), **said}
+    if config.resume and path.exists():
+        tensors, found = read_safetensors(path, PIECE, COMMAND)
+        if found == said:
+            return tensors
+    tensors = make()
+    path.parent.mkdir(exist_ok=True)
+    write_safetensors(path, tensors, said)
+    return tensors
 
 
 def fit_mapper(config: FitConfig, world: World) -> Fitted:
     """A latent mapper for each of the world's prompts."""
-    steps, prompts = config.step or MAPPER_STEPS, world.prompts
-    mappers = [train_mapper(world, prompt, steps, config.seed) for prompt in tqdm(prompts, desc="mappers")]
-    return MAPPERS_KIND, mapper_tensors(mappers), {"prompts": json.dumps(prompts), "steps": str(steps)}
+    steps, tensors = config.step or MAPPER_STEPS, dict[str, Tensor]()
+    for number, prompt in enumerate(tqdm(world.prompts, desc="mappers")):
+        said = {"prompt": prompt, "steps": str(steps), "generator_hash": world.generator_hash}
+        mapper = piece(config.run / "mapper" / f"{number:02d}.safetensors", config, said,
+                       partial(one_mapper, world, prompt, steps, config.seed))
+        tensors |= {f"{number}.{name}": value for name, value in mapper.items()}
+    return MAPPERS_KIND, tensors, {"prompts": json.dumps(world.prompts), "steps": str(steps)}
+
+
+def one_mapper(world: World, prompt: str, steps: int, seed: int) -> dict[str, Tensor]:
+    return dict(train_mapper(world, prompt, steps, seed).state_dict())
 
 
 def fit_directions(config: FitConfig, world: World) -> Fitted:
     """The direction of every style channel; it serves all prompts."""
-    faces = config.step or DIRECTION_FACES
-    return DIRECTIONS_KIND, {"directions": channel_directions(world, faces, config.seed)}, {"faces": str(faces)}
+    faces, found = config.step or DIRECTION_FACES, []
+    for layer in tqdm(conv_layers(world.generator.layers), desc="layers"):
+        said = {"faces": str(faces), "generator_hash": world.generator_hash}
+        made = piece(config.run / "directions" / f"{layer.index:02d}.safetensors", config, said,
+                     partial(one_layer, world, layer, faces, config.seed))
+        found.append(made["directions"])
+    return DIRECTIONS_KIND, {"directions": torch.cat(found)}, {"faces": str(faces)}
+
+
+def one_layer(world: World, layer: LayerSpec, faces: int, seed: int) -> dict[str, Tensor]:
+    return {"directions": layer_directions(world, layer, faces, seed)}
 
 
 def fit_pixels(config: FitConfig, world: World) -> Fitted:
     """Ours without regions."""
-    tensors = train_variant(PixelAttention, world, config.run / "pixels", config.seed, config.step)
+    tensors = train_variant(PixelAttention, world, config.run / "pixels", config.seed, config.step, config.resume)
     return EDITOR_KIND, tensors, {"steps": str(config.step or variant_config(PixelAttention, world).step)}
 
 
 def fit_no_attention(config: FitConfig, world: World) -> Fitted:
     """Ours without attention."""
-    tensors = train_variant(WithoutAttention, world, config.run / "no_attention", config.seed, config.step)
+    tensors = train_variant(WithoutAttention, world, config.run / "no_attention", config.seed, config.step, config.resume)
     return EDITOR_KIND, tensors, {"steps": str(config.step or variant_config(WithoutAttention, world).step)}
 
 

@@ -1,7 +1,7 @@
 """StyleCLIP in w+: latent optimisation for one picture, and mappers for one prompt each (Patashnik et al. 2021)."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,12 +131,6 @@ class LatentMappers:
                             f"{', '.join(self.mappers)}; train one with: {COMMAND} --only {self.key}")
         start = extended(self.world, w)
         return self.world.picture(start + strength * self.mappers[prompt](start)), None
-
-
-def mapper_tensors(mappers: Sequence[LatentMapper]) -> dict[str, Tensor]:
-    """The tensors of a file of mappers."""
-    return {f"{number}.{name}": value for number, mapper in enumerate(mappers)
-            for name, value in mapper.state_dict().items()}
 
 
 def train_mapper(world: World, prompt: str, steps: int, seed: int = 0, batch_size: int = 8, rate: float = 0.01,

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,11 @@ from attention.errors import UserError
 from attention.files.disk import run_folder
 from attention.files.safetensors import consistent, read_safetensors
 from attention.generator import LayerSpec
-from attention.method.editor import Edit, RegionEditor, Source
+from attention.method.editor import RegionEditor, Source
 from attention.method.regions import RegionClusters, region_points
 from attention.method.spatial_attention import blur_mask
 from attention.training.loop import train
-from attention.training.runs import build_editor, load_run
+from attention.training.runs import build_editor, judge_of, load_run
 from attention.worlds.registry import WORLDS, configured
 from attention.worlds.truth import Faces
 from attention.worlds.world import World
@@ -47,6 +47,14 @@ class Nothing:
         return self.world.picture(w), None
 
 
+class Inside(NamedTuple):
+    """Where a prompt changes faces, and how much of a strength suits each."""
+
+    mask: Tensor                # (B, 1, h, h) in [0, 1]
+    gated: Tensor | None
+    doses: Tensor               # (B, 1)
+
+
 @dataclass
 class RegionMethod:
     """Ours: *what* and *where* are the prompt, at the default coverage. By default the editor shipped for the world."""
@@ -59,6 +67,7 @@ class RegionMethod:
     strength = 0.1
     given_mask = False
     _last: tuple[Tensor, Source] | None = field(default=None, init=False, repr=False)
+    _suits: tuple[str, Inside] | None = field(default=None, init=False, repr=False)
 
     @classmethod
     def load(cls, world: World, folder: Path) -> "RegionMethod":
@@ -76,15 +85,19 @@ class RegionMethod:
     def edit(self, w: Tensor, prompt: str, strength: float, faces: Faces) -> tuple[Tensor, Tensor | None]:
         # A sweep asks for the same faces again and again; w is compared by identity, so a timing with its own w is honest.
         if self._last is None or self._last[0] is not w:
-            self._last = (w, self.editor.source(w))
-        text = self.world.clip.encode_text([prompt]).expand(len(w), -1)
-        return self.edit_source(self._last[1], text, prompt, strength, faces)
+            self._last, self._suits = (w, self.editor.source(w)), None
+        source, text = self._last[1], self.world.clip.encode_text([prompt]).expand(len(w), -1)
+        if self._suits is None or self._suits[0] != prompt:
+            mask, gated = self.place(source, text, prompt, faces)
+            self._suits = prompt, Inside(mask, gated, self.editor.doses(source, text, mask))
+        inside = self._suits[1]
+        styles = self.editor.mapper(source.styles, text, strength * inside.doses)
+        return self.editor.apply(source, styles, inside.mask, keep_features=False).image, inside.gated
 
-    def edit_source(self, source: Source, text: Tensor, prompt: str, strength: float,
-                    faces: Faces) -> tuple[Tensor, Tensor | None]:
-        """As `edit`, with the sources and the text (B, D) known."""
-        edit = self.editor(source, text, text, strength)
-        return edit.image, edit.place.gated
+    def place(self, source: Source, text: Tensor, prompt: str, faces: Faces) -> tuple[Tensor, Tensor | None]:
+        """The mask (B, 1, h, h) that blends, and the gated one that counts as the place meant, or None."""
+        found = self.editor.locate(source, text)
+        return found.mask, found.gated
 
 
 class TruePart(RegionMethod):
@@ -94,16 +107,11 @@ class TruePart(RegionMethod):
     name = "ours, true part given"
     given_mask = True
 
-    def edit_source(self, source: Source, text: Tensor, prompt: str, strength: float,
-                    faces: Faces) -> tuple[Tensor, Tensor]:
+    def place(self, source: Source, text: Tensor, prompt: str, faces: Faces) -> tuple[Tensor, Tensor]:
         part = faces.part(prompt).to(text.device)[:, None].float()                           # (B, 1, S, S)
         side = self.editor.attention.map_size
         part = (F.interpolate(part, size=(side, side), mode="area") >= 0.5).float()         # (B, 1, h, h)
-        return self.inside(source, text, part, strength).image, part
-
-    def inside(self, source: Source, text: Tensor, part: Tensor, strength: float) -> Edit:
-        """The change of a text (B, D) inside a part (B, 1, h, h)."""
-        return self.editor.apply(source, self.editor.mapper(source.styles, text, strength), blur_mask(part))
+        return blur_mask(part), part
 
 
 class PixelRegions(RegionClusters):
@@ -180,12 +188,9 @@ class WithoutAttention(RegionMethod):
         anywhere = region_points(torch.zeros(1, layer.out_channels, 1, 1))
         return RegionClusters(anywhere, layer.index, world.name, generator_hash=world.generator_hash)
 
-    def edit_source(self, source: Source, text: Tensor, prompt: str, strength: float,
-                    faces: Faces | None) -> tuple[Tensor, None]:
+    def place(self, source: Source, text: Tensor, prompt: str, faces: Faces) -> tuple[Tensor, None]:
         side = self.editor.attention.map_size
-        everywhere = torch.ones(1, 1, side, side, device=text.device)
-        styles = self.editor.mapper(source.styles, text, strength)
-        return self.editor.apply(source, styles, everywhere, keep_features=False).image, None
+        return torch.ones(len(source), 1, side, side, device=text.device), None
 
 
 def known_editors() -> list[str]:
@@ -206,14 +211,15 @@ def variant_config(variant: Variant, world: World, **options: Any) -> TrainConfi
     return configured(TrainConfig, domain=world.name, **variant.settings(world), **options)
 
 
-def train_variant(variant: Variant, world: World, run: Path, seed: int, step: int | None = None) -> dict[str, Tensor]:
+def train_variant(variant: Variant, world: World, run: Path, seed: int, step: int | None = None,
+                  resume: str | None = None) -> dict[str, Tensor]:
     """Train by our own loop in a run folder; returns what a variant's file holds.
 
     Raises:
         UserError: the training was asked to stop before its end.
     """
     config = variant_config(variant, world, run=run_folder(run), seed=seed, step=step, device=str(world.device),
-                            overwrite=True)
+                            resume=resume, overwrite=resume is None)
     train(config, world, variant.regions(world))
     if not (run / "checkpoints" / f"{config.step:06d}.pt").is_file():
         raise UserError(f"{run} was asked to stop before its {config.step} steps, and half an editor is no fair "
@@ -235,4 +241,5 @@ def load_variant(variant: Variant, world: World, folder: Path) -> RegionEditor:
     unsaved = {name: value for name, value in editor.state_dict().items() if not name.startswith(variant.saved)}
     with consistent(path, f"{COMMAND} --only {variant.key}"):
         editor.load_state_dict({**tensors, **unsaved})
+    editor.judge = judge_of(world)
     return editor.requires_grad_(False).eval()

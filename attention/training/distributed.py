@@ -2,6 +2,7 @@
 
 import datetime
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -165,9 +166,11 @@ def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None
         os.kill(os.getpid(), signal.SIGTERM)
 
     signal.signal(signal.SIGUSR1, hand_on)
+    multiprocessing.set_forkserver_preload(["attention.training.loop", "torch._dynamo"])
     with tempfile.TemporaryDirectory() as said:
         config = LaunchConfig(min_nodes=1, max_nodes=1, nproc_per_node=processes, run_id=RUN_ID, rdzv_backend="c10d",
-                              rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1)
+                              rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1,
+                              start_method="forkserver")
         try:
             elastic_launch(config, _run)(entry, said)
         except SignalException as error:                # the processes have ended their step and saved

@@ -227,8 +227,13 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
     editor = build_editor(config, world, regions.to(world.device))
     fill(editor, tensors, path)
     calibration.teach(editor, world)
-    editor.judge = world.clip.encode_image if world.entry.dosed else None
+    editor.judge = judge_of(world)
     return editor.requires_grad_(False).eval(), world, config
+
+
+def judge_of(world: World) -> Callable[[Tensor], Tensor] | None:
+    """What finds the doses of a world's edits; None where every face gets the same strength."""
+    return world.clip.encode_image if world.entry.dosed else None
 
 
 def trained_steps(folder: Path) -> int:

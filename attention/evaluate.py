@@ -3,8 +3,9 @@
     python -m attention.evaluate --run runs/drawn
     python -m attention.evaluate --run runs/drawn --strengths 0.1       # no sweep, a quarter of the time
 
-Every prompt of the world edits the same unseen faces, at every strength of the sweep. Writes RUN/metrics.json, .md (the
-table, at --strength, which is also printed), RUN/edits.png and RUN/sweep.png. Pictures count as a screen shows them:
+Every prompt of the world edits the same unseen faces, at every strength of the sweep. After a stop, the same command goes
+on where it was. Writes RUN/metrics.json, .md (the table, at --strength, which is also printed), RUN/edits.png and
+RUN/sweep.png. Pictures count as a screen shows them:
   success       share of the faces that lacked the attribute for which the attribute reader now sees it and, of colours and
                 noses, at least 60 % of the part's pixels show it ("by reader": without asking the pixels)
   collateral    share of a face's other attributes that the reader sees changed, of those that were plainly true or false,

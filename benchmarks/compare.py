@@ -154,10 +154,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
     for method in methods:
         edits = subset if method.key in SLOW else (prompts, w, faces)
         report["methods"][method.key] = run(method, world, *edits, config.checkpoints)
-    if "ours" in chosen:
-        report["ours_on_subset"] = run(methods[chosen.index("ours")], world, *subset, config.checkpoints)
-    report["methods"] = {key: report["methods"][key] for key in METHODS if key in report["methods"]}
-    write(report, config.results)
+        if method.key == "ours":
+            report["ours_on_subset"] = run(method, world, *subset, config.checkpoints)
+        report["methods"] = {key: report["methods"][key] for key in METHODS if key in report["methods"]}
+        write(report, config.results)                       # what is measured stays, whatever stops the next one
     shown = [prompt for prompt in SHEET_PROMPTS if prompt in prompts] or prompts[:1]
     methods = [METHODS[name](world, config.checkpoints) for name in report["methods"]]
     sheet = pictures(methods, shown, w[:SHEET_FACES], faces.take(slice(SHEET_FACES)), world)
@@ -197,8 +197,9 @@ def run(method: Method, world: World, prompts: Sequence[str], w: Tensor, faces: 
     begun = time.monotonic()
     before, lpips = world.picture(w), load_lpips(device=world.device) if lpips_available() else None
     rows: dict[float, dict] = {strength: {} for strength in sorted(set(method.strengths))}
+    seen = world.truth.read(before.clamp(-1, 1), faces)
     for prompt in tqdm(prompts, desc=method.name):
-        asked = Asked.of(world.truth, faces, prompt)
+        asked = Asked.of(world.truth, faces, prompt, seen)
         for strength, figures in rows.items():
             images, gated = method.edit(w, prompt, strength, faces)                # all at once: sources are made once
             figures[prompt] = measure(before, images, gated, asked, world.clip,

@@ -12,6 +12,7 @@ from PIL import Image
 from attention import evaluate
 from attention.errors import UserError
 from attention.evaluation import generated
+from attention.evaluation.kept import Kept
 from attention.evaluation.metrics import grow
 from attention.evaluation.regions import best_union
 from attention.files.published import SHIPPED
@@ -77,6 +78,59 @@ def test_the_pictures_are_whole_and_nothing_half_written_is_left(run):
                                                      "sweep.png"}
     for name in ("edits.png", "sweep.png"):
         Image.open(run / name).load()
+
+
+def evaluated(folder, prompts=PROMPTS):
+    """What the same evaluation as that of `run` says in another folder."""
+    shutil.copyfile(SHIPPED / "editor.safetensors", folder / "editor.safetensors")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], prompts=prompts))
+        path = evaluate.main(["--run", str(folder), "--faces", "3", "--strengths", "0", "--strength", "0.1"])
+    return json.loads(path.read_text())
+
+
+def test_an_evaluation_that_was_stopped_goes_on_with_the_same_command(report, tmp_path, monkeypatch, capsys):
+    real, asked = generated.measure, []
+
+    def stops(before, after, gated, about, *others):
+        asked.append(about.prompt)
+        if len(asked) == 4:                                                     # in the middle of the second prompt
+            raise KeyboardInterrupt
+        return real(before, after, gated, about, *others)
+
+    monkeypatch.setattr(generated, "measure", stops)
+    with pytest.raises(KeyboardInterrupt):
+        evaluated(tmp_path)
+    whole = evaluated(tmp_path)
+    assert asked[4:] == [prompt for prompt in PROMPTS[1:] for _ in range(2)]
+    assert "going on after 1 prompts that a stopped evaluation has measured" in capsys.readouterr().err
+    assert {name: whole[name] for name in ("prompts", "sweep", "mean")} == {
+        name: report[name] for name in ("prompts", "sweep", "mean")}
+    assert not list(tmp_path.glob("figures-*"))
+
+
+def test_what_a_stopped_evaluation_left_is_of_its_own_settings_and_named_if_it_is_garbled(tmp_path):
+    kept = Kept.of(tmp_path, {"faces": 3})
+    kept.of_block(0).add("beard", {0.1: {"success": 0.5, "iou": None}})
+    assert Kept.of(tmp_path, {"faces": 4}).of_block(0).figures == {}
+    again = Kept.of(tmp_path, {"faces": 3})
+    assert again.of_block(0).figures == {"beard": {0.1: {"success": 0.5, "iou": None}}} and again.of_block(1).figures == {}
+    for text in ("", "{", "[]", '{"blocks": {"0": {"beard": {"0.1": {"iou": "high"}}}}}',
+                 '{"blocks": {"0": {"beard": {"0.1": {"iou": NaN}}}}}'):
+        kept.path.write_text(text)
+        with pytest.raises(UserError, match=rf"{kept.path.name}.*delete it, and all is measured anew"):
+            Kept.of(tmp_path, {"faces": 3})
+
+
+def test_blocks_of_faces_have_the_figures_of_all_together(report, tmp_path, monkeypatch):
+    monkeypatch.setattr(generated, "BLOCK", 2)
+    divided = evaluated(tmp_path)
+    assert divided["reader_balanced_accuracy"] == report["reader_balanced_accuracy"]
+    for prompt, figures in report["prompts"].items():
+        known = {name: value for name, value in figures.items()
+                 if value is not None and not name.startswith("change")}                 # which are of pixels, not of faces
+        mixed = {name: divided["prompts"][prompt][name] for name in known}
+        assert mixed == pytest.approx(known, rel=2e-3, abs=1e-4), prompt
 
 
 def test_the_seconds_are_the_median_without_the_run_that_warms_up(monkeypatch):

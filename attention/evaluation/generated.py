@@ -1,5 +1,6 @@
 """The evaluation of an editor on unseen generated faces of which the truth is known; see attention/evaluate.py."""
 
+import hashlib
 import json
 import statistics
 import sys
@@ -8,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -16,7 +18,8 @@ from tqdm import tqdm
 from attention.config import EvaluateConfig
 from attention.devices import autocast
 from attention.errors import UserError
-from attention.evaluation.metrics import Asked, mean, means, measure, plot_sweep, table
+from attention.evaluation.kept import Figures, Kept, KeptBlock
+from attention.evaluation.metrics import Asked, mean, means, measure, plot_sweep, table, together
 from attention.files.disk import run_folder, write_picture, write_text
 from attention.files.published import download_command
 from attention.generator import sample_z
@@ -24,12 +27,17 @@ from attention.inversion.perceptual import VGG_WEIGHTS, load_lpips, lpips_availa
 from attention.method.editor import Place, RegionEditor, Source
 from attention.method.spatial_attention import threshold_for
 from attention.sheets import edit_sheet, evenly
+from attention.training.folder import EDITOR
 from attention.training.runs import load_run, run_of, trained_steps
-from attention.worlds.truth import Faces, balanced_accuracy
+from attention.worlds.truth import Faces, Seen, balanced_accuracy
 from attention.worlds.world import World
 
+BLOCK = 64                  # faces that are in memory with all that edits read of them: 40 MB each at 1024 px
 FACES_AT_ONCE = 16
 SHEET_FACES, SHEET_PROMPTS = 4, 16
+DECIDING = {"faces", "seed", "strength", "coverage", "precision"}       # options that figures depend on
+Rows = dict[float, dict[str, Figures]]                                  # by strength and prompt
+LPIPS = Callable[[Tensor, Tensor], Tensor]
 TIMED_EDITS = 9         # of which the median counts
 
 
@@ -45,25 +53,39 @@ def evaluate(config: EvaluateConfig) -> Path:
     editor, world, _ = load_run(run, config.device, config.trust, config.ckpt, World.preview)
     run_folder(results, "--results" if config.results else "--run")     # what cannot be written is told before the work
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
-    faces, w = world.truth.faces(z), world.w_from_z(z)
-    sources = [editor.source(part) for part in w.split(FACES_AT_ONCE)]
-    before = torch.cat([source.image for source in sources])
+    w, truth = world.w_from_z(z), world.truth
+    editor_hash = hashlib.sha256((run / EDITOR).read_bytes()).hexdigest()
+    kept = Kept.of(results, {"editor": editor_hash, "generator": world.generator_hash, "prompts": world.prompts,
+                             "strengths": strengths, **config.model_dump(include=DECIDING)})
 
-    rows, sheet = measure_all(editor, world, sources, faces, strengths, config)
+    lpips = load_lpips(device=world.device) if lpips_available() else None
+    if lpips is None:
+        print(f"LPIPS is left out, {VGG_WEIGHTS} is missing; get it with: {download_command(VGG_WEIGHTS)}", file=sys.stderr)
+    measured, states, seen = [], [], []
+    for number, (block, part) in enumerate(zip(w.split(BLOCK), z.split(BLOCK), strict=True)):
+        faces, sources = truth.faces(part), [editor.source(some) for some in block.split(FACES_AT_ONCE)]
+        found = truth.read(torch.cat([source.image for source in sources]).clamp(-1, 1), faces)
+        measured.append(measure_all(editor, world, sources, faces, found, strengths, config, kept.of_block(number), lpips))
+        states.append(faces.states())
+        seen.append(found.holds())
+    sizes = [len(block) for block in w.split(BLOCK)]
+    rows = {strength: {prompt: together([block[strength][prompt] for block in measured], sizes) for prompt in world.prompts}
+            for strength in strengths}
     sweep: list[dict[str, Any]] = [{"strength": strength, "mean": means(rows[strength]),
                                     "prompts": rows[strength]} for strength in strengths]
-    unedited = balanced_accuracy(world.truth.attributes, faces.states(), world.truth.read(before, faces).holds())
+    unedited = balanced_accuracy(truth.attributes, np.concatenate(states, axis=1), np.concatenate(seen, axis=1))
     report = {"run": str(config.run), "faces": config.faces, "strength": config.strength, "coverage": config.coverage,
               "training_steps": trained_steps(run),
-              "reader_balanced_accuracy": {"exact": world.truth.accuracies, "unedited": unedited},
+              "reader_balanced_accuracy": {"exact": truth.accuracies, "unedited": unedited},
               "seconds_per_edit": seconds_per_edit(editor, world, w[:1], config),
               "mean": means(rows[config.strength]), "prompts": rows[config.strength], "sweep": sweep}
     told = page(report)
     write_text(results / "metrics.json", json.dumps(report, indent=1))
     write_text(results / "metrics.md", told)
-    write_picture(results / "edits.png", sheet)
+    write_picture(results / "edits.png", sheet(editor, world, w[:SHEET_FACES], config))
     curve = [(row["mean"]["success"] or 0.0, row["mean"]["psnr_outside"]) for row in sweep]
     plot_sweep({str(config.run): curve}, results / "sweep.png")
+    kept.forget()
     print(told)
     print(f"pictures in {results / 'edits.png'}, the sweep in {results / 'sweep.png'}, figures in "
           f"{results / 'metrics.json'}")
@@ -86,32 +108,49 @@ def parse_strengths(text: str) -> list[float]:
 
 
 @torch.no_grad()
-def measure_all(editor: RegionEditor, world: World, sources: Sequence[Source], faces: Faces, strengths: Sequence[float],
-                config: EvaluateConfig) -> tuple[dict[float, dict[str, dict]], Image.Image]:
-    """The figures of every prompt at every strength, {strength: {prompt: figures}}, and a sheet of edits at --strength.
+def measure_all(editor: RegionEditor, world: World, sources: Sequence[Source], faces: Faces, seen: Seen,
+                strengths: Sequence[float], config: EvaluateConfig, kept: KeptBlock, lpips: LPIPS | None) -> Rows:
+    """The figures of every prompt at every strength, on a block of faces.
 
     Sources and masks are the same for all strengths. LPIPS, which takes longer than the edit, is measured at --strength.
+
+    Args:
+        seen: what the truth sees in the unedited faces.
+        kept: what a stopped evaluation has measured; what is measured here goes there too.
     """
-    lpips = load_lpips(device=world.device) if lpips_available() else None
-    if lpips is None:
-        print(f"LPIPS is left out, {VGG_WEIGHTS} is missing; get it with: {download_command(VGG_WEIGHTS)}", file=sys.stderr)
     before = torch.cat([source.image for source in sources])
-    rows: dict[float, dict[str, dict]] = {strength: {} for strength in strengths}
-    shown, by_name, seen = {}, {}, world.truth.read(before.clamp(-1, 1), faces)
+    rows: Rows = {strength: {} for strength in strengths}
+    by_name: dict[str, Tensor] = {}
     for prompt in tqdm(world.prompts, desc="prompts"):
-        asked, places = Asked.of(world.truth, faces, prompt, seen), locate(editor, world, sources, prompt, config.coverage)
-        name = world.truth.part_name(prompt)
-        if name not in by_name:
-            by_name[name] = joined(locate(editor, world, sources, name, config.coverage))
-        gated, doses = joined(places), suited(editor, world, sources, places, prompt, config.precision)
+        if prompt not in kept.figures:
+            name = world.truth.part_name(prompt)
+            if name not in by_name:
+                by_name[name] = joined(locate(editor, world, sources, name, config.coverage))
+            asked = Asked.of(world.truth, faces, prompt, seen)
+            places = locate(editor, world, sources, prompt, config.coverage)
+            gated, doses = joined(places), suited(editor, world, sources, places, prompt, config.precision)
+            found = {}
+            for strength in strengths:
+                after = edited(editor, world, sources, places, doses, prompt, strength, config.precision)
+                found[strength] = measure(before, after, gated, asked, world.clip,
+                                          lpips if strength == config.strength else None, by_name[name])
+            kept.add(prompt, found)
         for strength in strengths:
-            after = edited(editor, world, sources, places, doses, prompt, strength, config.precision)
-            rows[strength][prompt] = measure(before, after, gated, asked, world.clip,
-                                             lpips if strength == config.strength else None, by_name[name])
-            if strength == config.strength:
-                shown[prompt] = (after[:SHEET_FACES], torch.cat([place.mask for place in places])[:SHEET_FACES])
-    chosen = evenly(list(shown), SHEET_PROMPTS)
-    return rows, edit_sheet(before[:SHEET_FACES], chosen, *zip(*(shown[prompt] for prompt in chosen), strict=True))
+            rows[strength][prompt] = kept.figures[prompt][strength]
+    return rows
+
+
+@torch.no_grad()
+def sheet(editor: RegionEditor, world: World, w: Tensor, config: EvaluateConfig) -> Image.Image:
+    """Faces of w (N, style_dim) edited by prompts that are spread over all, with the masks."""
+    sources, images, masks = [editor.source(w)], [], []
+    chosen = evenly(list(world.prompts), SHEET_PROMPTS)
+    for prompt in chosen:
+        places = locate(editor, world, sources, prompt, config.coverage)
+        doses = suited(editor, world, sources, places, prompt, config.precision)
+        images.append(edited(editor, world, sources, places, doses, prompt, config.strength, config.precision))
+        masks.append(places[0].mask)
+    return edit_sheet(sources[0].image, chosen, images, masks)
 
 
 def locate(editor: RegionEditor, world: World, sources: Sequence[Source], text: str, coverage: float) -> list[Place]:

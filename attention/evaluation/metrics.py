@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -112,11 +112,15 @@ class Measured:
 
 
 class Metric(NamedTuple):
-    """A figure: its heading and format in tables, and what computes it; None says that no face can give it."""
+    """A figure: its heading and format in tables, and what computes it; None says that no face can give it.
+
+    `kind` says how the figures of several blocks of faces become one, see `together`.
+    """
 
     heading: str
     format: str
     value: Callable[[Measured], float | None]
+    kind: Literal["mean", "share", "count"] = "mean"
 
 
 # In the order of tables. Success: share of the faces that lacked the attribute, by the truth and by the reader, in which
@@ -125,8 +129,8 @@ class Metric(NamedTuple):
 # [0, 1], but `change_inside` and `change_outside`, mean absolute changes, are of pixels in [-1, 1].
 # Distance, identity: how far the face is from its source (`Seen.distance`), share of faces that are the same face.
 METRICS: dict[str, Metric] = {
-    "success": Metric("success", ".2f", lambda edits: edits.succeeded["success"]),
-    "faces": Metric("faces", ".0f", lambda edits: edits.succeeded["faces"]),
+    "success": Metric("success", ".2f", lambda edits: edits.succeeded["success"], "share"),
+    "faces": Metric("faces", ".0f", lambda edits: edits.succeeded["faces"], "count"),
     "collateral": Metric("collateral", ".3f", lambda edits: collateral(
         edits.asked, *edits.seen, edits.asked.faces.lost(edits.asked.prompt, edits.asked.part, edits.before, edits.after))),
     "psnr_outside": Metric("PSNR out", ".1f", lambda edits: edits.kept["psnr"]),
@@ -139,7 +143,7 @@ METRICS: dict[str, Metric] = {
     "iou": Metric("IoU", ".2f", lambda edits: None if edits.gated is None else float(iou(edits.gated, edits.part).mean())),
     "iou_part_name": Metric("IoU by name", ".2f",
                             lambda edits: None if edits.named is None else float(iou(edits.named, edits.part).mean())),
-    "success_by_reader": Metric("by reader", ".2f", lambda edits: success(edits.asked, *edits.seen)["success"]),
+    "success_by_reader": Metric("by reader", ".2f", lambda edits: success(edits.asked, *edits.seen)["success"], "share"),
     "identity_distance": Metric("distance", ".2f", lambda edits: float(edits.seen[0].distance(edits.seen[1]).mean())),
     "identity": Metric("identity", ".2f", lambda edits: float(edits.seen[0].same_face(edits.seen[1]).mean())),
     "clip_gain": Metric("CLIP gain", ".3f",
@@ -249,6 +253,21 @@ def mean(values: Sequence[float | None]) -> float | None:
 def means(rows: Mapping[str, Mapping[str, float | None]]) -> dict[str, float | None]:
     """The mean of every figure over the rows (prompts) that have it."""
     return {name: mean([row[name] for row in rows.values()]) for name in next(iter(rows.values()))}
+
+
+def together(blocks: Sequence[Mapping[str, float | None]], sizes: Sequence[int]) -> dict[str, float | None]:
+    """The figures of one prompt over all faces from those of blocks of them: "faces" is counted, a share is of these, and
+    all else counts as a mean over the faces of a block, also mean changes, which are of pixels."""
+    result: dict[str, float | None] = {}
+    for name in blocks[0]:
+        kind = METRICS[name].kind if name in METRICS else "mean"
+        weights = sizes if kind == "mean" else [block["faces"] or 0 for block in blocks]
+        known = [(value, weight) for block, weight in zip(blocks, weights, strict=True)
+                 if (value := block[name]) is not None and weight]
+        total = sum(weight for _, weight in known)
+        mixed = sum(value * weight for value, weight in known) / total if known else None
+        result[name] = total if kind == "count" else mixed
+    return result
 
 
 def table(rows: Mapping[str, Mapping[str, float | None]], first: str) -> str:

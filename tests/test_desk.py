@@ -29,7 +29,7 @@ def test_a_large_photo_is_shown_and_kept_at_the_size_of_a_screen_and_saved_whole
     (tmp_path / "photo.json").write_text(json.dumps(photo.landmarks.tolist()))
     page = desk.show_photo(None, str(tmp_path / "photo.png"), False, str(tmp_path / "photo.json"), 0, 0)
     page = desk.change(page, "purple hair", "", 0.1, 0.8)
-    assert max(edited.photo[0].size for edited in desk.shelf.kept.values() if edited.photo) == (1024, 945)
+    assert max(edited.photo.picture.size for edited in desk.shelf.kept.values() if edited.photo) == (1024, 945)
     small = [Image.open(file) for file in desk.compared(page)]
     assert small[0].size == small[1].size == (1024, 945)
     saved = Image.open(desk.save(page).saved)

@@ -15,10 +15,11 @@ from PIL import Image, PngImagePlugin
 
 from attention.editing import recipes
 from attention.editing.colours import colourless
-from attention.editing.edited import Change, fading
+from attention.editing.edited import Change
+from attention.editing.placed import Placed, fading
 from attention.editing.recipes import RECIPE_KEY, pack, pixel_hash, read_recipe
 from attention.errors import UserError
-from attention.images import to_image
+from attention.images import to_image, to_pixels
 from attention.inversion.frame import Frame
 from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.spatial_attention import threshold_for
@@ -357,6 +358,30 @@ def test_a_grid_shows_every_prompt_at_every_strength(editor):
     assert np.array_equal(sheet[-side:, left:left + side], edit)
 
 
+def test_a_grid_of_a_photo_shows_the_photo_with_its_edits_put_back(editor):
+    params = FaceParams.sample(1, seed=8)
+    around = np.pad(draw_faces(params, 384).images[0], ((100, 116), (200, 116), (0, 0)))
+    points = spread_to_68([392, 292] + 192 * np.concatenate([landmarks(params)[name] for name in POINTS]))
+    face = editor.open_photo(Image.fromarray(around), landmarks=points)
+    side = editor.world.generator.resolution
+    sheet = np.asarray(editor.grid(face, ["purple hair"], [0.2]))[-side:].astype(int)
+    crop = face.photo.square(side).astype(int)
+    assert np.abs(sheet[:, :side] - crop).mean() < 2                            # the photo itself, not what was made of it
+    assert np.abs(to_pixels(face.tensor)[0].astype(int) - crop).mean() > 4
+    edit = face.edit("purple hair", strength=0.2)
+    whole = Placed(edit.image, face.photo.frame).square(side).astype(int)       # the same from the photo at its own size
+    assert np.abs(sheet[:, side:2 * side] - whole).mean() < 2 < np.abs(whole - crop).mean()
+
+
+def test_a_grid_of_a_black_and_white_photo_is_black_and_white(editor):
+    grey = editor.open_seed(3).image.convert("L").convert("RGB")
+    with pytest.warns(UserWarning, match="black and white"):
+        face = editor.open_photo(grey, aligned=True)
+    side = editor.world.generator.resolution
+    edit = np.asarray(editor.grid(face, ["purple hair"], [0.2]))[-side:, side:2 * side]
+    assert np.ptp(edit, axis=2).max() == 0 and (edit != np.asarray(grey)).any()
+
+
 @pytest.mark.parametrize("seed", [-1, 2**70, True, 1.5, "7", None])
 def test_seeds_that_are_none_are_refused(seed, editor):
     with pytest.raises(UserError, match=r"the seed is .* whole number"):
@@ -443,7 +468,7 @@ def test_a_photo_takes_over_what_the_generator_made_where_a_mask_is_soft_too(edi
     before = np.asarray(face.image).astype(int)
     edit = face.edit("grey hair", coverage=0.9)
     photo, frame = face.image, Frame(np.array([64.0, 64]), np.array([64.0, 0]))
-    after, back = np.asarray(edit.image).astype(int), np.asarray(edit.put_back(photo, frame)).astype(int)
+    after, back = np.asarray(edit.image).astype(int), np.asarray(edit.put_back(Placed(photo, frame))).astype(int)
     share = F.interpolate(edit.mask, size=back.shape[:2], mode="bilinear")[0, 0].numpy()
     share[fading(128) < 1] = 0                                  # the edges of the square
     soft = (share > 0.3) & (share < 0.7) & (np.abs(after - before).max(axis=2) > 12)

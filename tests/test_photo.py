@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 import attention
 from attention.editing import photo
-from attention.editing.edited import fading
 from attention.editing.photo import find_landmarks, read_landmarks, read_photo
+from attention.editing.placed import fading
 from attention.errors import UserError
 from attention.files import pictures
 from attention.inversion.frame import SET, Frame, ffhq_frame, frame_like, kept_detail

@@ -37,6 +37,7 @@ from attention.editing.history import (
 )
 from attention.editing.inputs import LARGEST_SEED, number_of, text_of, whole
 from attention.editing.photo import read_photo
+from attention.editing.placed import Placed
 from attention.editing.recipes import unpack
 from attention.editing.session import Editor
 from attention.editing.shelf import Shelf
@@ -140,7 +141,7 @@ class Desk:
         assert edited.photo is not None
         whole_photo, frame = edited.photo
         view = screen_size(whole_photo)
-        opened = self._opened(edited.with_photo(view, frame.scaled(shrink(view, whole_photo))), photo)
+        opened = self._opened(edited.with_photo(Placed(view, frame.scaled(shrink(view, whole_photo)))), photo)
         return Page(opened, found=page.found if page else None)
 
     def photo_needs(self) -> str:
@@ -251,8 +252,8 @@ class Desk:
         edited = self.edited(page)
         if page.opened.photo is not None:
             said = edited.origin["photo"]
-            edited = edited.with_photo(read_photo(page.opened.photo), Frame(*(np.array(said[name], float)
-                                                                              for name in ("center", "right"))))
+            frame = Frame(*(np.array(said[name], float) for name in ("center", "right")))
+            edited = edited.with_photo(Placed(read_photo(page.opened.photo), frame))
         path = self.folder.new("")
         path.mkdir()
         return replace(page, saved=str(edited.save(path / "edited.png")))
@@ -308,7 +309,7 @@ class Desk:
         before = self.folder.keep(edited.image)
         self.shelf.put(number, edited)
         return Opened(number, edited.origin, before, self._thumbnail(edited), photo,
-                      edited.photo[1] if edited.photo else None)
+                      edited.photo.frame if edited.photo else None)
 
     def _reopened(self, opened: Opened) -> Edited:
         """An unedited picture again, from what its page remembers."""
@@ -317,7 +318,7 @@ class Desk:
         else:
             assert opened.frame is not None
             with open_picture(Path(opened.before)) as view:
-                photo = view.convert("RGB"), opened.frame
+                photo = Placed(view.convert("RGB"), opened.frame)
             source = self.editor.open_latent(unpack(opened.origin["w"])).source
             edited = Edited(self.editor, opened.origin, source, photo=photo)
         self.shelf.put(opened.number, edited)

@@ -17,13 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from attention.editing.colours import colourless, from_srgb, in_grey, to_srgb
+from attention.editing.placed import Placed
 from attention.editing.recipes import MOST_CHANGES, RECIPE_KEY, pack, pack_mask, unpack, unpack_mask
 from attention.editing.words import check_text
 from attention.errors import UserError
 from attention.files.disk import refuse_overwriting, write_atomically
-from attention.images import to_bytes, to_pixels
-from attention.inversion.frame import Frame
+from attention.images import to_bytes, to_image, to_pixels
 from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.dose import SHARES
 from attention.method.editor import Edit, Place, Source
@@ -34,9 +33,6 @@ if TYPE_CHECKING:
 
 BAR_AFTER = 2               # seconds, from which on a long chain shows how far it is
 WHOLE_EDITS = 2             # of a chain that stay in memory with their features: the last, and what undo gives back
-SOLID = 0.25                # of a mask, from which on a photo takes over what the generator made
-GLANCE = 64                 # pixels of the square's side, by which a photo is seen to be black and white
-FADE = 0.06                 # of the square's side, over which an edit of a photo fades out at its edges
 MUCH = 0.2                  # of the edges of the square: a change that ends there shows
 KEPT_PLACES = 16            # texts whose place in a face is kept
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
@@ -103,17 +99,6 @@ def threads_of(origin: dict) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fading(side: int) -> np.ndarray:
-    """(side, side) 1 inside, falling to 0 at the edges within FADE: a change that goes on past the square has no edge."""
-    ramp = np.minimum(1, (np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5) / (FADE * side))
-    return np.outer(ramp, ramp).astype(np.float32)
-
-
-def black_and_white(photo: Image.Image, frame: Frame) -> bool:
-    """Whether the square of a photo is, and so shall its edits be."""
-    return colourless(to_srgb(frame.crop(photo, GLANCE), photo))
-
-
 @dataclass
 class Kept:
     """What a whole chain shares, so that moving a slider does nothing twice.
@@ -145,7 +130,7 @@ class Edited:
 
     def __init__(self, editor: "Editor", origin: dict, source: Source, changes: tuple[Change, ...] = (),
                  edits: tuple[Edit, ...] = (), kept: Kept | None = None,
-                 photo: tuple[Image.Image, Frame] | None = None, masks: tuple[Tensor, ...] = ()):
+                 photo: Placed | None = None, masks: tuple[Tensor, ...] = ()):
         self.editor, self.origin, self.source, self.changes = editor, origin, source, changes
         self.edits, self.masks, self.photo = edits[-WHOLE_EDITS:], masks, photo
         self._kept = Kept() if kept is None else kept
@@ -156,27 +141,30 @@ class Edited:
 
     @property
     def image(self) -> Image.Image:
-        return Image.fromarray(to_pixels(self.tensor)[0]) if self.photo is None else self.put_back(*self.photo)
+        return Image.fromarray(to_pixels(self.tensor)[0]) if self.photo is None else self.put_back(self.photo)
 
-    def put_back(self, photo: Image.Image, frame: Frame) -> Image.Image:
-        """The changes put back into a photo, the one that was opened or the same at another size (`Frame.scaled`)."""
+    @property
+    def square(self) -> Tensor:
+        """(1, 3, R, R) in [-1, 1]: the picture, or what the square of the photo shows with the changes put back."""
+        if self.photo is None:
+            return self.tensor
+        side = self.tensor.shape[-1]
+        small = self.photo.of_side(side)
+        return to_image(Placed(self.put_back(small), small.frame).square(side)[None])
+
+    def put_back(self, placed: Placed) -> Image.Image:
+        """The changes put back into a photo, the one that was opened or the same at another size."""
         masks = [mask for mask, change in zip(self.masks, self.changes, strict=True) if not change.idle]
         if not masks:
-            return photo
-        after = to_pixels(self.tensor)[0]
+            return placed.picture
+        before, after = (to_pixels(picture)[0] for picture in (self.source.image, self.tensor))
         edited = torch.stack(masks).amax(dim=0)                                              # (1, 1, h, h)
-        edited = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0].cpu()                   # (R, R)
-        # The generator has blended by the masks already; by the same once more, lips at half of a mask would get a quarter.
-        share = (edited / SOLID).clamp(max=1).numpy() * fading(len(after))
-        before, after = (from_srgb(pixels, photo) for pixels in (to_pixels(self.source.image)[0], after))
-        if black_and_white(photo, frame):                       # else eyes that shall grow would also turn blue
-            before, after = in_grey(before), in_grey(after)
-        return frame.put_back(photo, before, after, share)
+        mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0]                   # (R, R)
+        return placed.put_back(before, after, mask.cpu().numpy())
 
-    def with_photo(self, photo: Image.Image, frame: Frame) -> "Edited":
-        """The same with the photo at another size (`Frame.scaled`)."""
-        return Edited(self.editor, self.origin, self.source, self.changes, self.edits, self._kept, (photo, frame),
-                      self.masks)
+    def with_photo(self, placed: Placed) -> "Edited":
+        """The same with the photo at another size."""
+        return Edited(self.editor, self.origin, self.source, self.changes, self.edits, self._kept, placed, self.masks)
 
     def early(self) -> "Edited":
         """The same, but further changes show in the early pictures of its world; itself, if there are none."""
@@ -311,8 +299,8 @@ class Edited:
             UserError: the name does not end in .png, it is the photo that was opened, or it cannot be written.
         """
         path = Path(path)
-        if self.photo is not None and "path" in self.photo[0].info:
-            refuse_overwriting([path], [self.photo[0].info["path"]])
+        if self.photo is not None and "path" in self.photo.picture.info:
+            refuse_overwriting([path], [self.photo.picture.info["path"]])
         if path.suffix.lower() != ".png":
             raise UserError(f"{path} does not end in .png; only PNG keeps the pixels and the recipe as they are")
         info = PngImagePlugin.PngInfo()
@@ -337,10 +325,9 @@ class Edited:
         """Whether the last change of a photo covers much of the edges of the square, and the photo goes on beyond them."""
         if self.photo is None:
             return False
-        photo, frame = self.photo
         mask = self.masks[-1][0, 0]
         edges = torch.cat([mask[0], mask[:, 0], mask[:, -1]])       # below, there is nothing but neck and clothes
-        return frame.box(photo.size) != (0, 0, *photo.size) and float((edges > 0.5).float().mean()) > MUCH
+        return self.photo.goes_on and float((edges > 0.5).float().mean()) > MUCH
 
     def unchanged(self, before: "Edited") -> str | None:
         """Why the last change shows nowhere in the picture, and what would help; None if it shows."""

@@ -21,10 +21,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from attention.editing.colours import in_srgb, to_srgb
+from attention.editing.colours import in_srgb
 from attention.editing.detector import load_detector
-from attention.editing.edited import Change, Edited, Picture, black_and_white, threads_of
+from attention.editing.edited import Change, Edited, Picture, threads_of
 from attention.editing.photo import find_landmarks, read_landmarks, read_photo
+from attention.editing.placed import Placed
 from attention.editing.recipes import LARGEST_SEED, Sizes, check_recipe, pack, pixel_hash, read_recipe, unpack
 from attention.editing.words import Words, check_text, words_in
 from attention.errors import UserError
@@ -91,7 +92,7 @@ class Editor:
         """
         return self._opened({"w": pack(self._latent(w)), "threads": torch.get_num_threads()})
 
-    def _opened(self, origin: dict, photo: tuple[Image.Image, Frame] | None = None) -> Edited:
+    def _opened(self, origin: dict, photo: Placed | None = None) -> Edited:
         """What a recipe says that it came of, made as it was then."""
         with threads_of(origin):
             source = self.region_editor.source if photo is None else self.region_editor.source_of_photo
@@ -146,8 +147,9 @@ class Editor:
                 landmarks = find_landmarks(photo, detect or load_detector(), face)
             points = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else landmarks
             frame = self.world.frame(points)
-        crop = to_srgb(frame.crop(photo, self.world.generator.resolution), photo)
-        if black_and_white(photo, frame):
+        placed = Placed(photo, frame)
+        crop = placed.square(self.world.generator.resolution)
+        if placed.black_and_white:
             warnings.warn("the face is black and white, and so are its edits", stacklevel=2)
         inversion = self.world.invert(to_image(crop[None]), refine)
         name, least = shown(Path(source).name) if isinstance(source, str | Path) else "", self.world.entry.least_psnr
@@ -164,11 +166,12 @@ class Editor:
             pictures = [to_pixels(picture)[0] for picture in (inversion.before, inversion.after)]
             smaller = np.asarray(Image.fromarray(crop).resize(pictures[0].shape[:2], Image.Resampling.BOX))
             origin["distance"] = Recogniser().distances(smaller, pictures, frame.within(points, len(smaller)))
-        return self._opened(origin, (photo, frame))
+        return self._opened(origin, placed)
 
     def grid(self, face: Edited, changes: "str | Change | Sequence[str | Change]",
              strengths: Sequence[float]) -> Image.Image:
         """A sheet of edits, each of the unedited face: every change, or text that says what and where, at every strength.
+        Of a photo, it shows the square of it with the edits put back.
 
         Raises:
             UserError: no changes or no strengths.
@@ -184,7 +187,7 @@ class Editor:
             for strength in strengths:
                 edits.append(opened.with_changes([replace(change, strength=strength)]))
                 titles.append(f"{change.what if isinstance(change.what, str) else 'reference'} {strength:g}")
-        return edit_sheet(opened.tensor, titles, [edit.tensor for edit in edits], [edit.mask for edit in edits])
+        return edit_sheet(opened.square, titles, [edit.square for edit in edits], [edit.mask for edit in edits])
 
     def replay(self, path: str | Path, photo: str | Path | Image.Image | None = None) -> Edited:
         """Make the picture again that `Edited.save` wrote, from the recipe in its file: the same pixels.
@@ -216,7 +219,7 @@ class Editor:
         return Sizes([(1, generator.style_dim), (1, generator.n_latent, generator.style_dim)],
                      [tuple(self.embed("hair").shape)], self.side, editor.regions.num_regions)
 
-    def _photo(self, path: str, said: dict, photo: str | Path | Image.Image | None) -> tuple[Image.Image, Frame]:
+    def _photo(self, path: str, said: dict, photo: str | Path | Image.Image | None) -> Placed:
         """The photo of a recipe, and where in it the face is."""
         if photo is None:
             raise UserError(f"{path} is the edit of the photo {shown(said['name'])!r}, which is not in its recipe; give it "
@@ -230,7 +233,7 @@ class Editor:
             frame.check(picture.size)
         except UserError:
             raise UserError(f"{path} has a garbled recipe: the face lies outside of the photo") from None
-        return picture, frame
+        return Placed(picture, frame)
 
     def _latent(self, w: Tensor | np.ndarray) -> Tensor:
         """(1, style_dim) or (1, n_latent, style_dim) float32 of a latent of any kind."""

@@ -27,7 +27,8 @@ class Shelf:
     def put(self, number: int, edited: Edited) -> None:
         sizes = {tensor.data_ptr(): tensor.nbytes for tensor in edited.tensors()}
         if edited.photo is not None:
-            sizes[id(edited.photo[0])] = edited.photo[0].width * edited.photo[0].height * 3
+            picture = edited.photo.picture
+            sizes[id(picture)] = picture.width * picture.height * 3
         with self.lock:
             self.kept[number], self.sizes[number] = edited, sizes
             self.kept.move_to_end(number)

@@ -1,0 +1,64 @@
+"""A photo with the square of it that is edited: what the generator made goes back into it here."""
+
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from attention.editing.colours import colourless, from_srgb, in_grey, to_srgb
+from attention.inversion.frame import Frame
+
+SOLID = 0.25                # of a mask, from which on a photo takes over what the generator made
+GLANCE = 64                 # pixels of the square's side, by which a photo is seen to be black and white
+FADE = 0.06                 # of the square's side, over which an edit of a photo fades out at its edges
+
+
+class Placed(NamedTuple):
+    """A photo and its square."""
+
+    picture: Image.Image
+    frame: Frame
+
+    @property
+    def black_and_white(self) -> bool:
+        """Whether the square is, and so shall its edits be."""
+        return colourless(self.square(GLANCE))
+
+    @property
+    def goes_on(self) -> bool:
+        """Whether there is more of the photo beyond the square."""
+        return self.frame.box(self.picture.size) != (0, 0, *self.picture.size)
+
+    def square(self, side: int) -> np.ndarray:
+        """(side, side, 3) uint8 in sRGB of what the square shows."""
+        return to_srgb(self.frame.crop(self.picture, side), self.picture)
+
+    def of_side(self, side: int) -> "Placed":
+        """The same photo, shrunk until its square has about this side; itself, if it is no larger."""
+        shrink = 2 * self.frame.half / side
+        if shrink <= 1:
+            return self
+        size = [max(1, round(length / shrink)) for length in self.picture.size]
+        small = self.picture.resize(size, Image.Resampling.BOX)
+        small.info = dict(self.picture.info)
+        return Placed(small, self.frame.scaled(small.width / self.picture.width))
+
+    def put_back(self, before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> Image.Image:
+        """The photo with an edit of its square; see `Frame.put_back`.
+
+        Args:
+            before, after: (R, R, 3) uint8 in sRGB, what the generator makes without and with the edit.
+            mask: (R, R) in [0, 1], what the generator blended by.
+        """
+        # The generator has blended by the mask already; by the same once more, lips at half of a mask would get a quarter.
+        share = (mask / SOLID).clip(max=1) * fading(len(mask))
+        first, second = from_srgb(before, self.picture), from_srgb(after, self.picture)
+        if self.black_and_white:                                # else eyes that shall grow would also turn blue
+            first, second = in_grey(first), in_grey(second)
+        return self.frame.put_back(self.picture, first, second, share)
+
+
+def fading(side: int) -> np.ndarray:
+    """(side, side) 1 inside, falling to 0 at the edges within FADE: a change that goes on past the square has no edge."""
+    ramp = np.minimum(1, (np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5) / (FADE * side))
+    return np.outer(ramp, ramp).astype(np.float32)

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from attention.editing.colours import Tone
 from attention.editing.detector import load_detector, turned, turned_back
 from attention.editing.photo import find_landmarks
 from attention.errors import UserError
@@ -71,3 +72,8 @@ def test_no_face_is_found_in_a_cat_in_noise_or_where_the_face_is_too_small(portr
     for photo in (Image.fromarray(samples.cat()), Image.fromarray(noise), portrait[0].resize((64, 64))):
         with pytest.raises(UserError, match="no face was found in the photo; give a larger"):
             find_landmarks(photo, load_detector())
+
+
+def test_photographs_of_colours_have_no_tone():
+    astronaut, cat, coffee = (picture() for picture in (samples.astronaut, samples.cat, samples.coffee))
+    assert all(Tone.of(picture) is None for picture in (astronaut, astronaut[:200, 130:330], cat, coffee))

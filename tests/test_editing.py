@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from PIL import Image, PngImagePlugin
 
 from attention.editing import recipes
-from attention.editing.colours import colourless
+from attention.editing.colours import Tone, lightness
 from attention.editing.edited import Change
 from attention.editing.placed import Placed, fading
 from attention.editing.recipes import RECIPE_KEY, pack, pixel_hash, read_recipe
@@ -489,7 +489,24 @@ def test_a_black_and_white_photo_stays_so_and_that_is_told_once(editor):
             edited = np.asarray(face.edit("purple hair").image)
         changed = (edited != pixels).any(axis=2)
         assert changed.sum() > 500 and np.ptp(edited[changed], axis=1).max() <= stays
-    assert not colourless((np.asarray(editor.open_seed(3).image) * 0.06).astype(np.uint8))      # it is dark
+    assert Tone.of((np.asarray(editor.open_seed(3).image) * 0.06).astype(np.uint8)) is None     # it is dark
+
+
+def test_a_toned_photo_keeps_its_tone_and_that_is_told(editor):
+    colours, sepia = np.asarray(editor.open_seed(3).image), np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168],
+                                                                      [0.272, 0.534, 0.131]])
+    toned = (colours @ sepia.T * 0.8).round().clip(0, 255).astype(np.uint8)                # red is 1.44 times blue
+    cyanotype = (lightness(colours)[..., None] / 255 * [215, 190, 160] + [20, 50, 80]).astype(np.uint8)
+    for pixels, ratio in ((toned, lambda rgb: rgb[:, 0] / rgb[:, 2]), (cyanotype, lambda rgb: rgb[:, 2] - rgb[:, 0])):
+        with pytest.warns(UserWarning, match="the face is in shades of one colour, and so are its edits"):
+            face = editor.open_photo(Image.fromarray(pixels), aligned=True)
+        edited = np.asarray(face.edit("purple hair").image)
+        changed = (np.abs(edited.astype(int) - pixels).max(axis=2) > 8) & (edited.min(axis=2) > 40)
+        assert changed.sum() > 300
+        light, known = lightness(pixels).ravel(), ratio(pixels.reshape(-1, 3).astype(float))
+        order = np.argsort(light)
+        expected = np.interp(lightness(edited[changed]), light[order], known[order])
+        assert np.abs(ratio(edited[changed].astype(float)) - expected).max() < 0.15 * np.abs(known).max()
 
 
 def test_a_change_of_strength_zero_brings_nothing_of_an_earlier_one_into_a_photo(editor):

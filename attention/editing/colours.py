@@ -5,7 +5,9 @@ colour. Its crop is turned into sRGB for the generator, and what the generator m
 """
 
 import io
+import math
 import warnings
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -15,8 +17,9 @@ from attention.files.pictures import CODE_POINTS
 
 LARGEST_PROFILE = 1_000_000     # bytes; Pillow opens no PNG that holds a larger one
 SEEN = 2                        # levels: profiles that move no colour by more are taken for sRGB itself
-GREY = 8                        # levels, of noise or a scanner's tint, by which the channels of grey differ
-STRAY = 0.05                    # of a black and white picture may have a colour: a stamp, a date
+LIGHTS = (0.02, 0.05, *(step / 10 for step in range(1, 10)), 0.95, 0.98)      # shares of pixels: steps of a known tone
+STRANGE = 8                     # levels, of noise, by which pixels of one lightness differ in a picture of one tone
+STRAY = 0.05                    # of such a picture may have another colour: a stamp, a date
 SPACES = {"L": "GRAY", "CMYK": "CMYK", "LAB": "Lab", "RGB": "RGB"}         # mode -> what its profile is of
 SRGB_GAMMA = 1 / 2.2
 SRGB_PRIMARIES, SRGB_TRANSFERS = {1, 2}, {1, 2, 6, 13, 14, 15}             # code points of H.273; 2 is "not said"
@@ -66,14 +69,46 @@ def in_srgb(photo: Image.Image) -> Image.Image:
     return Image.fromarray(to_srgb(np.asarray(photo), photo))
 
 
-def colourless(pixels: np.ndarray) -> bool:
-    """Whether pixels (H, W, 3) uint8 are black and white; a dark picture of colours is not."""
-    return bool(np.quantile(np.ptp(pixels, axis=2), 1 - STRAY) <= GREY / 255 * int(pixels.max()))
+@dataclass(frozen=True)
+class Tone:
+    """The one colour that a black and white, a sepia or another toned picture has at every lightness.
+
+    Attributes:
+        lights: (n,) rising, of [0, 255].
+        offsets: (n, 3) what its channels have more than that.
+    """
+
+    lights: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> "Tone | None":
+        """That of pixels (H, W, 3) uint8; None if colours differ where the lightness does not."""
+        light, colours = lightness(pixels).ravel(), pixels.reshape(-1, 3).astype(np.float32)
+        groups = np.split(np.argsort(light), [math.ceil(share * len(light)) for share in LIGHTS])
+        tone = cls(np.array([np.median(light[group]) for group in groups]),
+                   np.array([np.median(colours[group] - light[group, None], axis=0) for group in groups]))
+        away = np.abs(colours - tone._shown(light)).max(axis=1)
+        # A dark picture of colours has none that differ much.
+        return tone if np.quantile(away, 1 - STRAY) <= STRANGE / 255 * int(pixels.max()) else None
+
+    @property
+    def grey(self) -> bool:
+        """Whether it is that of black and white, as near as a scanner's tint."""
+        return bool(np.ptp(self.offsets, axis=1).max() <= STRANGE)
+
+    def __call__(self, pixels: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 -> the same in this tone."""
+        return self._shown(lightness(pixels)).round().clip(0, 255).astype(np.uint8)
+
+    def _shown(self, light: np.ndarray) -> np.ndarray:
+        """(..., 3) float32 of lightness (...)."""
+        return light[..., None] + np.stack([np.interp(light, self.lights, offset) for offset in self.offsets.T], axis=-1)
 
 
-def in_grey(pixels: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 -> the same without colour."""
-    return np.asarray(Image.fromarray(pixels).convert("L").convert("RGB"))
+def lightness(pixels: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 -> (...) float32 in [0, 255], the luma of BT.601."""
+    return pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
 def _without_alpha(picture: Image.Image) -> Image.Image:

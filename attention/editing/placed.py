@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from attention.editing.colours import colourless, from_srgb, in_grey, to_srgb
+from attention.editing.colours import Tone, from_srgb, to_srgb
 from attention.inversion.frame import Frame
 
 SOLID = 0.25                # of a mask, from which on a photo takes over what the generator made
-GLANCE = 64                 # pixels of the square's side, by which a photo is seen to be black and white
+GLANCE = 64                 # pixels of the square's side, by which a photo is seen to have one tone alone
 FADE = 0.06                 # of the square's side, over which an edit of a photo fades out at its edges
 
 
@@ -20,9 +20,9 @@ class Placed(NamedTuple):
     frame: Frame
 
     @property
-    def black_and_white(self) -> bool:
-        """Whether the square is, and so shall its edits be."""
-        return colourless(self.square(GLANCE))
+    def tone(self) -> Tone | None:
+        """The tone of the square, in the photo's own numbers, if it has but one: its edits shall have it too."""
+        return Tone.of(self.frame.crop(self.picture, GLANCE))
 
     @property
     def goes_on(self) -> bool:
@@ -53,8 +53,8 @@ class Placed(NamedTuple):
         # The generator has blended by the mask already; by the same once more, lips at half of a mask would get a quarter.
         share = (mask / SOLID).clip(max=1) * fading(len(mask))
         first, second = from_srgb(before, self.picture), from_srgb(after, self.picture)
-        if self.black_and_white:                                # else eyes that shall grow would also turn blue
-            first, second = in_grey(first), in_grey(second)
+        if (tone := self.tone) is not None:                     # else eyes that shall grow would also turn blue
+            first, second = tone(first), tone(second)
         return self.frame.put_back(self.picture, first, second, share)
 
 

@@ -149,8 +149,9 @@ class Editor:
             frame = self.world.frame(points)
         placed = Placed(photo, frame)
         crop = placed.square(self.world.generator.resolution)
-        if placed.black_and_white:
-            warnings.warn("the face is black and white, and so are its edits", stacklevel=2)
+        if (tone := placed.tone) is not None:
+            name = "black and white" if tone.grey else "in shades of one colour"
+            warnings.warn(f"the face is {name}, and so are its edits", stacklevel=2)
         inversion = self.world.invert(to_image(crop[None]), refine)
         name, least = shown(Path(source).name) if isinstance(source, str | Path) else "", self.world.entry.least_psnr
         if least is not None and not inversion.psnr_before >= least:

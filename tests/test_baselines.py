@@ -311,6 +311,18 @@ def test_measured_and_loaded_directions_edit_the_same(world, directions, faces, 
         assert_close_to_max(loaded, own_image, 0.01)
 
 
+def test_directions_of_early_pictures_leave_the_layers_after_them_as_they_are(world, directions, tmp_path):
+    layers, path = conv_layers(world.generator.layers), tmp_path / "directions.safetensors"
+    rows = sum(layer.in_channels for layer in layers[:-2])
+    said = {"kind": "where2edit channel directions", "generator_hash": world.generator_hash}
+    write_safetensors(path, {"directions": directions.directions[:rows].clone()}, said)
+    changes = METHODS["directions"](world, tmp_path).changes("red hair")
+    assert not any(changes[layer.index].any() for layer in layers[-2:]) and changes[layers[0].index].any()
+    write_safetensors(path, {"directions": directions.directions[:rows - 1].clone()}, said)
+    with pytest.raises(UserError, match=r"of shape .* were expected; make it again with"):
+        METHODS["directions"](world, tmp_path)
+
+
 def test_a_saved_and_loaded_variant_edits_the_same(drawn, tmp_path):
     w, params = drawn.sample_w(1, 0), DrawnFaces(FaceParams.sample(1, 0))
     for variant in (PixelAttention, WithoutAttention):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 import torch
@@ -94,12 +95,14 @@ class GlobalDirections:
         path = Path(folder) / f"{cls.key}.safetensors"
         tensors, metadata = read_safetensors(path, KIND, f"{COMMAND} --only {cls.key}")
         known(world, metadata, path, cls.key)
-        wanted = (sum(1 for _ in channels(world)), world.clip.dim)
+        # Early pictures, which directions are measured in, end before the last layers; those are not moved.
+        ends = list(accumulate(layer.in_channels for layer in conv_layers(world.generator.layers)))
         found = {name: tuple(value.shape) for name, value in tensors.items()}
-        if found != {"directions": wanted}:
-            raise UserError(f"{path} holds {found}, but directions of shape {wanted} were expected; make it again with: "
-                            f"{COMMAND} --only {cls.key}")
-        return cls(world, tensors["directions"].float().to(world.device))
+        if found not in [{"directions": (end, world.clip.dim)} for end in ends]:
+            raise UserError(f"{path} holds {found}, but directions of shape {(ends[-1], world.clip.dim)} were expected; "
+                            f"make it again with: {COMMAND} --only {cls.key}")
+        known_ones = tensors["directions"].float().to(world.device)
+        return cls(world, F.pad(known_ones, (0, 0, 0, ends[-1] - len(known_ones))))
 
     @torch.no_grad()
     def changes(self, prompt: str) -> list[Tensor]:

@@ -52,37 +52,24 @@ def evaluate(config: EvaluateConfig) -> Path:
     results = config.results or (config.run if run == config.run else Path("runs") / f"{config.run}-shipped")
     editor, world, _ = load_run(run, config.device, config.trust, config.ckpt, World.preview)
     run_folder(results, "--results" if config.results else "--run")     # what cannot be written is told before the work
-    z = sample_z(config.faces, world.generator.style_dim, config.seed)
-    w, truth = world.w_from_z(z), world.truth
     editor_hash = hashlib.sha256((run / EDITOR).read_bytes()).hexdigest()
     kept = Kept.of(results, {"editor": editor_hash, "generator": world.generator_hash, "prompts": world.prompts,
                              "strengths": strengths, **config.model_dump(include=DECIDING)})
 
-    lpips = load_lpips(device=world.device) if lpips_available() else None
-    if lpips is None:
-        print(f"LPIPS is left out, {VGG_WEIGHTS} is missing; get it with: {download_command(VGG_WEIGHTS)}", file=sys.stderr)
-    measured, states, seen = [], [], []
-    for number, (block, part) in enumerate(zip(w.split(BLOCK), z.split(BLOCK), strict=True)):
-        faces, sources = truth.faces(part), [editor.source(some) for some in block.split(FACES_AT_ONCE)]
-        found = truth.read(torch.cat([source.image for source in sources]).clamp(-1, 1), faces)
-        measured.append(measure_all(editor, world, sources, faces, found, strengths, config, kept.of_block(number), lpips))
-        states.append(faces.states())
-        seen.append(found.holds())
-    sizes = [len(block) for block in w.split(BLOCK)]
-    rows = {strength: {prompt: together([block[strength][prompt] for block in measured], sizes) for prompt in world.prompts}
-            for strength in strengths}
+    z = sample_z(config.faces, world.generator.style_dim, config.seed)
+    rows, unedited = measured(editor, world, z, strengths, config, kept)
+    w = world.w_from_z(z[:SHEET_FACES])
     sweep: list[dict[str, Any]] = [{"strength": strength, "mean": means(rows[strength]),
                                     "prompts": rows[strength]} for strength in strengths]
-    unedited = balanced_accuracy(truth.attributes, np.concatenate(states, axis=1), np.concatenate(seen, axis=1))
     report = {"run": str(config.run), "faces": config.faces, "strength": config.strength, "coverage": config.coverage,
               "training_steps": trained_steps(run),
-              "reader_balanced_accuracy": {"exact": truth.accuracies, "unedited": unedited},
+              "reader_balanced_accuracy": {"exact": world.truth.accuracies, "unedited": unedited},
               "seconds_per_edit": seconds_per_edit(editor, world, w[:1], config),
               "mean": means(rows[config.strength]), "prompts": rows[config.strength], "sweep": sweep}
     told = page(report)
     write_text(results / "metrics.json", json.dumps(report, indent=1))
     write_text(results / "metrics.md", told)
-    write_picture(results / "edits.png", sheet(editor, world, w[:SHEET_FACES], config))
+    write_picture(results / "edits.png", sheet(editor, world, w, config))
     curve = [(row["mean"]["success"] or 0.0, row["mean"]["psnr_outside"]) for row in sweep]
     plot_sweep({str(config.run): curve}, results / "sweep.png")
     kept.forget()
@@ -105,6 +92,27 @@ def parse_strengths(text: str) -> list[float]:
     if not strengths or not all(0 <= strength <= 1 for strength in strengths):      # nan fails too
         raise UserError(f"--strengths is {text!r}, expected numbers from 0 to 1 separated by commas, as in 0.05,0.1,0.2")
     return strengths
+
+
+def measured(editor: RegionEditor, world: World, z: Tensor, strengths: Sequence[float], config: EvaluateConfig,
+             kept: Kept) -> tuple[Rows, dict[str, float]]:
+    """The figures of every prompt at every strength on the faces of z (N, style_dim), block by block; and how well the
+    reader reads these faces unedited, by phrase."""
+    lpips = load_lpips(device=world.device) if lpips_available() else None
+    if lpips is None:
+        print(f"LPIPS is left out, {VGG_WEIGHTS} is missing; get it with: {download_command(VGG_WEIGHTS)}", file=sys.stderr)
+    blocks: list[Rows] = []
+    states, held = [], []
+    for number, block in enumerate(z.split(BLOCK)):
+        faces, sources = world.truth.faces(block), [editor.source(w) for w in world.w_from_z(block).split(FACES_AT_ONCE)]
+        seen = world.truth.read(torch.cat([source.image for source in sources]).clamp(-1, 1), faces)
+        blocks.append(measure_all(editor, world, sources, faces, seen, strengths, config, kept.of_block(number), lpips))
+        states.append(faces.states())
+        held.append(seen.holds())
+    sizes = [len(block) for block in z.split(BLOCK)]
+    rows = {strength: {prompt: together([block[strength][prompt] for block in blocks], sizes) for prompt in world.prompts}
+            for strength in strengths}
+    return rows, balanced_accuracy(world.truth.attributes, np.concatenate(states, axis=1), np.concatenate(held, axis=1))
 
 
 @torch.no_grad()

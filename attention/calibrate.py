@@ -5,11 +5,12 @@
 Training gives every text the same gate and the same strength, but one gate cuts short what a text attends to weakly and
 lets in more than another means, and at one strength some changes overshoot and others fall short: brows become bars while
 red hair hardly shows. Here, on generated faces, other ones than those of the evaluation, every prompt and every name of a
-part first gets the offset of its attention whose gate overlaps the true part best. Then every prompt edits the faces at
-several shares of the usual strength; the least is taken at which success (attention/evaluate.py says what that is) comes
-within --slack of its best. Both become a part of the editor: RUN/editor.safetensors is written again, its weights as they
-were, and a coverage of 0.8 and a strength of 0.1 then mean for every text what suits it. Run again, it begins anew;
---forget takes it away.
+part first gets the offset of its attention with the narrowest gate that overlaps the true part nearly as well as the best;
+a prompt whose part's name finds the part better is read as that name there. Then every prompt edits the faces at several
+shares of the usual strength; the least is taken at which success (attention/evaluate.py says what that is) comes within
+--slack of its best. All become a part of the editor: RUN/editor.safetensors is written again, its weights as they were, and
+a coverage of 0.8 and a strength of 0.1 then mean for every text what suits it. Run again, it begins anew; --forget takes it
+away.
 """
 
 import sys

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ from attention.evaluation.calibration import suiting
 from attention.files.published import SHIPPED
 from attention.files.safetensors import packed, read_safetensors, write_safetensors
 from attention.generator import sample_z
-from attention.training.runs import KIND, load_run
+from attention.training.runs import KIND, Calibration, load_run, write_calibration
 from attention.worlds.registry import WORLDS
 
 PROMPTS = ("purple hair", "beard")
@@ -78,9 +79,40 @@ def test_the_offset_taken_is_that_of_the_best_overlap(monkeypatch):
     monkeypatch.setattr(editor.attention, "forward", lambda constant, features, text: (
         torch.where(next(shown) > 0.5, -2.0, -20.0).expand(len(text), -1, -1, -1)))
     config = CalibrateConfig()
-    found = calibration.overlaps(editor, world, sources, faces, config)["purple hair"]
+    found = calibration.overlaps(editor, world, sources, faces, config)["purple hair", "purple hair"]
     assert found[0.0] == 0                                                      # sigmoid(-2) is far below the gate
     assert max(found, key=found.__getitem__) + -2 >= 1.38                       # the gate's own logit
+
+
+def test_the_narrowest_gate_is_taken_that_overlaps_nearly_as_well_as_the_best():
+    assert calibration.reaching({-1.0: 0.3, 0.0: 0.592, 1.0: 0.6, 2.0: 0.595}) == 0.0
+    assert calibration.reaching({-1.0: 0.3, 0.0: 0.59, 1.0: 0.6, 2.0: 0.595}) == 1.0
+
+
+def test_a_prompt_is_read_as_its_parts_name_where_that_finds_the_part_better():
+    prompts = ("red lipstick", "pink lipstick")
+    world = SimpleNamespace(prompts=prompts, truth=SimpleNamespace(part_name=lambda prompt: "lips"))
+    overlap = {("lips", "red lipstick"): {0.0: 0.46}, ("red lipstick",) * 2: {0.0: 0.43},
+               ("lips", "pink lipstick"): {0.0: 0.44}, ("pink lipstick",) * 2: {0.0: 0.3}}
+    assert calibration.better_named(overlap, dict.fromkeys(("lips", *prompts), 0.0), world) == {"pink lipstick": "lips"}
+    assert calibration.by_texts(overlap)["lips"][0.0] == pytest.approx(0.45)
+
+
+def test_a_text_that_is_read_as_another_is_where_that_one_is_and_what_it_says_stays(tmp_path):
+    path = tmp_path / "editor.safetensors"
+    tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
+    write_safetensors(path, tensors, metadata)
+    plain, world, _ = load_run(tmp_path, "cpu")
+    write_calibration(path, Calibration(places={"beard": "hair"}))
+    moved, _, _ = load_run(tmp_path, "cpu")
+    source = plain.source(world.sample_w(1, 3))
+    beard, hair, glasses = world.clip.encode_text(["beard", "hair", "glasses"]).split(1)
+    found, named, own, other = (editor.locate(source, text).raw for editor, text in
+                                ((moved, beard), (plain, hair), (plain, beard), (moved, glasses)))
+    assert (found - named).abs().mean() < 0.05 * (own - named).abs().mean()
+    assert (other - plain.locate(source, glasses).raw).abs().max() < 1e-3
+    assert all(torch.equal(*pair) for pair in zip(moved.mapper(source.styles, beard, 0.1),
+                                                  plain.mapper(source.styles, beard, 0.1), strict=True))
 
 
 @pytest.mark.parametrize("late, taken", [(False, 0.8), (True, 0.87)])
@@ -101,6 +133,12 @@ def test_a_garbled_table_is_refused_with_its_file(said, table, tmp_path):
     write_safetensors(path, tensors, {**metadata, table: said})
     with pytest.raises(UserError, match=r"editor\.safetensors was made by another version"):
         load_run(tmp_path, "cpu")
+
+
+@pytest.mark.parametrize("said", ["{", "[]", '{"a": 1}', '{"a": ""}', '{"a": null}', '{"a": ["b"]}',
+                                  json.dumps({"a": "b" * 1000})])
+def test_garbled_places_are_refused_with_their_file(said, tmp_path):
+    test_a_garbled_table_is_refused_with_its_file(said, "places", tmp_path)
 
 
 def test_a_folder_without_an_editor_is_refused(tmp_path):

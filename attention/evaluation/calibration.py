@@ -30,6 +30,8 @@ from attention.worlds.world import World
 SHARES = (0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)         # of the usual strength, that are tried
 FALL = 0.2          # of success: a share at which it has fallen by so much is overdone, whatever succeeds beyond it
 ENOUGHS = (0.8, 0.84, dose.ENOUGH, 0.9, 0.93, 0.96)               # of what a text can gain, that are tried
+NEARLY = 0.985      # of the best IoU, which the narrowest gate must have that is taken
+BETTER = 0.05       # of IoU, that another text must bring
 OFFSETS = tuple(step / 4 for step in range(-24, 17))            # of the attention's logits, that are tried
 
 
@@ -52,46 +54,75 @@ def calibrate(config: CalibrateConfig) -> Path:
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]
     overlap = overlaps(editor, world, sources, faces, config)
-    offsets = {text: max(by_offset, key=by_offset.__getitem__) for text, by_offset in overlap.items()}
-    Calibration(offsets=offsets).teach(editor, world)
+    offsets = {text: reaching(by_offset) for text, by_offset in by_texts(overlap).items()}
+    places = better_named(overlap, offsets, world)
+    Calibration(offsets=offsets, places=places).teach(editor, world)
     tried = at_all_shares(editor, world, sources, faces, config)
     success = {prompt: tried[prompt].success if prompt in tried else {} for prompt in world.prompts}
     amounts = {prompt: suiting(by_share, config.slack) for prompt, by_share in success.items()}
     enough = {prompt: sufficing(found, amounts[prompt], config.slack) for prompt, found in tried.items()
               if editor.judge is not None}
-    write_calibration(path, Calibration(amounts, offsets, enough))
-    print(report(overlap, offsets, success, amounts, enough))
+    write_calibration(path, Calibration(amounts, offsets, enough, places))
+    print(report(by_texts(overlap), offsets, places, success, amounts, enough))
     print(f"written into {path}")
     return path
 
 
-def report(overlap: Mapping[str, Mapping[float, float]], offsets: Mapping[str, float],
+def report(overlap: Mapping[str, Mapping[float, float]], offsets: Mapping[str, float], places: Mapping[str, str],
            success: Mapping[str, Mapping[float, float]], amounts: Mapping[str, float], enough: Mapping[str, float]) -> str:
     """What was measured and what was taken, as two Markdown tables."""
-    places: dict = {text: {"before": by_offset[0.0], "after": by_offset[offsets[text]], "taken": offsets[text]}
-                    for text, by_offset in overlap.items()}
+    gates: dict = {text: {"before": by_offset[0.0], "after": by_offset[offsets[text]], "taken": offsets[text],
+                          "place": places.get(text)} for text, by_offset in overlap.items()}
     shares: dict = {prompt: {**by_share, "taken": amounts[prompt], "enough": enough.get(prompt)}
                     for prompt, by_share in success.items()}
     columns: dict = {share: (f"{share:g}", ".2f") for share in SHARES}
     return "\n\n".join([
-        markdown(places, "IoU with the part", {"before": ("as trained", ".2f"), "after": ("calibrated", ".2f"),
-                                               "taken": ("offset", "g")}),
+        markdown(gates, "IoU with the part", {"before": ("as trained", ".2f"), "after": ("calibrated", ".2f"),
+                                              "taken": ("offset", "g"), "place": ("read as", "")}),
         markdown(shares, f"success at {STRENGTH} times", {**columns, "taken": ("taken", "g"), "enough": ("enough", "g")})])
+
+
+Overlaps = dict[tuple[str, str], dict[float, float]]        # (text, prompt) -> offset -> IoU
 
 
 @torch.no_grad()
 def overlaps(editor: RegionEditor, world: World, sources: Sequence[Source], faces: Faces,
-             config: CalibrateConfig) -> dict[str, dict[float, float]]:
-    """{text: {offset: mean IoU of what its gate lets through with its true part}}, of all prompts and names of parts."""
-    meant = {text: prompt for prompt in world.prompts for text in (world.truth.part_name(prompt), prompt)}
-    said, found = world.clip.encode_text(list(meant)), []
+             config: CalibrateConfig) -> Overlaps:
+    """Mean IoU of what the gate of a text lets through with the true part of a prompt, by offset: of every prompt by itself
+    and by its part's name."""
+    pairs = [(text, prompt) for prompt in world.prompts for text in dict.fromkeys((world.truth.part_name(prompt), prompt))]
+    texts = list(dict.fromkeys(text for text, _ in pairs))
+    row, part_of = [texts.index(text) for text, _ in pairs], [world.prompts.index(prompt) for _, prompt in pairs]
+    said, found = world.clip.encode_text(texts), []
     for number, source in enumerate(tqdm(sources, desc="places")):
-        part = torch.cat([faces.take([number]).part(prompt) for prompt in meant.values()]).to(said.device)  # (texts, S, S)
+        face = faces.take([number])
+        parts = torch.cat([face.part(prompt) for prompt in world.prompts]).to(said.device)          # (prompts, S, S)
         logits = editor.attention(editor.generator.constant, source.features, said)                 # (texts, 1, h, h)
-        places = [editor.place(source, logits + offset, threshold_for(config.coverage)) for offset in OFFSETS]
-        found.append(torch.stack([iou(place.gated, part) for place in places], dim=1))              # (texts, offsets)
+        gated = [editor.place(source, logits + offset, threshold_for(config.coverage)).gated for offset in OFFSETS]
+        found.append(torch.stack([iou(maps[row], parts[part_of]) for maps in gated], dim=1))        # (pairs, offsets)
     means = torch.stack(found).mean(dim=0).tolist()
-    return {text: dict(zip(OFFSETS, row, strict=True)) for text, row in zip(meant, means, strict=True)}
+    return {pair: dict(zip(OFFSETS, values, strict=True)) for pair, values in zip(pairs, means, strict=True)}
+
+
+def by_texts(overlap: Overlaps) -> dict[str, dict[float, float]]:
+    """By text and offset: of a part's name, the mean over the prompts that mean this part."""
+    of: dict[str, list[dict[float, float]]] = {}
+    for (text, _), by_offset in overlap.items():
+        of.setdefault(text, []).append(by_offset)
+    return {text: {offset: float(np.mean([one[offset] for one in some])) for offset in some[0]}
+            for text, some in of.items()}
+
+
+def reaching(by_offset: Mapping[float, float]) -> float:
+    """The least offset, so the narrowest gate, that overlaps NEARLY as well as the best."""
+    return min(offset for offset, value in by_offset.items() if value >= NEARLY * max(by_offset.values()))
+
+
+def better_named(overlap: Overlaps, offsets: Mapping[str, float], world: World) -> dict[str, str]:
+    """The prompts whose part's name finds it better by BETTER than they do themselves, with that name."""
+    names = {prompt: world.truth.part_name(prompt) for prompt in world.prompts}
+    return {prompt: name for prompt, name in names.items() if overlap[name, prompt][offsets[name]]
+            > overlap[prompt, prompt][offsets[prompt]] + BETTER}
 
 
 class Tried(NamedTuple):

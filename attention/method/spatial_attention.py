@@ -57,6 +57,7 @@ class SpatialAttention(nn.Module):
     Attributes:
         offset: of the logits, by text. Ours: all texts share one gate, which cuts short what one attends to weakly, and
             lets in more than another means.
+        shift: of a text that finds its place worse than another text does, to that one's embedding. Ours.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], constant_channels: int, text_dim: int, map_size: int,
@@ -69,7 +70,7 @@ class SpatialAttention(nn.Module):
         self.heads = nn.ModuleList(TextConv(width, features, text_dim) for width in widths)
         self.last = TextConv(features * len(widths), 1, text_dim)
         self.initial = nn.Parameter(torch.full((1,), INITIAL_LOGIT))
-        self.offset = ByText(otherwise=0.0)
+        self.offset, self.shift = ByText(otherwise=0.0), ByText(otherwise=0.0)
 
     def forward(self, constant: Tensor, features: Sequence[Tensor], text: Tensor) -> Tensor:
         """Attend, in float32 whatever the autocast state.
@@ -82,7 +83,7 @@ class SpatialAttention(nn.Module):
             (B, 1, h, h) logits; the attention is their sigmoid.
         """
         with torch.autocast(text.device.type, enabled=False):
-            text = text.float()
+            text = text.float() + self.shift(text)                                          # (B, D)
             maps = [constant] + [features[index] for index in self.indices]
             kernels = self.last.kernel(text).split(self.features, dim=2)                    # of each head, (B, 1, 32)
             parts = [self._read(head, kernel, feature, text)

@@ -33,6 +33,7 @@ from attention.worlds.world import World
 
 KIND, REMAKE = "where2edit editor", "python -m attention.run_attention"
 MOST_TEXTS = 10_000     # of a calibration
+LONGEST_TEXT = 200      # signs, of one that finds another's place
 FACES = 2048            # whose styles say how faces differ
 # Options that may differ when a run goes on: where and how it runs, not what it computes.
 FREE = {"run", "resume", "overwrite", "init", "device", "cluster_path", "save_intermediate_image_every", "description",
@@ -119,19 +120,25 @@ def editor_file(name: str | Path) -> Path:
 
 
 class Calibration(NamedTuple):
-    """What suits each text: {text: number} for `Mapper.amount`, `SpatialAttention.offset` and `RegionEditor.enough`; empty
-    if nobody measured."""
+    """What suits each text: {text: number} for `Mapper.amount`, `SpatialAttention.offset` and `RegionEditor.enough`, and
+    {text: text that finds its place} for `SpatialAttention.shift`; empty if nobody measured."""
 
     amounts: Mapping[str, float] = MappingProxyType({})
     offsets: Mapping[str, float] = MappingProxyType({})
     enough: Mapping[str, float] = MappingProxyType({})
+    places: Mapping[str, str] = MappingProxyType({})
 
     def teach(self, editor: RegionEditor, world: World) -> None:
         """Let an editor of a world know these alone."""
-        for by_text, table in zip((editor.mapper.amount, editor.attention.offset, editor.enough), self, strict=True):
+        numbers = {editor.mapper.amount: self.amounts, editor.attention.offset: self.offsets, editor.enough: self.enough}
+        for by_text, table in numbers.items():
             by_text.forget()
             if table:
-                by_text.set(world.clip.encode_text(list(table)), torch.tensor(list(table.values())))
+                by_text.set(world.clip.encode_text(list(table)), torch.tensor(list(table.values()))[:, None])
+        editor.attention.shift.forget()
+        if self.places:
+            texts, others = (world.clip.encode_text(list(some)) for some in (self.places, self.places.values()))
+            editor.attention.shift.set(texts, others - texts)
 
 
 BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0)}       # of the numbers of a Calibration
@@ -165,19 +172,33 @@ def read_editor(path: Path) -> Saved:
         config = configured(TrainConfig, **_known(said, path.parent))
         regions = parse_json(metadata["regions"], "what it says of regions is no JSON", "a table")
         found = regions_from_metadata(tensors["regions.centroids"], regions, path)              # type: ignore[arg-type]
-        calibration = Calibration(*(_by_text(metadata, name) for name in Calibration._fields))
+        calibration = Calibration(**{name: _by_text(metadata, name) for name in BOUNDS}, places=_places(metadata))
         return Saved(tensors, config, found, metadata["generator_hash"], calibration)
     except (TypeError, KeyError, ValueError, AttributeError) as error:           # a UserError is a ValueError
         raise UserError(f"{path} was made by another version of this program, or what it names is gone ({shown(error)}); "
                         f"put that back, or train it again: {remake(path.parent)}") from error
 
 
-def _by_text(metadata: Mapping[str, str], name: str) -> dict[str, float]:
-    """A table of a Calibration, checked."""
+def _table(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
+    """A table of a Calibration, its values still unchecked."""
     said = parse_json(metadata.get(name, "{}"), f"what it says of {name} is no JSON", "a table")
-    least, most = BOUNDS[name]
     if not isinstance(said, dict) or len(said) > MOST_TEXTS:
         raise TypeError(f"its {name} are no table of at most {MOST_TEXTS} texts")
+    return said
+
+
+def _places(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The texts by which others find their places, checked."""
+    said = _table(metadata, "places")
+    for text, value in said.items():
+        if not isinstance(value, str) or not 0 < len(value) <= LONGEST_TEXT:
+            raise ValueError(f"places has {shown(value)!r} for {text[:40]!r}, expected a text")
+    return said
+
+
+def _by_text(metadata: Mapping[str, str], name: str) -> dict[str, float]:
+    """A table of numbers of a Calibration, checked."""
+    said, (least, most) = _table(metadata, name), BOUNDS[name]
     for text, value in said.items():
         if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
             raise ValueError(f"{name} has {value!r} for {text[:40]!r}, expected a number from {least:g} to {most:g}")

@@ -200,7 +200,7 @@ def test_a_calibrated_text_moves_by_what_suits_it_and_an_unlike_one_as_before(na
             parameter.add_(torch.randn_like(parameter))
     texts = torch.linalg.qr(torch.randn(TEXT_DIM, TEXT_DIM))[0][:4]                         # at right angles to each other
     plain = mapper(styles, texts, 0.1)
-    mapper.amount.set(5 * texts[:3], torch.tensor([0.5, 1.0, 2.0]))                         # their lengths play no part
+    mapper.amount.set(5 * texts[:3], torch.tensor([[0.5], [1.0], [2.0]]))                   # their lengths play no part
     moved = mapper(styles, texts, 0.1)
     for style, before, after in zip(styles[:len(mapper.layers)], plain, moved, strict=False):
         ratio = (after - style).norm(dim=1) / (before - style).norm(dim=1)

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -30,6 +31,7 @@ Answer = TypeVar("Answer")
 # How long a process waits for the others before it takes them for stopped, in seconds.
 PATIENCE = 300
 TIMEOUT = "WHERE2EDIT_TIMEOUT"          # the variable that sets another one
+LATER = 1.0             # seconds until a process ends that lost another: whoever ends first is told as the cause
 
 
 class OthersLost(UserError):
@@ -190,8 +192,11 @@ def _run(entry: Callable[[], object], said: str) -> None:
                 warnings.simplefilter("ignore")
             entry()
     except UserError as error:
-        kind = "lost" if isinstance(error, OthersLost) else "cause"         # sorts causes before what follows from them
-        Path(said, f"{kind} {rank()}").write_text(str(error), encoding="utf-8")
+        lost = isinstance(error, OthersLost)
+        # Sorts causes before what follows from them.
+        Path(said, f"{'lost' if lost else 'cause'} {rank()}").write_text(str(error), encoding="utf-8")
+        if lost:
+            time.sleep(LATER)
         sys.exit(2)
     except KeyboardInterrupt:
         sys.exit(130)

@@ -362,9 +362,10 @@ def test_a_fit_that_was_stopped_goes_on_and_one_of_other_steps_begins_anew(world
     assert (tmp_path / "run/mapper/00.safetensors").stat().st_mtime_ns == before
     other, _ = made(4)
     assert any(not torch.equal(other[name], value) for name, value in whole.items() if name.startswith("0."))
-    (tmp_path / "run/mapper.minutes").write_text("some")
-    with pytest.raises(UserError, match=r"mapper.minutes should say the minutes .* delete it, or leave --resume out"):
-        made(4)
+    for text in ("some", "nan", "-3", "inf", "1" * 400):
+        (tmp_path / "run/mapper.minutes").write_text(text)
+        with pytest.raises(UserError, match=r"mapper.minutes should say the minutes .* delete it, or leave --resume out"):
+            made(4)
 
 
 def test_a_missing_a_cut_and_a_foreign_file_are_one_sentence_with_the_command(drawn, tmp_path):

@@ -13,7 +13,7 @@ from attention import evaluate
 from attention.errors import UserError
 from attention.evaluation import generated
 from attention.evaluation.kept import Kept
-from attention.evaluation.metrics import grow
+from attention.evaluation.metrics import METRICS, grow
 from attention.evaluation.regions import best_union
 from attention.files.published import SHIPPED
 from attention.method.spatial_attention import threshold_for
@@ -110,13 +110,14 @@ def test_an_evaluation_that_was_stopped_goes_on_with_the_same_command(report, tm
 
 
 def test_what_a_stopped_evaluation_left_is_of_its_own_settings_and_named_if_it_is_garbled(tmp_path):
-    kept = Kept.of(tmp_path, {"faces": 3})
-    kept.of_block(0).add("beard", {0.1: {"success": 0.5, "iou": None}})
+    kept, figures = Kept.of(tmp_path, {"faces": 3}), {**dict.fromkeys(METRICS, 0.5), "iou": None}
+    kept.of_block(0).add("beard", {0.1: figures})
     assert Kept.of(tmp_path, {"faces": 4}).of_block(0).figures == {}
     again = Kept.of(tmp_path, {"faces": 3})
-    assert again.of_block(0).figures == {"beard": {0.1: {"success": 0.5, "iou": None}}} and again.of_block(1).figures == {}
+    assert again.of_block(0).figures == {"beard": {0.1: figures}} and again.of_block(1).figures == {}
     for text in ("", "{", "[]", '{"blocks": {"0": {"beard": {"0.1": {"iou": "high"}}}}}',
-                 '{"blocks": {"0": {"beard": {"0.1": {"iou": NaN}}}}}'):
+                 '{"blocks": {"0": {"beard": {"0.1": {"iou": NaN}}}}}',
+                 '{"blocks": {"0": {"beard": {"0.1": {"iou": 0.5}}}}}'):
         kept.path.write_text(text)
         with pytest.raises(UserError, match=rf"{kept.path.name}.*delete it, and all is measured anew"):
             Kept.of(tmp_path, {"faces": 3})

@@ -282,6 +282,15 @@ def run_as_two(name: str, folder: Path) -> tuple[int | None, str]:
     return program.returncode, errors
 
 
+def test_a_process_has_the_environment_of_who_starts_it_but_its_own_number(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    seen = []
+    distributed._run(lambda: seen.append([os.environ[name] for name in ("RANK", "CUDA_VISIBLE_DEVICES")]), str(tmp_path),
+                     {"RANK": "0", "CUDA_VISIBLE_DEVICES": "2,3"})
+    assert seen == [["1", "2,3"]]
+
+
 def test_one_process_of_two_dying_ends_the_run_with_its_error(tmp_path):
     code, errors = run_as_two("die", tmp_path)
     assert code == 1 and "process 1 of 2 was ended by signal 9" in errors

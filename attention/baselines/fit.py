@@ -11,6 +11,7 @@ minutes of processor time, which other programs beside it do not lengthen.
 """
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -30,6 +31,7 @@ from attention.baselines.regional import EDITOR_KIND, train_variant, variant_con
 from attention.config import DEVICE, Config, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.files.disk import run_folder, write_text
+from attention.files.reading import read_text
 from attention.files.safetensors import packed, read_safetensors, write_safetensors
 from attention.generator import LayerSpec, conv_layers
 from attention.worlds.registry import load_world
@@ -74,9 +76,10 @@ def fit(name: str, config: FitConfig, world: World) -> Path:
     before = earlier_minutes(spent) if config.resume else 0.0
     try:
         kind, tensors, said = FITS[name](config, world)
-    finally:
-        minutes = before + (time.process_time() - started) / 60
-        write_text(spent, f"{minutes:.1f}\n")
+    except (KeyboardInterrupt, SystemExit):
+        write_text(spent, f"{before + (time.process_time() - started) / 60:.1f}\n")
+        raise
+    minutes = before + (time.process_time() - started) / 60
     metadata = {"kind": kind, "command": f"{COMMAND} --only {name}", "seed": str(config.seed),
                 "generator_hash": world.generator_hash, "minutes": f"{minutes:.1f}",
                 "minutes_per_prompt": f"{minutes / len(world.prompts):.2f}",
@@ -88,18 +91,21 @@ def fit(name: str, config: FitConfig, world: World) -> Path:
 
 
 def earlier_minutes(path: Path) -> float:
-    """Processor minutes that a stopped fit has had.
+    """Processor minutes that a stopped fit has had; what was killed could not say its own.
 
     Raises:
         UserError: the file is garbled.
     """
     if not path.exists():
         return 0.0
+    what = "the minutes that a stopped fit has had"
     try:
-        return float(path.read_text()[:20])
-    except ValueError:
-        raise UserError(f"{path} should say the minutes that a stopped fit has had, and holds no number; delete it, or "
-                        "leave --resume out") from None
+        minutes = float(read_text(path, what))
+    except ValueError:                                      # a UserError is one
+        minutes = math.nan
+    if not 0 <= minutes < math.inf:
+        raise UserError(f"{path} should say {what}, and holds no such number; delete it, or leave --resume out")
+    return minutes
 
 
 Fitted = tuple[str, dict[str, Tensor], dict[str, str]]      # kind of file, tensors, more for its header

@@ -130,7 +130,7 @@ def measure_all(editor: RegionEditor, world: World, sources: Sequence[Source], f
     rows: Rows = {strength: {} for strength in strengths}
     by_name: dict[str, Tensor] = {}
     for prompt in tqdm(world.prompts, desc="prompts"):
-        if prompt not in kept.figures:
+        if not set(strengths) <= kept.figures.get(prompt, {}).keys():
             name = world.truth.part_name(prompt)
             if name not in by_name:
                 by_name[name] = joined(locate(editor, world, sources, name, config.coverage))

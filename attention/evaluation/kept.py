@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel
+from pydantic import BaseModel, field_validator
 
 from attention.errors import UserError
+from attention.evaluation.metrics import METRICS
 from attention.files.disk import write_text
 from attention.files.reading import read_report
 
@@ -20,6 +21,15 @@ class Stored(BaseModel):
     """The file: block of faces -> prompt -> strength -> figures."""
 
     blocks: dict[int, dict[str, dict[float, Figures]]]
+
+    @field_validator("blocks")
+    @classmethod
+    def _whole(cls, blocks: dict[int, dict[str, dict[float, Figures]]]) -> dict[int, dict[str, dict[float, Figures]]]:
+        for prompts in blocks.values():
+            for prompt, rows in prompts.items():
+                if any(figures.keys() != METRICS.keys() for figures in rows.values()):
+                    raise ValueError(f"{prompt!r} has not every figure")
+        return blocks
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Kept:
         Raises:
             UserError: the file is garbled.
         """
-        said = json.dumps(decided_by, sort_keys=True, default=str)
+        said = json.dumps({**decided_by, "metrics": list(METRICS)}, sort_keys=True, default=str)
         path = folder / f"figures-{hashlib.sha256(said.encode()).hexdigest()[:12]}.json"
         if not path.exists():
             return cls(path, Stored(blocks={}))

@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import NoReturn, TypeVar, cast
@@ -24,7 +24,17 @@ from torch.nn.parallel import DistributedDataParallel
 
 from attention.errors import UserError, notes
 from attention.memory import keep_memory
-from attention.processes import RUN_ID, check_environment, local_world_size, own_rows, rank, restarts, world_size
+from attention.processes import (
+    MEETING,
+    NUMBERS,
+    RUN_ID,
+    check_environment,
+    local_world_size,
+    own_rows,
+    rank,
+    restarts,
+    world_size,
+)
 
 Answer = TypeVar("Answer")
 
@@ -174,7 +184,7 @@ def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None
                               rdzv_endpoint="localhost:0", max_restarts=0, monitor_interval=0.1,
                               start_method="forkserver")
         try:
-            elastic_launch(config, _run)(entry, said)
+            elastic_launch(config, _run)(entry, said, dict(os.environ))
         except SignalException as error:                # the processes have ended their step and saved
             if error.sigval == signal.SIGINT:
                 raise KeyboardInterrupt from None
@@ -183,8 +193,13 @@ def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None
             _tell(error, Path(said), processes)
 
 
-def _run(entry: Callable[[], object], said: str) -> None:
-    """In each process: leave a mistake's message in the folder `said`, for the process that started all to print."""
+def _run(entry: Callable[[], object], said: str, environment: Mapping[str, str]) -> None:
+    """In each process: leave a mistake's message in the folder `said`, for the process that started all to print.
+
+    Args:
+        environment: of that process; the one that all were forked from may have begun with another.
+    """
+    os.environ.update({name: value for name, value in environment.items() if name not in (*NUMBERS, *MEETING)})
     keep_memory()
     try:
         with notes():

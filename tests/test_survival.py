@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from tiny import tiny_toml
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from warm import Program
 
 from attention import clustering_feature, run_attention
@@ -269,7 +270,18 @@ def test_a_new_run_in_the_folder_of_an_old_one_is_refused_or_begins_without_its_
 
 def test_the_mistake_of_any_process_is_told(tmp_path):
     code, errors = run_as_two("fail", tmp_path)
-    assert code == 2 and errors.count("error: only the second one knows") == 1
+    assert code == 2 and "Traceback" not in errors
+    assert errors.count("error: only the second one knows") == errors.count("error:") == 1
+
+
+def test_a_mistake_that_all_processes_make_is_told_once(tmp_path):
+    failures = {}
+    for number in range(2):
+        (tmp_path / f"cause {number}").write_text("nowhere.safetensors: no regions there")
+        failures[number] = ProcessFailure(number, 100 + number, 2, str(tmp_path / "none"))
+    with pytest.raises(UserError) as told:
+        distributed._tell(ChildFailedError("run", failures), tmp_path, 2)
+    assert str(told.value) == "nowhere.safetensors: no regions there"
 
 
 def run_as_two(name: str, folder: Path) -> tuple[int | None, str]:

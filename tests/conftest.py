@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -65,3 +66,28 @@ def desk(editor):
     """A web page's desk with that editor."""
     with ServerFolder() as folder:
         yield Desk(editor, folder)
+
+
+def square(side: int = 64, start: int = 20, end: int = 36) -> np.ndarray:
+    """A mask (side, side) uint8 that is white from row and column `start` to `end`."""
+    mask = np.zeros((side, side), np.uint8)
+    mask[start:end, start:end] = 255
+    return mask
+
+
+class Calls:
+    """How often modules have run: a hook on each counts."""
+
+    def __init__(self, **modules):
+        self.counts = dict.fromkeys(modules, 0)
+        self.hooks = [module.register_forward_pre_hook(partial(self.count, name)) for name, module in modules.items()]
+
+    def count(self, name, *arguments):
+        self.counts[name] += 1
+
+    def __enter__(self):
+        return self.counts
+
+    def __exit__(self, *error):
+        for hook in self.hooks:
+            hook.remove()

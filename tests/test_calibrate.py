@@ -94,7 +94,7 @@ def test_a_prompt_is_read_as_its_parts_name_where_that_finds_the_part_better():
     world = SimpleNamespace(prompts=prompts, truth=SimpleNamespace(part_name=lambda prompt: "lips"))
     overlap = {("lips", "red lipstick"): {0.0: 0.46}, ("red lipstick",) * 2: {0.0: 0.43},
                ("lips", "pink lipstick"): {0.0: 0.44}, ("pink lipstick",) * 2: {0.0: 0.3}}
-    assert calibration.better_named(overlap, dict.fromkeys(("lips", *prompts), 0.0), world) == {"pink lipstick": "lips"}
+    assert calibration.better_named(overlap, world) == {"pink lipstick": "lips"}
     assert calibration.by_texts(overlap)["lips"][0.0] == pytest.approx(0.45)
 
 
@@ -103,14 +103,14 @@ def test_a_text_that_is_read_as_another_is_where_that_one_is_and_what_it_says_st
     tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
     write_safetensors(path, tensors, metadata)
     plain, world, _ = load_run(tmp_path, "cpu")
-    write_calibration(path, Calibration(places={"beard": "hair"}))
+    write_calibration(path, Calibration(offsets={"beard": 0.5, "hair": -1}, places={"beard": "hair"}))
     moved, _, _ = load_run(tmp_path, "cpu")
     source = plain.source(world.sample_w(1, 3))
     beard, hair, glasses = world.clip.encode_text(["beard", "hair", "glasses"]).split(1)
-    found, named, own, other = (editor.locate(source, text).raw for editor, text in
-                                ((moved, beard), (plain, hair), (plain, beard), (moved, glasses)))
-    assert (found - named).abs().mean() < 0.05 * (own - named).abs().mean()
-    assert (other - plain.locate(source, glasses).raw).abs().max() < 1e-3
+    found, named, own, other, same = (editor.attention(editor.generator.constant, source.features, text) for editor, text in
+                                      ((moved, beard), (plain, hair), (plain, beard), (moved, glasses), (plain, glasses)))
+    assert (found - (named + 0.5)).abs().mean() < 0.05 * (own - named).abs().mean()         # by its own offset
+    assert (other - same).abs().max() < 1e-3 * same.abs().max()
     assert all(torch.equal(*pair) for pair in zip(moved.mapper(source.styles, beard, 0.1),
                                                   plain.mapper(source.styles, beard, 0.1), strict=True))
 

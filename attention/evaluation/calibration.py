@@ -54,8 +54,9 @@ def calibrate(config: CalibrateConfig) -> Path:
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]
     overlap = overlaps(editor, world, sources, faces, config)
-    offsets = {text: reaching(by_offset) for text, by_offset in by_texts(overlap).items()}
-    places = better_named(overlap, offsets, world)
+    places = better_named(overlap, world)
+    reached = by_texts(overlap) | {prompt: overlap[name, prompt] for prompt, name in places.items()}
+    offsets = {text: reaching(by_offset) for text, by_offset in reached.items()}
     Calibration(offsets=offsets, places=places).teach(editor, world)
     tried = at_all_shares(editor, world, sources, faces, config)
     success = {prompt: tried[prompt].success if prompt in tried else {} for prompt in world.prompts}
@@ -63,16 +64,16 @@ def calibrate(config: CalibrateConfig) -> Path:
     enough = {prompt: sufficing(found, amounts[prompt], config.slack) for prompt, found in tried.items()
               if editor.judge is not None}
     write_calibration(path, Calibration(amounts, offsets, enough, places))
-    print(report(by_texts(overlap), offsets, places, success, amounts, enough))
+    print(report(reached, offsets, places, success, amounts, enough))
     print(f"written into {path}")
     return path
 
 
-def report(overlap: Mapping[str, Mapping[float, float]], offsets: Mapping[str, float], places: Mapping[str, str],
+def report(reached: Mapping[str, Mapping[float, float]], offsets: Mapping[str, float], places: Mapping[str, str],
            success: Mapping[str, Mapping[float, float]], amounts: Mapping[str, float], enough: Mapping[str, float]) -> str:
     """What was measured and what was taken, as two Markdown tables."""
     gates: dict = {text: {"before": by_offset[0.0], "after": by_offset[offsets[text]], "taken": offsets[text],
-                          "place": places.get(text)} for text, by_offset in overlap.items()}
+                          "place": places.get(text)} for text, by_offset in reached.items()}
     shares: dict = {prompt: {**by_share, "taken": amounts[prompt], "enough": enough.get(prompt)}
                     for prompt, by_share in success.items()}
     columns: dict = {share: (f"{share:g}", ".2f") for share in SHARES}
@@ -118,11 +119,11 @@ def reaching(by_offset: Mapping[float, float]) -> float:
     return min(offset for offset, value in by_offset.items() if value >= NEARLY * max(by_offset.values()))
 
 
-def better_named(overlap: Overlaps, offsets: Mapping[str, float], world: World) -> dict[str, str]:
+def better_named(overlap: Overlaps, world: World) -> dict[str, str]:
     """The prompts whose part's name finds it better by BETTER than they do themselves, with that name."""
     names = {prompt: world.truth.part_name(prompt) for prompt in world.prompts}
-    return {prompt: name for prompt, name in names.items() if overlap[name, prompt][offsets[name]]
-            > overlap[prompt, prompt][offsets[prompt]] + BETTER}
+    return {prompt: name for prompt, name in names.items()
+            if max(overlap[name, prompt].values()) > max(overlap[prompt, prompt].values()) + BETTER}
 
 
 class Tried(NamedTuple):

@@ -57,7 +57,8 @@ class SpatialAttention(nn.Module):
     Attributes:
         offset: of the logits, by text. Ours: all texts share one gate, which cuts short what one attends to weakly, and
             lets in more than another means.
-        shift: of a text that finds its place worse than another text does, to that one's embedding. Ours.
+        shift: of a text that finds its place worse than another text does, to that one's embedding; its offset stays its
+            own. Ours.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], constant_channels: int, text_dim: int, map_size: int,
@@ -83,13 +84,14 @@ class SpatialAttention(nn.Module):
             (B, 1, h, h) logits; the attention is their sigmoid.
         """
         with torch.autocast(text.device.type, enabled=False):
-            text = text.float() + self.shift(text)                                          # (B, D)
+            asked = text.float()                                                            # (B, D)
+            text = asked + self.shift(asked)
             maps = [constant] + [features[index] for index in self.indices]
             kernels = self.last.kernel(text).split(self.features, dim=2)                    # of each head, (B, 1, 32)
             parts = [self._read(head, kernel, feature, text)
                      for head, kernel, feature in zip(self.heads, kernels, maps, strict=True)]
             read = fused_leaky_relu(torch.stack(parts).sum(0), self.last.bias)              # (B, 1, h, h)
-            return read + (self.initial + self.offset(text)).unflatten(1, (1, 1, 1))
+            return read + (self.initial + self.offset(asked)).unflatten(1, (1, 1, 1))
 
     def _read(self, head: nn.Module, kernel: Tensor, feature: Tensor, text: Tensor) -> Tensor:
         """A head's share (B, 1, h, h) in the last convolution.

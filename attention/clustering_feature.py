@@ -9,6 +9,7 @@ known, RUN/regions.json (how well the regions match them).
 
 import json
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,14 +21,19 @@ from attention.errors import exit_with_message
 from attention.extras import need
 from attention.worlds.registry import world_defaults, world_of
 
+REGIONS = "regions.safetensors"
+
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Parse, sample, fit, save; returns the path of the regions."""
     config = parse_config(ClusterConfig, argv, __doc__, world_defaults)
     need("training", "finding regions")
 
-    from attention.training.folder import claimed, refuse_run
+    from attention.training.folder import claimed, refuse_run, refuse_strange
     refuse_run(config.run, config.overwrite, "other regions than its own")
+    refuse_strange(config.run, config.overwrite, ("regions.png", "regions.json"), mark=REGIONS)
+    if (config.run / REGIONS).exists() and not config.overwrite:
+        warnings.warn(f"the regions in {config.run / REGIONS} are replaced", stacklevel=2)
     with claimed(config.run):
         return write_regions(config)
 
@@ -42,15 +48,15 @@ def write_regions(config: ClusterConfig) -> Path:
     if world.has_truth:
         world.truth                                             # noqa: B018  (loaded now, so that it fails now)
     regions = fit_regions(world, config)
-    save_regions(regions, folder / "regions.safetensors")
+    save_regions(regions, folder / REGIONS)
     write_picture(folder / "regions.png", sample_overlay(world, regions, config.seed + 1))
     if world.has_truth:
         report = regions_against_parts(world, regions)
         write_text(folder / "regions.json", json.dumps(report, indent=1))
         parts = ", ".join(f"{part} {value:.2f}" for part, value in report["best_union_iou"].items())
         print(f"adjusted mutual information {report['adjusted_mutual_information']:.3f}; best union IoU: {parts}")
-    print(f"{config.cluster_num} regions of layer {config.attention_layer} in {folder / 'regions.safetensors'}")
-    return folder / "regions.safetensors"
+    print(f"{config.cluster_num} regions of layer {config.attention_layer} in {folder / REGIONS}")
+    return folder / REGIONS
 
 
 if __name__ == "__main__":

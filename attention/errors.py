@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from attention.memory import keep_memory
 
+LONGEST_SHOWN = 200             # signs of a path in a message
+
 
 class UserError(ValueError):
     """Something the user can mend: the message names the file or flag, what was found, what was expected, and the fix.
@@ -35,7 +37,7 @@ def exit_with_message(main: Callable[[], object]) -> None:
     keep_memory()
     with lasting_streams():
         try:
-            with notes():
+            with notes(), paths_told():
                 main()
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
@@ -46,9 +48,24 @@ def exit_with_message(main: Callable[[], object]) -> None:
 
 
 @contextmanager
+def paths_told() -> Iterator[None]:
+    """Inside, what the system says of a path (it may not be entered, is too long, ...) is a UserError that names it."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error.filename, (str, bytes, os.PathLike)):      # of no path: a fault of ours
+            raise
+        name = printable(os.fsdecode(error.filename))
+        name = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
+        raise UserError(f"{name} cannot be used ({error.strerror}); check the path and its permissions, or give "
+                        "another") from error
+
+
+@contextmanager
 def notes() -> Iterator[None]:
-    """Inside, a warning is a note of one line."""
+    """Inside, a warning is a note of one line, also where Python was asked to make errors of warnings."""
     with warnings.catch_warnings():
+        warnings.filters[:] = [found for found in warnings.filters if found[0] != "error"]      # type: ignore[index]
         warnings.showwarning = lambda message, *place: tqdm.write(f"note: {printable(str(message))}", file=sys.stderr)
         yield
 

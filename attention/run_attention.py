@@ -31,9 +31,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
     config = parse_config(TrainConfig, argv, __doc__, world_defaults)
     need("training", "training")
 
-    from attention.training.folder import refuse_run
+    from attention.training.folder import refuse_run, refuse_strange
     if config.resume is None and rank() == 0 and restarts() == 0:
         refuse_run(config.run, config.overwrite, "a new training")
+        refuse_strange(config.run, config.overwrite)
 
     from attention.devices import checked_device
     from attention.training import distributed

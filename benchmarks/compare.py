@@ -14,6 +14,7 @@ never succeeds at a prompt is not compared there.
 """
 
 import json
+import math
 import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -28,6 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention.baselines import FOLDER, METHODS, Method
+from attention.baselines.base import COMMAND
 from attention.config import DEVICE, FACES, SEED, Config, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.generated import median_seconds
@@ -144,6 +146,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, w = world.truth.faces(z), world.w_from_z(z)                  # a world without the truth is told before the work,
     methods = [METHODS[name](world, config.checkpoints) for name in chosen]         # and so is a missing file
+    costs = {method.key: training(method.key, world, config.checkpoints) for method in methods}
 
     run_folder(config.results, "--results")
     report = earlier(config, {"domain": world.name, "faces": config.faces, "subset_faces": config.subset_faces,
@@ -153,9 +156,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     subset = prompts[::EVERY_PROMPT_OF_SLOW], w[few], faces.take(few)
     for method in methods:
         edits = subset if method.key in SLOW else (prompts, w, faces)
-        report["methods"][method.key] = run(method, world, *edits, config.checkpoints)
+        report["methods"][method.key] = run(method, world, *edits, costs[method.key])
         if method.key == "ours":
-            report["ours_on_subset"] = run(method, world, *subset, config.checkpoints)
+            report["ours_on_subset"] = run(method, world, *subset, costs[method.key])
         report["methods"] = {key: report["methods"][key] for key in METHODS if key in report["methods"]}
         write(report, config.results)                       # what is measured stays, whatever stops the next one
     shown = [prompt for prompt in SHEET_PROMPTS if prompt in prompts] or prompts[:1]
@@ -167,8 +170,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 def words(text: str | None) -> list[str]:
-    """What stands between the commas of a flag."""
-    return [word.strip() for word in text.split(",")] if text else []
+    """What stands between the commas of a flag, once."""
+    return list(dict.fromkeys(word.strip() for word in text.split(","))) if text else []
 
 
 def earlier(config: CompareConfig, settings: dict) -> dict:
@@ -192,8 +195,9 @@ def earlier(config: CompareConfig, settings: dict) -> dict:
     return {**found, **settings}
 
 
-def run(method: Method, world: World, prompts: Sequence[str], w: Tensor, faces: Faces, checkpoints: Path) -> dict:
-    """A method's figures by strength and prompt, on the faces of w (N, style_dim)."""
+def run(method: Method, world: World, prompts: Sequence[str], w: Tensor, faces: Faces,
+        cost: dict[str, float]) -> dict:
+    """A method's figures by strength and prompt, on the faces of w (N, style_dim); `cost` is that of its training."""
     begun = time.monotonic()
     before, lpips = world.picture(w), load_lpips(device=world.device) if lpips_available() else None
     rows: dict[float, dict] = {strength: {} for strength in sorted(set(method.strengths))}
@@ -206,7 +210,7 @@ def run(method: Method, world: World, prompts: Sequence[str], w: Tensor, faces: 
                                       lpips if strength == method.strength else None)
     one = prompts[0], method.strength, faces.take(slice(1))
     return {"name": method.name, "given_mask": method.given_mask, "faces": len(w), "strength": method.strength,
-            "training": training(method.key, world, checkpoints),
+            "training": cost,
             "seconds_per_edit": median_seconds(lambda: method.edit(w[:1].clone(), *one)),
             "minutes_of_this_measurement": (time.monotonic() - begun) / 60,
             "sweep": [{"strength": strength, "mean": means(figures), "prompts": figures}
@@ -230,7 +234,14 @@ def training(key: str, world: World, checkpoints: Path) -> dict[str, float]:
         return {}
     with safe_open(path, "pt") as file:
         said = file.metadata()
-    return {name: float(said[name]) for name in ("minutes", "minutes_per_prompt")}
+    try:
+        found = {name: float(said[name]) for name in ("minutes", "minutes_per_prompt")}
+    except (KeyError, ValueError):
+        found = {"minutes": math.nan}
+    if not all(0 <= value < math.inf for value in found.values()):
+        raise UserError(f"{path} does not say how many minutes its training took; make it again with: {COMMAND} --only "
+                        f"{key}")
+    return found
 
 
 def wins(report: dict, preserved: str) -> dict:

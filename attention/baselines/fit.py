@@ -26,19 +26,20 @@ from attention.baselines import FOLDER, PixelAttention, WithoutAttention
 from attention.baselines.base import COMMAND
 from attention.baselines.directions import KIND as DIRECTIONS_KIND
 from attention.baselines.directions import layer_directions
-from attention.baselines.latents import MAPPERS_KIND, train_mapper
+from attention.baselines.latents import MAPPERS_KIND, LatentMapper, train_mapper
 from attention.baselines.regional import EDITOR_KIND, train_variant, variant_config
-from attention.config import DEVICE, Config, option, parse_config
+from attention.config import DEVICE, SEED, STEPS, Config, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.files.disk import run_folder, write_text
-from attention.files.reading import read_text
+from attention.files.reading import read_text, shown
 from attention.files.safetensors import packed, read_safetensors, write_safetensors
 from attention.generator import LayerSpec, conv_layers
-from attention.worlds.registry import load_world
+from attention.worlds.registry import WORLDS, load_world
 from attention.worlds.world import World
 
 MAPPER_STEPS = 250          # of every prompt
 DIRECTION_FACES = 20        # the paper takes 100
+VARIANTS = ("pixels", "no_attention")       # of ours, which learn by its settings
 PIECE = "where2edit part of a baseline"
 
 
@@ -49,9 +50,11 @@ class FitConfig(Config):
     domain: str = option("drawn", "the world to train in")
     folder: Path = option(FOLDER / "drawn", "folder of the files")
     run: Path = option(Path("runs/baselines/drawn"), "folder of the runs of pixels and no_attention")
-    step: int | None = option(None, "steps (faces for directions) instead of the method's own", min=1)
+    step: int | None = option(None, "steps (faces for directions) instead of the method's own", min=1,
+                              max=STEPS)
     resume: Literal["auto"] | None = option(None, "go on from what a stopped fit has left in --run")
-    seed: int = option(0, "of weights and faces", min=0)
+    overwrite: bool = option(False, "replace what an earlier fit has left in --folder and --run")
+    seed: int = option(0, "of weights and faces", min=0, max=SEED)
     device: str = option("auto", DEVICE)
 
 
@@ -67,7 +70,32 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     world = load_world(config.domain, device=config.device).early()
     run_folder(config.run)
     run_folder(config.folder, "--folder")               # told before hours of training, not after
-    return [fit(name, config, world) for name in FITS if config.only in (None, name)]
+    names = [name for name in FITS if config.only in (None, name)]
+    if world.name not in WORLDS and (variants := [name for name in names if name in VARIANTS]):
+        raise UserError(f"--domain {shown(config.domain)} is a file, and {variants[0]} is trained in {', '.join(WORLDS)} "
+                        "alone; leave it out by --only mapper or --only directions")
+    for name in names:
+        refuse_earlier(name, config)
+    return [fit(name, config, world) for name in names]
+
+
+def refuse_earlier(name: str, config: FitConfig) -> None:
+    """Refuse to fit where an earlier fit has left its file or, unless it is gone on with, a part.
+
+    Raises:
+        UserError: names it.
+    """
+    file, parts = config.folder / f"{name}.safetensors", config.run / name
+    if parts.exists() and not parts.is_dir():
+        raise UserError(f"{shown(parts)} is a file, expected the folder of a fit's parts; name another folder with --run")
+    if config.overwrite:
+        return
+    if file.exists():
+        raise UserError(f"{shown(file)} is there already, and would be replaced; name another --folder, or replace it by "
+                        "--overwrite")
+    if config.resume is None and any(parts.glob("*")):
+        raise UserError(f"{shown(parts)} holds parts of an earlier fit; go on with them by --resume auto, or replace "
+                        "them by --overwrite")
 
 
 def fit(name: str, config: FitConfig, world: World) -> Path:
@@ -111,15 +139,23 @@ def earlier_minutes(path: Path) -> float:
 Fitted = tuple[str, dict[str, Tensor], dict[str, str]]      # kind of file, tensors, more for its header
 
 
-def piece(path: Path, config: FitConfig, said: dict[str, str], make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """A part of a long fit, kept in a file of the run; with --resume it is taken from there, if it was made alike."""
+def piece(path: Path, config: FitConfig, said: dict[str, str], like: Mapping[str, Tensor],
+          make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """A part of a long fit, kept in a file of the run; with --resume it is taken from there, if it was made alike.
+
+    Args:
+        like: tensors of the names and shapes that it has.
+    Raises:
+        UserError: what is there says that it was made alike, and holds something else.
+    """
     said = {"kind": PIECE, "seed": str(config.seed), **said}
     if config.resume and path.exists():
         tensors, found = read_safetensors(path, PIECE, COMMAND)
         if found == said:
+            if {name: one.shape for name, one in tensors.items()} != {name: one.shape for name, one in like.items()}:
+                raise UserError(f"{shown(path)} does not hold what this fit makes; delete it, or begin anew by --overwrite")
             return tensors
     tensors = make()
-    path.parent.mkdir(exist_ok=True)
     write_safetensors(path, tensors, said)
     return tensors
 
@@ -127,9 +163,10 @@ def piece(path: Path, config: FitConfig, said: dict[str, str], make: Callable[[]
 def fit_mapper(config: FitConfig, world: World) -> Fitted:
     """A latent mapper for each of the world's prompts."""
     steps, tensors = config.step or MAPPER_STEPS, dict[str, Tensor]()
+    like = LatentMapper(world.generator.style_dim).state_dict()
     for number, prompt in enumerate(tqdm(world.prompts, desc="mappers")):
         said = {"prompt": prompt, "steps": str(steps), "generator_hash": world.generator_hash}
-        mapper = piece(config.run / "mapper" / f"{number:02d}.safetensors", config, said,
+        mapper = piece(config.run / "mapper" / f"{number:02d}.safetensors", config, said, like,
                        partial(one_mapper, world, prompt, steps, config.seed))
         tensors |= {f"{number}.{name}": value for name, value in mapper.items()}
     return MAPPERS_KIND, tensors, {"prompts": json.dumps(world.prompts), "steps": str(steps)}
@@ -142,9 +179,11 @@ def one_mapper(world: World, prompt: str, steps: int, seed: int) -> dict[str, Te
 def fit_directions(config: FitConfig, world: World) -> Fitted:
     """The direction of every style channel; it serves all prompts."""
     faces, found = config.step or DIRECTION_FACES, []
+    widths = [style.shape[1] for style in world.generator.styles(world.sample_w(1, config.seed))]
     for layer in tqdm(conv_layers(world.generator.layers), desc="layers"):
         said = {"faces": str(faces), "generator_hash": world.generator_hash}
-        made = piece(config.run / "directions" / f"{layer.index:02d}.safetensors", config, said,
+        like = {"directions": torch.empty(widths[layer.index], world.clip.dim)}
+        made = piece(config.run / "directions" / f"{layer.index:02d}.safetensors", config, said, like,
                      partial(one_layer, world, layer, faces, config.seed))
         found.append(made["directions"])
     return DIRECTIONS_KIND, {"directions": torch.cat(found)}, {"faces": str(faces)}

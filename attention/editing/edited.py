@@ -22,6 +22,7 @@ from attention.editing.recipes import MOST_CHANGES, RECIPE_KEY, pack, pack_mask,
 from attention.editing.words import check_text
 from attention.errors import UserError
 from attention.files.disk import refuse_overwriting, write_atomically
+from attention.files.reading import as_path
 from attention.images import to_bytes, to_image, to_pixels
 from attention.method.defaults import COVERAGE, STRENGTH
 from attention.method.dose import SHARES
@@ -298,7 +299,7 @@ class Edited:
         Raises:
             UserError: the name does not end in .png, it is the photo that was opened, or it cannot be written.
         """
-        path = Path(path)
+        path = as_path(path, "a picture to write")
         if self.photo is not None and "path" in self.photo.picture.info:
             refuse_overwriting([path], [self.photo.picture.info["path"]])
         if path.suffix.lower() != ".png":

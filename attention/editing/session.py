@@ -30,7 +30,7 @@ from attention.editing.recipes import LARGEST_SEED, Sizes, check_recipe, pack, p
 from attention.editing.words import Words, check_text, words_in
 from attention.errors import UserError
 from attention.extras import have
-from attention.files.reading import shown
+from attention.files.reading import as_path, shown
 from attention.images import to_image, to_pixels
 from attention.inversion.frame import Frame
 from attention.inversion.identity import Recogniser
@@ -50,7 +50,7 @@ def load_editor(name: str | Path, device: str = "auto", trust: bool = False, ckp
     Raises:
         UserError: the folder holds no whole editor; see `runs.load_run`.
     """
-    folder = run_of(name)
+    folder = run_of(as_path(name, "a run folder"))
     editor, world, config = load_run(folder, device, trust, ckpt)
     identity = hashlib.sha256((folder / EDITOR).read_bytes()).hexdigest()[:16]
     return Editor(editor, world, identity, from_captions=config.captions is not None)
@@ -242,7 +242,8 @@ class Editor:
         numbers = isinstance(w, np.ndarray) and w.dtype.kind in "fiu"
         found = torch.from_numpy(np.ascontiguousarray(w, np.float32)) if numbers else w
         for shape in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
-            if isinstance(found, Tensor) and tuple(found.shape) in (shape, (1, *shape)) and torch.isfinite(found).all():
+            if (isinstance(found, Tensor) and not found.is_complex() and tuple(found.shape) in (shape, (1, *shape))
+                    and torch.isfinite(found).all()):
                 return found.reshape(1, *shape).float().to(self.world.device)
         told = f"an array of shape {tuple(w.shape)}" if isinstance(w, Tensor | np.ndarray) else repr(w)
         raise UserError(f"the latent is {told}, expected {generator.style_dim} or {generator.n_latent} x "

@@ -16,13 +16,12 @@ from attention.devices import autocast
 from attention.errors import UserError
 from attention.evaluation.metrics import iou, lacking
 from attention.evaluation.tables import markdown
-from attention.files.disk import run_folder
 from attention.generator import sample_z
 from attention.method import dose
 from attention.method.defaults import STRENGTH
 from attention.method.editor import RegionEditor, Source
 from attention.method.spatial_attention import threshold_for
-from attention.training.folder import EDITOR
+from attention.training.folder import EDITOR, claimed
 from attention.training.runs import Calibration, load_run, write_calibration
 from attention.worlds.truth import Faces
 from attention.worlds.world import World
@@ -44,7 +43,11 @@ def calibrate(config: CalibrateConfig) -> Path:
     path = config.run / EDITOR
     if not path.exists():
         raise UserError(f"--run {config.run} holds no {EDITOR}, expected the folder of a run that was trained")
-    run_folder(config.run, "--run")                     # what cannot be written is told before the work
+    with claimed(config.run):                           # what cannot be written is told before the work
+        return _calibrate(config, path)
+
+
+def _calibrate(config: CalibrateConfig, path: Path) -> Path:
     if config.forget:
         write_calibration(path, Calibration())
         print(f"{path} gives every text the same strength and the same gate again")

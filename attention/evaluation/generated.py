@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -22,6 +23,7 @@ from attention.evaluation.kept import Figures, Kept, KeptBlock
 from attention.evaluation.metrics import Asked, mean, means, measure, plot_sweep, table, together
 from attention.files.disk import run_folder, write_picture, write_text
 from attention.files.published import download_command
+from attention.files.reading import read_json, shown
 from attention.generator import sample_z
 from attention.inversion.perceptual import VGG_WEIGHTS, load_lpips, lpips_available
 from attention.method.editor import Place, RegionEditor, Source
@@ -35,6 +37,7 @@ from attention.worlds.world import World
 BLOCK = 64                  # faces that are in memory with all that edits read of them: 40 MB each at 1024 px
 FACES_AT_ONCE = 16
 SHEET_FACES, SHEET_PROMPTS = 4, 16
+WRITTEN = ("metrics.json", "metrics.md", "edits.png", "sweep.png")
 DECIDING = {"faces", "seed", "strength", "coverage", "precision"}       # options that figures depend on
 Rows = dict[float, dict[str, Figures]]                                  # by strength and prompt
 LPIPS = Callable[[Tensor, Tensor], Tensor]
@@ -52,6 +55,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     results = config.results or (config.run if run == config.run else Path("runs") / f"{config.run}-shipped")
     editor, world, _ = load_run(run, config.device, config.trust, config.ckpt, World.preview)
     run_folder(results, "--results" if config.results else "--run")     # what cannot be written is told before the work
+    if config.results:
+        refuse_others(results, config.run)
     editor_hash = hashlib.sha256((run / EDITOR).read_bytes()).hexdigest()
     kept = Kept.of(results, {"editor": editor_hash, "generator": world.generator_hash, "prompts": world.prompts,
                              "strengths": strengths, **config.model_dump(include=DECIDING)})
@@ -77,6 +82,26 @@ def evaluate(config: EvaluateConfig) -> Path:
     print(f"pictures in {results / 'edits.png'}, the sweep in {results / 'sweep.png'}, figures in "
           f"{results / 'metrics.json'}")
     return results / "metrics.json"
+
+
+def refuse_others(results: Path, run: Path) -> None:
+    """Refuse to write into a folder that holds what no evaluation of this run has written.
+
+    Raises:
+        UserError: names the first of it.
+    """
+    found = [name for name in WRITTEN if os.path.lexists(results / name)]
+    if not found:
+        return
+    try:
+        report = read_json(results / WRITTEN[0], "an evaluation's report")
+        whose = report.get("run") if isinstance(report, dict) else None
+    except UserError:
+        whose = None
+    if whose != str(run):
+        of = "no evaluation" if whose is None else f"an evaluation of {shown(whose)}"
+        raise UserError(f"--results {shown(results)} has {found[0]}, which is of {of} and would be replaced; name another "
+                        "folder with --results")
 
 
 def parse_strengths(text: str) -> list[float]:

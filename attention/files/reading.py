@@ -18,6 +18,17 @@ Report = TypeVar("Report", bound=BaseModel)
 TEXT_BYTES = 16_000_000         # of JSON, TOML, landmarks, captions: far more than any of ours
 
 
+def as_path(value: object, what: str) -> Path:
+    """A path that somebody gives to Python.
+
+    Raises:
+        UserError: it is no text and no path, or holds a NUL; `what` it should name, in words.
+    """
+    if not isinstance(value, (str, os.PathLike)) or "\0" in str(value):
+        raise UserError(f"{shown(repr(value))} is no path, expected that of {what}")
+    return Path(value)
+
+
 def readable(path: str | Path, what: str, most: int | None = None) -> Path:
     """A path that can be opened and read to its end.
 
@@ -27,7 +38,7 @@ def readable(path: str | Path, what: str, most: int | None = None) -> Path:
     Raises:
         UserError: it is no regular file, cannot be read, or is larger.
     """
-    name = shown(path)
+    name = shown(as_path(path, what))
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):

@@ -4,6 +4,7 @@ import datetime
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
-from attention.errors import UserError, notes
+from attention.errors import UserError, notes, paths_told
 from attention.memory import keep_memory
 from attention.processes import (
     MEETING,
@@ -164,8 +165,8 @@ def start(processes: int, gpus: str | None, entry: Callable[[], object]) -> None
     """
     if gpus is not None:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        allowed = visible.split(",") if visible else None
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(allowed[int(number)] if allowed else number
+        allowed = visible.split(",") if visible and torch.cuda.is_available() else None
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(allowed[int(number)] if allowed else number.strip()
                                                       for number in gpus.split(","))
     # A process says itself what was wrong.
     for name in ("torch.distributed.elastic", "torch.distributed.launcher", "torch.multiprocessing"):
@@ -202,7 +203,7 @@ def _run(entry: Callable[[], object], said: str, environment: Mapping[str, str])
     os.environ.update({name: value for name, value in environment.items() if name not in (*NUMBERS, *MEETING)})
     keep_memory()
     try:
-        with notes():
+        with notes(), paths_told():
             if rank() > 0:                              # the first process has the same to note
                 warnings.simplefilter("ignore")
             entry()
@@ -245,8 +246,8 @@ def process_count(gpus: str | None, device: torch.device, all_gpus: bool) -> int
     """
     if gpus is None:
         return max(1, torch.cuda.device_count()) if all_gpus else 1
-    numbers = gpus.split(",")
-    if not all(number.strip().isdigit() for number in numbers) or len(set(numbers)) < len(numbers):
+    numbers = [number.strip() for number in gpus.split(",")]
+    if not all(re.fullmatch("[0-9]{1,3}", number) for number in numbers) or len(set(numbers)) < len(numbers):
         raise UserError(f"--gpu_id is {gpus!r}, expected different numbers such as 0 or 0,1,2,3")
     if device.type == "cuda" and max(map(int, numbers)) >= torch.cuda.device_count():
         raise UserError(f"--gpu_id is {gpus!r}, but this machine has {torch.cuda.device_count()} GPUs; name those")

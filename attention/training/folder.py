@@ -6,14 +6,14 @@ import shutil
 import sys
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from socket import gethostname
 
 from attention.errors import UserError
 from attention.files.disk import run_folder
-from attention.files.reading import shown
+from attention.files.reading import read_json, shown
 
 EDITOR, CHECKPOINTS = "editor.safetensors", "checkpoints"
 LOCK = ".lock"
@@ -22,18 +22,62 @@ LEFT = (EDITOR, CHECKPOINTS, "config.json", "metrics.jsonl", "plot.png", "tensor
         "metrics.md", "edits.png", "sweep.png", "real")
 
 
-def refuse_run(folder: Path, overwrite: bool, doing: str) -> None:
+def refuse_run(folder: Path, overwrite: bool, doing: str, tried: bool = False) -> None:
     """Refuse to begin where an earlier run has left its editor or checkpoints.
 
     Args:
         overwrite: the user has said that it may be replaced.
         doing: what would replace it, in words.
+        tried: none of its checkpoints was found to be whole.
     Raises:
         UserError: says how to go on with that run, and how to replace it.
     """
     if holds_run(folder) and not overwrite:
-        raise UserError(f"--run {shown(folder)} holds a run already, which {doing} would replace; go on with that run by "
-                        "--resume auto, replace it by --overwrite, or name another folder with --run")
+        further = ("none of its numbered checkpoints is whole; name another file with --resume" if tried else
+                   "go on with that run by --resume auto")
+        raise UserError(f"--run {shown(folder)} holds a run already, which {doing} would replace; {further}, replace it by "
+                        "--overwrite, or name another folder with --run")
+
+
+def refuse_strange(folder: Path, overwrite: bool, names: Iterable[str] = LEFT, mark: str | None = None) -> None:
+    """Refuse to begin where something lies that is named as what a run leaves, but that no run has left.
+
+    Args:
+        overwrite: the user has said that it may be replaced.
+        names: of what would be replaced.
+        mark: a file by which what lies beside it is known to be ours, as it is by the options of a run.
+    Raises:
+        UserError: names the first of them.
+    """
+    known = _is_of_run(folder) or (mark is not None and (folder / mark).exists())
+    strange = [name for name in names if os.path.lexists(folder / name)]
+    if strange and not known and not overwrite:
+        raise UserError(f"--run {shown(folder)} has {strange[0]}, which is of no run and would be replaced; name another "
+                        "folder with --run, move it, or replace it by --overwrite")
+
+
+def _is_of_run(folder: Path) -> bool:
+    """Whether its config.json is a run's."""
+    try:
+        found = read_json(folder / "config.json", "the options of a run")
+    except UserError:
+        return False
+    return isinstance(found, dict) and {"run", "command", "versions"} <= found.keys()
+
+
+def refuse_inputs(folder: Path, read: Iterable[object]) -> None:
+    """Refuse to begin a run anew in a folder that holds what it reads where it would remove it.
+
+    Args:
+        read: paths, among others that are none.
+    Raises:
+        UserError: names the first of them.
+    """
+    left = [Path(os.path.realpath(folder / name)) for name in LEFT]
+    for path in read:
+        if isinstance(path, (str, Path)) and any(Path(os.path.realpath(path)).is_relative_to(place) for place in left):
+            raise UserError(f"{shown(path)} is read, and lies where a new training in --run {shown(folder)} removes what "
+                            "an earlier run left; move it, or name another folder with --run")
 
 
 def holds_run(folder: Path) -> bool:
@@ -59,20 +103,22 @@ def clear_run(folder: Path) -> None:
 
 
 @contextmanager
-def claimed(folder: Path) -> Iterator[None]:
+def claimed(folder: Path, flag: str = "--run") -> Iterator[None]:
     """Hold a folder for this process while inside; made where it is missing, and gone again if nothing was put there. The
     system lets go of it when a process dies.
 
+    Args:
+        flag: that names it, for messages.
     Raises:
         UserError: another process holds it, which the message names; or the folder cannot be written.
     """
     new = not os.path.exists(folder)
-    path = run_folder(folder) / LOCK
+    path = run_folder(folder, flag) / LOCK
     try:
         file = _locked(path)
     except (BlockingIOError, PermissionError):          # or it is the lock of another user
-        raise UserError(f"--run {shown(folder)} is being written by {_holder(path)}, which holds {LOCK} there; wait until "
-                        "that has ended, or name another folder with --run") from None
+        raise UserError(f"{flag} {shown(folder)} is being written by {_holder(path)}, which holds {LOCK} there; wait until "
+                        f"that has ended, or name another folder with {flag}") from None
     except OSError as error:                # a file system without locks
         warnings.warn(f"{path} cannot be locked ({error.strerror}): take care that nothing else writes there", stacklevel=3)
         yield

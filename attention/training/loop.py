@@ -30,7 +30,7 @@ from attention.sheets import edit_sheet
 from attention.training import distributed
 from attention.training.captions import PhraseSampler, prompts_for, sheet_prompts
 from attention.training.checkpoints import forget_later, resume, save_checkpoint
-from attention.training.folder import claimed, clear_run, refuse_run
+from attention.training.folder import claimed, clear_run, refuse_inputs, refuse_run, refuse_strange
 from attention.training.run_log import RunLog, check_finite, plot_metrics
 from attention.training.runs import build_editor, command_again, plain, regions_of, start_from
 from attention.training.step import Learner, draw, gradients
@@ -147,7 +147,9 @@ class _Keeper:
         self.shown: dict[str, str] = {}
         self.totals: list[float] = []
         if start == 0:
-            refuse_run(config.run, config.overwrite, "a new training")
+            refuse_run(config.run, config.overwrite, "a new training", tried=config.resume is not None)
+            refuse_strange(config.run, config.overwrite)
+            refuse_inputs(config.run, [*vars(config).values(), *world.entry.files])
             clear_run(config.run)
         else:
             forget_later(config.run, start)

@@ -6,6 +6,7 @@
 
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
@@ -16,25 +17,35 @@ from functools import cache, cached_property
 from importlib import metadata
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
 from PIL import Image
+from pydantic import AfterValidator, TypeAdapter
 from torch.utils.tensorboard import SummaryWriter
 
 from attention.errors import UserError
 from attention.files.disk import write_atomically, write_text
 from attention.files.published import ROOT
-from attention.files.reading import read_json
+from attention.files.reading import read_json, readable
 from attention.processes import group_of_processes
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
+
+def _with_step(line: dict[str, float]) -> dict[str, float]:
+    if not (line.get("step", -1) >= 0 and float(line["step"]).is_integer()):
+        raise ValueError("no step")
+    return {**line, "step": int(line["step"])}
+
+
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "where2edit")
 PANELS_ACROSS, PANEL_INCHES, DOTS_PER_INCH = 3, (3.6, 2.2), 100
 LOG_SCALE_SPAN = 100.0          # two decades
+LINE = TypeAdapter(Annotated[dict[str, float], AfterValidator(_with_step)])
 
 
 class RunLog:
@@ -123,15 +134,20 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:
-    """The lines of a run's metrics.jsonl in order, without those that were cut short; none where there is no file."""
-    path, lines = Path(folder) / "metrics.jsonl", []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict) and "step" in line:
-            lines.append(line)
+    """The lines of a run's metrics.jsonl in order, without those that were cut short or hold anything but a step and
+    numbers by name; none where there is no file.
+
+    Raises:
+        UserError: it is no file that can be read.
+    """
+    path = Path(folder) / "metrics.jsonl"
+    lines: list[dict[str, float]] = []
+    if not os.path.lexists(path):
+        return lines
+    with readable(path, "the values that a run has logged").open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            with suppress(ValueError, RecursionError):
+                lines.append(LINE.validate_json(text))
     return lines
 
 

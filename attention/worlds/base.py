@@ -70,3 +70,9 @@ class WorldEntry:
     examples: tuple[tuple[int, str, str], ...] = ()
     captions: Path | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def files(self) -> list[Path | str]:
+        """All that it is read from."""
+        parts = [part.source for part in (self.clip, self.encoder) if part]
+        return [path for path in (self.generator, self.early, self.preview, self.captions, *parts) if path]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from attention.clip_models import CLIP_MODELS, kind_of
 from attention.config import ClusterConfig, TrainConfig, expected, settings_of
@@ -25,6 +25,19 @@ MOST_REFINED = 10_000       # steps
 SETTINGS = {**settings_of(ClusterConfig), **settings_of(TrainConfig)}
 
 
+LONGEST = 1000              # signs of a phrase
+
+
+def _said(text: str) -> str:
+    if not text.strip() or not text.isprintable():
+        raise ValueError("says nothing")
+    return text
+
+
+Name = Annotated[str, Field(min_length=1)]
+Phrase = Annotated[str, Field(max_length=LONGEST), AfterValidator(_said)]
+
+
 class TomlPart(BaseModel):
     """A part by its kind and its file or name."""
 
@@ -38,24 +51,31 @@ class TomlWorld(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True)
     generator: str = Field(description="a text")
-    prompts: list[str] = Field(min_length=1, description="a list of texts")
+    prompts: list[Phrase] = Field(min_length=1, description=f"a list of texts, each once, of at most {LONGEST} signs")
     clip: str | TomlPart = Field("ViT-B-32.pt", description="a text, or a table of kind and source")
-    early: str | None = Field(None, description="a text")
-    preview: str | None = Field(None, description="a text")
+    early: Name | None = Field(None, description="a text")
+    preview: Name | None = Field(None, description="a text")
     encoder: TomlPart | None = Field(None, description="a table of kind and source")
     refine: int = Field(0, ge=0, le=MOST_REFINED, description=f"a whole number up to {MOST_REFINED:,}")
     recognised: bool = Field(False, description="true or false")
     dosed: bool = Field(False, description="true or false")
-    truncation: float = Field(0.7, allow_inf_nan=False, description="a number")
-    captions: str | None = Field(None, description="a text")
-    where: list[str] = Field([], description="a list of texts")
+    truncation: float = Field(0.7, ge=0, le=1, description="a number from 0 to 1")
+    captions: Name | None = Field(None, description="a text")
+    where: list[Phrase] = Field([], description=f"a list of texts of at most {LONGEST} signs")
     words: str = Field("itself", description="a text")
-    synonyms: dict[str, list[str]] = Field({}, description="a table of lists of texts")
+    synonyms: dict[Phrase, list[Phrase]] = Field({}, description="a table of lists of texts")
     frame: str = Field("ffhq", description="a text")
     views: str = Field("plain", description="a text")
     perceptual: str = Field("vgg16", description="a text")
     truth: str | None = Field(None, description="a text")
     settings: dict[str, Any] = Field({}, description="a table")
+
+    @field_validator("prompts")
+    @classmethod
+    def _different(cls, prompts: list[str]) -> list[str]:
+        if len(set(prompts)) < len(prompts):
+            raise ValueError("says one twice")
+        return prompts
 
 
 def read_toml(path: Path) -> WorldEntry:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attention.errors import UserError
 from attention.files.published import SHIPPED
 from attention.worlds.base import Part, WorldEntry
 from attention.worlds.concepts import EDIT_PROMPTS
@@ -54,5 +55,9 @@ def frame(landmarks: np.ndarray) -> Frame:
 
 
 def truth(world: World) -> Truth:
+    from attention.worlds.drawn.faces import FaceParams
     from attention.worlds.drawn.truth import DrawnTruth
+    if world.generator.style_dim < (least := sum(FaceParams.widths().values())):
+        raise UserError(f"the world {world.name} has the truth of drawn faces, which {least} numbers decide, and a z of "
+                        f"{world.generator.style_dim}; leave truth out of it")
     return DrawnTruth(world.device)

@@ -408,6 +408,29 @@ def test_a_variant_that_was_stopped_in_training_is_not_shipped(drawn, tmp_path, 
     assert not (tmp_path / "pixels.safetensors").exists()
 
 
+def test_a_fit_replaces_nothing_of_an_earlier_one_unasked(tmp_path):
+    config = fit.FitConfig(folder=tmp_path, run=tmp_path / "runs")
+    (tmp_path / "runs/mapper").mkdir(parents=True)
+    fit.refuse_earlier("mapper", config)
+    (tmp_path / "runs/mapper/00.safetensors").touch()
+    with pytest.raises(UserError, match=r"runs/mapper holds parts of an earlier fit; .*--resume auto, .*--overwrite"):
+        fit.refuse_earlier("mapper", config)
+    fit.refuse_earlier("mapper", config.replaced(resume="auto"))
+    (tmp_path / "mapper.safetensors").touch()
+    with pytest.raises(UserError, match=r"mapper\.safetensors is there already, and would be replaced"):
+        fit.refuse_earlier("mapper", config.replaced(resume="auto"))
+    fit.refuse_earlier("mapper", config.replaced(overwrite=True))
+
+
+def test_a_part_of_a_fit_that_holds_something_else_is_refused(tmp_path):
+    config, path = fit.FitConfig(folder=tmp_path, run=tmp_path, resume="auto"), tmp_path / "00.safetensors"
+    like = {"directions": torch.zeros(3, 2)}
+    assert fit.piece(path, config, {"faces": "1"}, like, lambda: like).keys() == like.keys()
+    for other in ({"directions": torch.zeros(3, 4)}, {"others": torch.zeros(3, 2)}):
+        with pytest.raises(UserError, match=r"00\.safetensors does not hold what this fit makes; delete it"):
+            fit.piece(path, config, {"faces": "1"}, other, lambda: {})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("key", ["pixels", "no_attention"])
 def test_a_variant_is_trained_by_our_own_loop_from_the_command(key, drawn, tmp_path):

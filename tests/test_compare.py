@@ -4,8 +4,10 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from attention.errors import UserError
+from attention.files.safetensors import write_safetensors
 from attention.method.losses import TERMS
 from attention.worlds.registry import WORLDS
 from benchmarks import ablations, compare
@@ -54,6 +56,13 @@ def test_a_tie_is_no_win_and_a_method_that_never_succeeds_is_not_compared():
 def test_a_prompt_without_faces_for_it_is_not_compared():
     report = {"methods": {"ours": entry([(None, 40)]), "mapper": entry([(1.0, 40)])}}
     assert compare.wins(report, "psnr_outside")["all"] == {"won": 0, "of": 0, "lost": []}
+
+
+@pytest.mark.parametrize("minutes", ["abc", "nan", "-1"])
+def test_a_file_that_does_not_say_what_its_training_took_is_told(minutes, tmp_path):
+    write_safetensors(tmp_path / "mapper.safetensors", {"a": torch.zeros(1)}, {"minutes": minutes, "minutes_per_prompt": "1"})
+    with pytest.raises(UserError, match=r"mapper\.safetensors does not say how many minutes .* --only mapper"):
+        compare.training("mapper", None, tmp_path)
 
 
 def test_the_command_finds_ours_between_the_floor_and_the_ceiling(tmp_path):

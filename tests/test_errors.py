@@ -1,9 +1,13 @@
-"""What is printed ends no job: whatever the terminal can show, and whoever has stopped reading."""
+"""What is printed ends no job, whatever the terminal can show and whoever stops reading; a mistake is one sentence."""
 
 import os
 import subprocess
 import sys
+import warnings
 
+import pytest
+
+from attention.errors import exit_with_message
 from attention.files.published import ROOT
 
 JOB = """
@@ -35,3 +39,27 @@ def test_a_job_is_done_whatever_becomes_of_what_it_prints(tmp_path):
                               env=everything | environment, capture_output=True, timeout=60)
         assert out.exists() and out.read_text() == "done" and done.returncode == 2, (name, done.stderr[-500:])
         assert b"Traceback" not in done.stderr and b"Exception ignored" not in done.stderr, name
+
+
+def told_by(run, capsys):
+    with pytest.raises(SystemExit) as end:
+        exit_with_message(run)
+    assert end.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_what_the_system_says_of_a_path_is_one_sentence_and_of_no_path_our_fault(tmp_path, capsys):
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    for path, reason in ((tmp_path / ("x" * 300), "File name too long"), (tmp_path / "loop", "Too many levels of symbolic"),
+                         (tmp_path / "a\x1b[2Jb\udcff", "No such file"), (tmp_path, "Is a directory")):
+        said = told_by(path.read_bytes, capsys)
+        assert said.count("\n") == 1 and reason in said and said.rstrip("\n").isprintable() and len(said) < 400
+    with pytest.raises(OSError, match="of no path"):
+        exit_with_message(lambda: (_ for _ in ()).throw(OSError("of no path")))
+
+
+def test_a_note_is_a_note_also_where_warnings_are_errors(capsys):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        exit_with_message(lambda: warnings.warn("only a note", stacklevel=1))
+    assert "note: only a note" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from attention import evaluate
 from attention.errors import UserError
 from attention.evaluation import generated
+from attention.evaluation.generated import refuse_others
 from attention.evaluation.kept import Kept
 from attention.evaluation.metrics import METRICS, grow
 from attention.evaluation.regions import best_union
@@ -204,3 +206,15 @@ def test_the_true_part_of_glasses_covers_every_pixel_that_putting_them_on_change
     before, after = draw_faces(params).images, draw_faces(concept.apply(params)).images
     changed = np.abs(before.astype(int) - after).max(axis=3) > 16
     assert not (changed & ~true_part(params, concept)).any()
+
+
+def test_results_of_somebody_else_are_not_replaced(tmp_path):
+    refuse_others(tmp_path, Path("runs/a"))
+    (tmp_path / "metrics.json").write_text('{"run": "runs/a"}')
+    refuse_others(tmp_path, Path("runs/a"))
+    with pytest.raises(UserError, match=r"has metrics\.json, which is of an evaluation of runs/a and would be replaced"):
+        refuse_others(tmp_path, Path("runs/b"))
+    (tmp_path / "metrics.json").unlink()
+    (tmp_path / "edits.png").touch()
+    with pytest.raises(UserError, match=r"has edits\.png, which is of no evaluation and would be replaced; .*--results"):
+        refuse_others(tmp_path, Path("runs/a"))

@@ -26,7 +26,9 @@ from attention.files.safetensors import read_safetensors, write_safetensors
 from attention.method.editor import Place
 from attention.method.losses import attention_budget, region_consistency, style_delta
 from attention.method.regions import RegionClusters, pool_by_region
-from attention.training.runs import load_run
+from attention.training.convert import NOISE_KEY
+from attention.training.folder import claimed
+from attention.training.runs import KIND, load_run
 from attention.worlds.base import Part
 from attention.worlds.registry import WORLDS
 
@@ -196,6 +198,31 @@ def test_there_and_back_keeps_every_bit_that_is_used(editor, mapper_file):
     used = [name for name in before if "modulation" not in name and "textca_0.fc" not in name]
     assert all(torch.equal(before[name], after[name]) for name in used)
     assert not any(value.any() for name, value in after.items() if name not in used) and set(before) < set(after)
+
+
+@pytest.mark.parametrize("said", ['{"attention_0.noise.weight": "nan"}', '{"attention_0.noise.weight": 1e300}',
+                                  '{"attention_0.noise.weight": true}', '{"a": 0.5}', '{"a": 1' + "0" * 400 + "}"])
+def test_noise_that_is_no_strength_is_refused(said, mapper_file):
+    folder = main(["convert", str(mapper_file), "--output", str(mapper_file.parent / "run")]).parent
+    tensors, metadata = read_safetensors(folder / "editor.safetensors", KIND, "")
+    write_safetensors(folder / "editor.safetensors", tensors, metadata | {NOISE_KEY: said})
+    with pytest.raises(UserError, match="does not hold a whole editor"):
+        main(["convert", str(folder), "--back"])
+    assert not (folder / "final_mapper.pt").exists()
+
+
+def test_a_conversion_replaces_nothing_and_waits_for_nobody(mapper_file):
+    run = mapper_file.parent / "run"
+    main(["convert", str(mapper_file), "--output", str(run)])
+    back = main(["convert", str(run), "--back"])
+    before = {path: path.read_bytes() for path in (run / "editor.safetensors", back)}
+    for flags in ([str(mapper_file), "--output", str(run)], [str(run), "--back"]):
+        with pytest.raises(UserError, match=r"is there already, and would be replaced; .*--output"):
+            main(["convert", *flags])
+    assert {path: path.read_bytes() for path in before} == before
+    (run / "editor.safetensors").unlink()
+    with claimed(run), pytest.raises(UserError, match=r"--output \S+ is being written by process"):
+        main(["convert", str(mapper_file), "--output", str(run)])
 
 
 def test_noise_comes_back_as_it_came_and_changes_no_edit(editor, mapper_file, world):

@@ -74,6 +74,21 @@ def test_a_line_cut_in_the_middle_is_dropped_and_the_next_is_whole(tmp_path, hal
     assert [line["step"] for line in lines_on_disk(tmp_path)] == [0, 10, 20, 40]
 
 
+@pytest.mark.parametrize("line", ['{"step": "a"}', '{"step": -1}', '{"step": 1.5}', '{"step": 0, "total": "x"}', "[1]", "\0",
+                                  '{"step": null}', "[" * 200_000, '{"step": ' + "9" * 5000 + "}"], ids=range(9))
+def test_a_line_that_holds_anything_but_a_step_and_numbers_is_left_out(line, tmp_path):
+    run_steps(tmp_path, 0, 20)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(line + "\n" + '{"step": 20, "total": NaN}\n')
+    assert [line["step"] for line in read_metrics(tmp_path)] == [0, 10, 20]
+
+
+def test_what_is_no_file_of_lines_is_told(tmp_path):
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(UserError, match=r"metrics\.jsonl is a folder, expected the values"):
+        read_metrics(tmp_path)
+
+
 def test_a_resume_that_fails_while_it_drops_lines_leaves_them_all(tmp_path, monkeypatch):
     run_steps(tmp_path, 0, 50)
     before, replace = (tmp_path / "metrics.jsonl").read_bytes(), os.replace

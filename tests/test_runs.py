@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import LinearCLIP, tiny_editor, tiny_world
+from tiny import LinearCLIP, tiny_editor, tiny_toml, tiny_world
 
+from attention import clustering_feature, run_attention
 from attention.config import TrainConfig, parse_config
 from attention.errors import UserError
 from attention.files.published import SHIPPED
 from attention.files.safetensors import read_safetensors, write_safetensors
 from attention.training.captions import PhraseSampler
 from attention.training.checkpoints import compare, forget_later, newest, read_checkpoint, resume, save_checkpoint
-from attention.training.folder import claimed
+from attention.training.folder import claimed, refuse_inputs, refuse_strange
 from attention.training.runs import KIND, command_again, load_run, plain, save_editor, trained_steps
 from attention.worlds.registry import WORLDS, configured, world_defaults
 
@@ -44,6 +45,37 @@ def test_what_is_refused_leaves_no_folder_behind_but_one_that_was_there(before, 
     with claimed(tmp_path / "filled"):
         (tmp_path / "filled/regions").touch()
     assert (tmp_path / "filled/regions").exists()
+
+
+@pytest.mark.parametrize("name", ["samples", "edits.png", "config.json"])
+def test_what_is_of_no_run_is_not_removed_by_one(name, tmp_path):
+    (tmp_path / name).write_text("{}")
+    with pytest.raises(UserError, match=rf"has {name}, which is of no run and would be replaced; .*--run, .*--overwrite"):
+        refuse_strange(tmp_path, overwrite=False)
+    refuse_strange(tmp_path, overwrite=True)
+    (tmp_path / "config.json").write_text('{"run": "a", "command": [], "versions": {}}')    # of one without a checkpoint
+    refuse_strange(tmp_path, overwrite=False)
+
+
+def test_what_a_run_reads_may_not_lie_where_it_removes(tmp_path):
+    (tmp_path / "samples").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "samples")
+    for path in (tmp_path / "samples/world.toml", str(tmp_path / "link/generator.pt"), tmp_path / "editor.safetensors"):
+        with pytest.raises(UserError, match="is read, and lies where a new training in --run"):
+            refuse_inputs(tmp_path, [None, 3, tmp_path, path])
+    refuse_inputs(tmp_path, [tmp_path / "regions.safetensors", tmp_path / "sampled/world.toml", "drawn"])
+
+
+def test_a_new_training_refuses_its_own_inputs_before_anything_is_removed(tmp_path):
+    folder = tmp_path / "samples"
+    folder.mkdir()
+    flags = ["--domain", str(tiny_toml(folder)), "--run", str(tmp_path), "--device", "cpu"]
+    clustering_feature.main([*flags, "--step", "2", "--batch_size", "2"])
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for more, words in (((), "has samples, which is of no run"), (("--overwrite",), r"tiny\.toml is read, and lies where")):
+        with pytest.raises(UserError, match=words):
+            run_attention.main([*flags, "--step", "2", "--batch_size", "2", *more])
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 # --- steps

@@ -276,7 +276,7 @@ def test_the_published_flags_say_how_many_processes(gpus, all_gpus, count, recwa
         "--gpu_id names 2 GPUs, but without --multiprocessing-distributed only 0 trains"] * (gpus == "0,1" and not all_gpus)
 
 
-@pytest.mark.parametrize("gpus", ("0,0", "a", "0;1", ""))
+@pytest.mark.parametrize("gpus", ("0,0", "a", "0;1", "", "0,²", "0, 0", "-1"))
 def test_a_wrong_gpu_id_is_named(gpus):
     with pytest.raises(ValueError, match="--gpu_id"):
         distributed.process_count(gpus, torch.device("cpu"), True)

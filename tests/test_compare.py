@@ -60,7 +60,7 @@ def test_a_prompt_without_faces_for_it_is_not_compared():
 
 @pytest.mark.parametrize("minutes", ["abc", "nan", "-1"])
 def test_a_file_that_does_not_say_what_its_training_took_is_told(minutes, tmp_path):
-    write_safetensors(tmp_path / "mapper.safetensors", {"a": torch.zeros(1)}, {"minutes": minutes, "minutes_per_prompt": "1"})
+    write_safetensors(tmp_path / "mapper.safetensors", {"a": torch.zeros(1)}, {"minutes": minutes})
     with pytest.raises(UserError, match=r"mapper\.safetensors does not say how many minutes .* --only mapper"):
         compare.training("mapper", None, tmp_path)
 

@@ -74,8 +74,8 @@ def test_a_line_cut_in_the_middle_is_dropped_and_the_next_is_whole(tmp_path, hal
     assert [line["step"] for line in lines_on_disk(tmp_path)] == [0, 10, 20, 40]
 
 
-@pytest.mark.parametrize("line", ['{"step": "a"}', '{"step": -1}', '{"step": 1.5}', '{"step": 0, "total": "x"}', "[1]", "\0",
-                                  '{"step": null}', "[" * 200_000, '{"step": ' + "9" * 5000 + "}"], ids=range(9))
+@pytest.mark.parametrize("line", ['{"step": "a"}', '{"step": -1}', '{"step": 1.5}', '{"step": 0, "total": "x"}', "[1]",
+                                  "\0", '{"step": null}', "[" * 200_000, '{"step": ' + "9" * 5000 + "}"], ids=range(9))
 def test_a_line_that_holds_anything_but_a_step_and_numbers_is_left_out(line, tmp_path):
     run_steps(tmp_path, 0, 20)
     with (tmp_path / "metrics.jsonl").open("a") as file:

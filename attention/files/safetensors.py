@@ -90,8 +90,12 @@ def read_safetensors(path: Path, kind: str, remake: str) -> tuple[dict[str, Tens
     Raises:
         UserError: the file is missing, cut short or of another kind; the message ends with the command `remake`.
     """
-    if not os.path.exists(path):
-        raise UserError(f"{path} is not a file; it should be a {kind}, made by: {remake}")
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        raise UserError(f"{path} is not a file; it should be a {kind}, made by: {remake}") from None
+    except (OSError, ValueError):
+        pass                                                # `readable` says why
     advice = f"make it again with: {remake}"
     tensors, metadata = all_of(readable(path, f"a {kind}, made by: {remake}"), advice)
     if metadata.get("kind") != kind:
@@ -112,6 +116,10 @@ def all_of(path: Path, advice: str) -> tuple[dict[str, Tensor], dict[str, str]]:
     Raises:
         UserError: it is cut short, or holds what no network has; the message ends with `advice`.
     """
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{path} has a name that is no UTF-8, which safetensors cannot open; give it another one") from None
     try:
         with path.open("rb") as file:
             if (length := int.from_bytes(file.read(8), "little")) > HEADER_BYTES and is_safetensors(path):

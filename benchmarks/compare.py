@@ -29,7 +29,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from attention.baselines import FOLDER, METHODS, Method
-from attention.baselines.base import COMMAND
+from attention.baselines.base import remake
 from attention.config import DEVICE, FACES, SEED, Config, option, parse_config
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.generated import median_seconds
@@ -239,8 +239,8 @@ def training(key: str, world: World, checkpoints: Path) -> dict[str, float]:
     except (KeyError, ValueError):
         found = {"minutes": math.nan}
     if not all(0 <= value < math.inf for value in found.values()):
-        raise UserError(f"{path} does not say how many minutes its training took; make it again with: {COMMAND} --only "
-                        f"{key}")
+        raise UserError(f"{path} does not say how many minutes its training took; make it again with: "
+                        f"{remake(key, world)}")
     return found
 
 

@@ -374,7 +374,7 @@ def test_a_missing_a_cut_and_a_foreign_file_are_one_sentence_with_the_command(dr
         kind = {"mapper": "where2edit latent mappers", "directions": "where2edit channel directions"}.get(key, EDITOR_KIND)
 
         def refused(told, key=key):
-            with pytest.raises(UserError, match=f"{told}.*fit --only {key}$"):
+            with pytest.raises(UserError, match=f"{told}.*fit --only {key} --domain \\S+ --overwrite$"):
                 METHODS[key](drawn, tmp_path)
 
         refused(f"{key}.safetensors is not a file")
@@ -403,7 +403,7 @@ def test_every_world_has_folders_of_its_own():
 
 def test_a_variant_that_was_stopped_in_training_is_not_shipped(drawn, tmp_path, monkeypatch):
     monkeypatch.setattr(regional, "train", lambda config, *_: config.run)       # returns early, as after Ctrl-C
-    with pytest.raises(UserError, match=r"before its 1000 steps.*fit --only pixels$"):
+    with pytest.raises(UserError, match=r"before its 1000 steps.*fit --only pixels --domain drawn --overwrite$"):
         fit.fit("pixels", fit.FitConfig(folder=tmp_path, run=tmp_path / "runs"), drawn)
     assert not (tmp_path / "pixels.safetensors").exists()
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -62,7 +63,7 @@ def test_a_prompt_without_faces_for_it_is_not_compared():
 def test_a_file_that_does_not_say_what_its_training_took_is_told(minutes, tmp_path):
     write_safetensors(tmp_path / "mapper.safetensors", {"a": torch.zeros(1)}, {"minutes": minutes})
     with pytest.raises(UserError, match=r"mapper\.safetensors does not say how many minutes .* --only mapper"):
-        compare.training("mapper", None, tmp_path)
+        compare.training("mapper", SimpleNamespace(name="drawn"), tmp_path)
 
 
 def test_the_command_finds_ours_between_the_floor_and_the_ceiling(tmp_path):

@@ -51,6 +51,11 @@ class Method(Protocol):
         ...
 
 
+def remake(key: str, world: World) -> str:
+    """The command that fits a method of a world anew, in place of the file that is there."""
+    return f"{COMMAND} --only {key} --domain {world.name} --overwrite"
+
+
 def mixed_precision(world: World) -> torch.autocast:
     """The precision in which the world trains: of synthesis, as for ours."""
     return autocast(world.entry.settings.get("precision", "fp32"), world.device)
@@ -80,4 +85,4 @@ def known(world: World, metadata: dict[str, str], path: object, key: str) -> Non
     """
     if metadata.get("generator_hash") != world.generator_hash:
         raise UserError(f"{path} was made on the generator {metadata.get('generator_hash')}, but {world.name} has "
-                        f"{world.generator_hash}; make it again with: {COMMAND} --only {key}")
+                        f"{world.generator_hash}; make it again with: {remake(key, world)}")

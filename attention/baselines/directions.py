@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention.baselines.base import COMMAND, known, mixed_precision
+from attention.baselines.base import known, mixed_precision, remake
 from attention.errors import UserError
 from attention.files.safetensors import read_safetensors
 from attention.generator import LayerSpec, conv_layers
@@ -93,14 +93,14 @@ class GlobalDirections:
             UserError: the file is missing, cut short, of another kind or of another generator.
         """
         path = Path(folder) / f"{cls.key}.safetensors"
-        tensors, metadata = read_safetensors(path, KIND, f"{COMMAND} --only {cls.key}")
+        tensors, metadata = read_safetensors(path, KIND, remake(cls.key, world))
         known(world, metadata, path, cls.key)
         # Early pictures, which directions are measured in, end before the last layers; those are not moved.
         ends = list(accumulate(layer.in_channels for layer in conv_layers(world.generator.layers)))
         found = {name: tuple(value.shape) for name, value in tensors.items()}
         if found not in [{"directions": (end, world.clip.dim)} for end in ends]:
             raise UserError(f"{path} holds {found}, but directions of shape {(ends[-1], world.clip.dim)} were expected; "
-                            f"make it again with: {COMMAND} --only {cls.key}")
+                            f"make it again with: {remake(cls.key, world)}")
         known_ones = tensors["directions"].float().to(world.device)
         return cls(world, F.pad(known_ones, (0, 0, 0, ends[-1] - len(known_ones))))
 

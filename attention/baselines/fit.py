@@ -4,7 +4,8 @@
     python -m attention.baselines.fit --only directions     one: mapper, directions, pixels or no_attention
     python -m attention.baselines.fit --domain faces --only mapper --step 100 --resume auto      go on after a stop
 
-They see the early pictures that the world's own editor is trained on, where there are such.
+They see the early pictures that the world's own editor is trained on, where there are such. What an earlier fit has left
+is replaced by --overwrite alone.
 
 Writes pretrained_models/baselines/WORLD/NAME.safetensors, whose header says the command, the seed, the steps and the
 minutes of processor time, which other programs beside it do not lengthen.

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attention.baselines.base import COMMAND, clip_distance, extended, known, mixed_precision
+from attention.baselines.base import clip_distance, extended, known, mixed_precision, remake
 from attention.errors import UserError
 from attention.files.safetensors import consistent, read_safetensors
 from attention.fits import fit
@@ -113,10 +113,10 @@ class LatentMappers:
             UserError: the file is missing, cut short, of another kind or of another generator.
         """
         path = Path(folder) / f"{cls.key}.safetensors"
-        tensors, metadata = read_safetensors(path, MAPPERS_KIND, f"{COMMAND} --only {cls.key}")
+        tensors, metadata = read_safetensors(path, MAPPERS_KIND, remake(cls.key, world))
         known(world, metadata, path, cls.key)
         mappers = {}
-        with consistent(path, f"{COMMAND} --only {cls.key}"):
+        with consistent(path, remake(cls.key, world)):
             for number, prompt in enumerate(json.loads(metadata["prompts"])):
                 mapper = LatentMapper(world.generator.style_dim).requires_grad_(False)
                 mapper.load_state_dict({name.removeprefix(f"{number}."): value for name, value in tensors.items()
@@ -128,7 +128,7 @@ class LatentMappers:
     def edit(self, w: Tensor, prompt: str, strength: float, faces: Faces | None = None) -> tuple[Tensor, None]:
         if prompt not in self.mappers:
             raise UserError(f"the prompt is {prompt!r}, but a latent mapper knows one prompt each, and there are some for "
-                            f"{', '.join(self.mappers)}; train one with: {COMMAND} --only {self.key}")
+                            f"{', '.join(self.mappers)}; train one with: {remake(self.key, self.world)}")
         start = extended(self.world, w)
         return self.world.picture(start + strength * self.mappers[prompt](start)), None
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from attention.baselines.base import COMMAND, known
+from attention.baselines.base import known, remake
 from attention.config import TrainConfig
 from attention.errors import UserError
 from attention.files.disk import run_folder
@@ -223,8 +223,8 @@ def train_variant(variant: Variant, world: World, run: Path, seed: int, step: in
     train(config, world, variant.regions(world))
     if not (run / "checkpoints" / f"{config.step:06d}.pt").is_file():
         raise UserError(f"{run} was asked to stop before its {config.step} steps, and half an editor is no fair "
-                        f"comparison; train it again with: {COMMAND} --only {variant.key}")
-    tensors, _ = read_safetensors(run / "editor.safetensors", "where2edit editor", f"{COMMAND} --only {variant.key}")
+                        f"comparison; train it again with: {remake(variant.key, world)}")
+    tensors, _ = read_safetensors(run / "editor.safetensors", "where2edit editor", remake(variant.key, world))
     return {name: value for name, value in tensors.items() if name.startswith(variant.saved)}
 
 
@@ -235,11 +235,11 @@ def load_variant(variant: Variant, world: World, folder: Path) -> RegionEditor:
         UserError: the file is missing, cut short, of another kind or of another generator, or its tensors do not fit.
     """
     path = Path(folder) / f"{variant.key}.safetensors"
-    tensors, metadata = read_safetensors(path, EDITOR_KIND, f"{COMMAND} --only {variant.key}")
+    tensors, metadata = read_safetensors(path, EDITOR_KIND, remake(variant.key, world))
     known(world, metadata, path, variant.key)
     editor = build_editor(variant_config(variant, world), world, variant.regions(world).to(world.device))
     unsaved = {name: value for name, value in editor.state_dict().items() if not name.startswith(variant.saved)}
-    with consistent(path, f"{COMMAND} --only {variant.key}"):
+    with consistent(path, remake(variant.key, world)):
         editor.load_state_dict({**tensors, **unsaved})
     editor.judge = judge_of(world)
     return editor.requires_grad_(False).eval()

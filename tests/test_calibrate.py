@@ -115,6 +115,26 @@ def test_a_text_that_is_read_as_another_is_where_that_one_is_and_what_it_says_st
                                                   plain.mapper(source.styles, beard, 0.1), strict=True))
 
 
+def test_a_text_that_is_changed_halfway_to_another_gets_what_both_would_say(tmp_path):
+    """The mapper's own change by the mean of the two embeddings; where it is about stays its own."""
+    path = tmp_path / "editor.safetensors"
+    tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
+    write_safetensors(path, tensors, metadata)
+    plain, world, _ = load_run(tmp_path, "cpu")
+    write_calibration(path, Calibration(halfway={"beard": "glasses"}))
+    moved, _, _ = load_run(tmp_path, "cpu")
+    source = plain.source(world.sample_w(1, 3))
+    beard, glasses, hair = world.clip.encode_text(["beard", "glasses", "purple hair"]).split(1)
+    both = torch.nn.functional.normalize(beard + glasses) * glasses.norm()
+    before = torch.cat(source.styles, dim=1)
+    pairs = ((moved, beard), (plain, both), (plain, beard), (moved, hair), (plain, hair))
+    changed, wanted, own, other, same = (torch.cat(editor.mapper(source.styles, text, 0.1), dim=1) - before
+                                         for editor, text in pairs)
+    assert (changed - wanted).norm() < 0.05 * (own - wanted).norm()
+    assert (other - same).norm() < 0.02 * same.norm()
+    assert torch.equal(moved.locate(source, beard).raw, plain.locate(source, beard).raw)
+
+
 @pytest.mark.parametrize("late, taken", [(False, 0.8), (True, 0.87)])
 def test_enough_is_the_least_with_which_faces_get_what_they_lack(late, taken):
     """Gains that rise straight up to a share of 1.7, so that e of them is had at 1.7 e; nearest to 1.6 from 1.44 on."""
@@ -137,8 +157,9 @@ def test_a_garbled_table_is_refused_with_its_file(said, table, tmp_path):
 
 @pytest.mark.parametrize("said", ["{", "[]", '{"a": 1}', '{"a": ""}', '{"a": null}', '{"a": ["b"]}',
                                   json.dumps({"a": "b" * 1000})])
-def test_garbled_places_are_refused_with_their_file(said, tmp_path):
-    test_a_garbled_table_is_refused_with_its_file(said, "places", tmp_path)
+@pytest.mark.parametrize("table", ["places", "halfway"])
+def test_garbled_texts_are_refused_with_their_file(said, table, tmp_path):
+    test_a_garbled_table_is_refused_with_its_file(said, table, tmp_path)
 
 
 def test_a_folder_without_an_editor_is_refused(tmp_path):

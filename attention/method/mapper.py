@@ -26,12 +26,13 @@ class Mapper(nn.Module):
     Attributes:
         amount: what every strength is multiplied by for a text. Ours: in the paper all texts share one strength, at which
             some changes overshoot and others fall short.
+        shift: of a text that is better changed by another embedding than its own, to that one. Ours.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], strength: float = STRENGTH):
         super().__init__()
         self.layers, self.strength = tuple(layers), strength
-        self.amount = ByText(otherwise=1.0)
+        self.amount, self.shift = ByText(otherwise=1.0), ByText(otherwise=0.0)
 
     def forward(self, styles: Sequence[Tensor], text: Tensor, strength: float | Tensor | None = None) -> list[Tensor]:
         """Edit styles.
@@ -46,6 +47,7 @@ class Mapper(nn.Module):
         strength = self.strength if strength is None else strength
         with torch.autocast(text.device.type, enabled=False):   # cheap, and an edit is a small difference of styles
             strength = strength * self.amount(text)                                         # (B, 1)
+            text = text.float() + self.shift(text)                                          # (B, D)
             edited = [style + strength * self.change(i, style, text)
                       for i, style in enumerate(styles[:len(self.layers)])]
         return edited + list(styles[len(edited):])              # layers past the blend keep their styles

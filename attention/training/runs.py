@@ -120,13 +120,15 @@ def editor_file(name: str | Path) -> Path:
 
 
 class Calibration(NamedTuple):
-    """What suits each text: {text: number} for `Mapper.amount`, `SpatialAttention.offset` and `RegionEditor.enough`, and
-    {text: text that finds its place} for `SpatialAttention.shift`; empty if nobody measured."""
+    """What suits each text: {text: number} for `Mapper.amount`, `SpatialAttention.offset` and `RegionEditor.enough`,
+    {text: text that finds its place} for `SpatialAttention.shift`, and {text: text halfway to which it is changed} for
+    `Mapper.shift`; empty if nobody measured."""
 
     amounts: Mapping[str, float] = MappingProxyType({})
     offsets: Mapping[str, float] = MappingProxyType({})
     enough: Mapping[str, float] = MappingProxyType({})
     places: Mapping[str, str] = MappingProxyType({})
+    halfway: Mapping[str, str] = MappingProxyType({})
 
     def teach(self, editor: RegionEditor, world: World) -> None:
         """Let an editor of a world know these alone."""
@@ -135,10 +137,12 @@ class Calibration(NamedTuple):
             by_text.forget()
             if table:
                 by_text.set(world.clip.encode_text(list(table)), torch.tensor(list(table.values()))[:, None])
-        editor.attention.shift.forget()
-        if self.places:
-            texts, others = (world.clip.encode_text(list(some)) for some in (self.places, self.places.values()))
-            editor.attention.shift.set(texts, others - texts)
+        for shift, others, share in ((editor.attention.shift, self.places, 1.0), (editor.mapper.shift, self.halfway, 0.5)):
+            shift.forget()
+            if others:
+                said, other = (world.clip.encode_text(list(some)) for some in (others, others.values()))        # (N, D)
+                mixed = torch.lerp(said, other, share)
+                shift.set(said, mixed / mixed.norm(dim=1, keepdim=True) * other.norm(dim=1, keepdim=True) - said)
 
 
 BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0)}       # of the numbers of a Calibration
@@ -172,7 +176,8 @@ def read_editor(path: Path) -> Saved:
         config = configured(TrainConfig, **_known(said, path.parent))
         regions = parse_json(metadata["regions"], "what it says of regions is no JSON", "a table")
         found = regions_from_metadata(tensors["regions.centroids"], regions, path)              # type: ignore[arg-type]
-        calibration = Calibration(**{name: _by_text(metadata, name) for name in BOUNDS}, places=_places(metadata))
+        calibration = Calibration(**{name: _by_text(metadata, name) for name in BOUNDS}, places=_others(metadata, "places"),
+                                  halfway=_others(metadata, "halfway"))
         return Saved(tensors, config, found, metadata["generator_hash"], calibration)
     except (TypeError, KeyError, ValueError, AttributeError) as error:           # a UserError is a ValueError
         raise UserError(f"{path} was made by another version of this program, or what it names is gone ({shown(error)}); "
@@ -187,12 +192,12 @@ def _table(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     return said
 
 
-def _places(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The texts by which others find their places, checked."""
-    said = _table(metadata, "places")
+def _others(metadata: Mapping[str, str], name: str) -> dict[str, str]:
+    """A table of other texts of a Calibration, checked."""
+    said = _table(metadata, name)
     for text, value in said.items():
         if not isinstance(value, str) or not 0 < len(value) <= LONGEST_TEXT:
-            raise ValueError(f"places has {shown(value)!r} for {text[:40]!r}, expected a text")
+            raise ValueError(f"{name} has {shown(value)!r} for {text[:40]!r}, expected a text")
     return said
 
 

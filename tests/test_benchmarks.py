@@ -199,7 +199,7 @@ def test_every_part_for_a_gpu_has_figures_when_rehearsed_on_a_cpu(parts, tmp_pat
 
 def test_what_fails_or_takes_too_long_is_named_and_the_other_parts_still_run(tmp_path, capsys):
     parts = {"broken": gpu.Part("", 60, broken_parts.breaks), "wrong": gpu.Part("", 60, broken_parts.is_wrong),
-             "long": gpu.Part("", 3, broken_parts.takes_long), "good": gpu.Part("", 60, broken_parts.two_rows)}
+             "long": gpu.Part("", 5, broken_parts.takes_long), "good": gpu.Part("", 60, broken_parts.two_rows)}
     with pytest.raises(SystemExit) as end:
         rehearsed(tmp_path, parts)
     assert end.value.code == 1
@@ -207,7 +207,7 @@ def test_what_fails_or_takes_too_long_is_named_and_the_other_parts_still_run(tmp
     assert "failed: broken, wrong, long;" in said and "RuntimeError: no kernel image" in said
     found = json.loads((tmp_path / "report.json").read_text())["parts"]
     assert {name: part["state"] for name, part in found.items()} == {
-        "broken": "failed, code 1", "wrong": "failed, code 1", "long": "stopped after 3 s", "good": "done"}
+        "broken": "failed, code 1", "wrong": "failed, code 1", "long": "stopped after 5 s", "good": "done"}
     assert [row["ms"] for row in found["good"]["rows"]] == [1.0, 2.0] and found["broken"]["rows"][0]["what"] == "before"
     assert found["wrong"]["last_lines"] == ["bf16: 5e-01, at most 1e-02 is allowed"]
     status = Path(f"/proc/{found['long']['rows'][0]['pid']}/status")       # what the part started ended with it

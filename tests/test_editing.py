@@ -1,6 +1,8 @@
 """Editing for people, with the shipped editor: chains, what a region starts from, sheets, and mistakes."""
 
+import copy
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -253,3 +255,11 @@ def test_numbers_of_numpy_are_numbers(editor):
 def test_a_grid_takes_one_text_and_strengths_of_numpy(editor):
     one = editor.grid(editor.open_seed(7), "beard", np.array([0.1, 0.2]))
     assert np.array_equal(np.asarray(one), np.asarray(editor.grid(editor.open_seed(7), ["beard"], [0.1, 0.2])))
+
+
+def test_a_face_of_another_world_has_no_styles_for_this_one(editor):
+    world = SimpleNamespace(generator_hash="of another", name="cars")
+    other = copy.copy(editor.open_seed(3))
+    object.__setattr__(other, "editor", SimpleNamespace(world=world))
+    with pytest.raises(UserError, match="the face is of the world cars, whose styles drawn has not"):
+        editor.open_seed(7).take_styles(other, "hair")

@@ -75,7 +75,7 @@ REFUSED = {
     **dict.fromkeys(("no beard", "without glasses", "w/o glasses", "remove the glasses", "take the glasses off",
                      "get rid of it", "not smiling", "don't smile", "isn’t smiling", "unsmiling", "non-smiling",
                      "never smile", "beardless", "clean-shaven", "shaved", "no smile", "nobeard", "No hair!",
-                     "fewer earrings", "grey hair but no beard"),
+                     "fewer earrings", "grey hair but no beard", "anything but purple hair"),
                     "says that something should not be, which cannot be done"),
     **dict.fromkeys(("bald", "less hair"), "did you mean short hair?"), "not a big nose": "did you mean narrow nose?",
     "no brown eyes": "did you mean blue eyes?",
@@ -117,7 +117,7 @@ def test_a_place_is_read_or_the_places_are_listed(editor):
     for typed, expected in READ_PLACES.items():
         text, notes = read(lambda typed=typed: editor.read(typed, place=True))
         assert text == (typed if expected is SAME else expected) and bool(notes) == (expected is not SAME), typed
-    for typed in ("elbow", "zebra", "everywhere", "not the hair", "all but the hair", "!!!", "глаза"):
+    for typed in ("elbow", "zebra", "everywhere", "not the hair", "all but the hair", "outside the hair", "!!!", "глаза"):
         with pytest.raises(UserError, match="is no place that is known; known places are hair, skin, cheeks"):
             editor.read(typed, place=True)
 

@@ -8,9 +8,9 @@ In a checkout that is not installed: python show_demo/edit_image.py instead of w
 editor of real-looking faces edits, if their generator is there (python -m attention.download faces), else that of drawn
 ones. A photo needs its face found (the extra photos), or --landmarks, or --aligned if it
 is framed already. Of a folder every picture is edited; what fails and files that are no pictures are named, and the exit
-code is then 2. Hidden files, landmarks (.json, .txt) and folders in it are left alone. No photo is ever overwritten. The
-written PNG keeps the photo's colour profile and holds its recipe: editor.replay("edited.png") in Python makes the same
-pixels again.
+code is then 2. Hidden files, landmarks (.json, .txt) and folders in it are left alone. No photo that is read is ever
+overwritten; another file of the name that is written is. The written PNG keeps the photo's colour profile and holds its
+recipe: editor.replay("edited.png") in Python makes the same pixels again.
 """
 
 import os

@@ -249,9 +249,14 @@ class Edited:
         Args:
             face: of the same world; strength plays no part.
             where, regions, mask, coverage, replace: see `edit`.
+        Raises:
+            UserError: it is no face, or one of another world.
         """
         if not isinstance(face, Edited):
             raise UserError(f"the face is a {type(face).__name__}, expected one that was opened, as by open_seed(7)")
+        if face.editor.world.generator_hash != self.editor.world.generator_hash:
+            raise UserError(f"the face is of the world {face.editor.world.name}, whose styles {self.editor.world.name} has "
+                            "not; open one with this editor")
         place = self._where(where, regions, mask)
         styles_of = pack(self.editor.latent(face.origin))
         return self._then(Change({"styles_of": styles_of}, place, coverage=coverage, replace=replace))

@@ -42,7 +42,7 @@ NEGATIONS = frozenset(words_of("""
     no not non un never none nothing nor neither without remove removes removed removing delete erase minus lose loses
     less fewer rid off away free stop stops hide hides sans lacking lacks except excluding exclude drop clear cut trim
     trimmed reduce reduced removal loss shrink gone opposite instead undo hardly barely dont doesnt didnt isnt arent
-    wasnt werent hasnt havent hadnt cant cannot couldnt wont wouldnt shouldnt mustnt aint
+    wasnt werent hasnt havent hadnt cant cannot couldnt wont wouldnt shouldnt mustnt aint anything outside beyond than
 """))
 ENDINGS = ("s", "es", "ed", "d", "er", "r", "est", "st", "ish")
 

@@ -12,8 +12,6 @@ from tqdm import tqdm
 
 from attention.memory import keep_memory
 
-LONGEST_SHOWN = 200             # signs of a path in a message
-
 
 class UserError(ValueError):
     """Something the user can mend: the message names the file or flag, what was found, what was expected, and the fix.
@@ -29,6 +27,12 @@ def printable(text: str) -> str:
     """A text of one line as it may be shown: what cannot be printed is a replacement character."""
     return text if text.isprintable() else "".join(
         sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in text)
+
+
+def shown(path: object, most: int = 200) -> str:
+    """A path or name from somebody else as it may stand in a message: printable, of one line, not endless."""
+    text = printable(str(path))
+    return text if len(text) <= most else f"{text[:most]}..."
 
 
 def exit_with_message(main: Callable[[], object]) -> None:
@@ -55,10 +59,8 @@ def paths_told() -> Iterator[None]:
     except OSError as error:
         if not isinstance(error.filename, (str, bytes, os.PathLike)):      # of no path: a fault of ours
             raise
-        name = printable(os.fsdecode(error.filename))
-        name = name if len(name) <= LONGEST_SHOWN else f"{name[:LONGEST_SHOWN]}..."
-        raise UserError(f"{name} cannot be used ({error.strerror}); check the path and its permissions, or give "
-                        "another") from error
+        raise UserError(f"{shown(os.fsdecode(error.filename))} cannot be used ({error.strerror}); check the path and its "
+                        "permissions, or give another") from error
 
 
 @contextmanager

@@ -418,8 +418,16 @@ def test_a_fit_replaces_nothing_of_an_earlier_one_unasked(tmp_path):
     fit.refuse_earlier("mapper", config.replaced(resume="auto"))
     (tmp_path / "mapper.safetensors").touch()
     with pytest.raises(UserError, match=r"mapper\.safetensors is there already, and would be replaced"):
-        fit.refuse_earlier("mapper", config.replaced(resume="auto"))
+        fit.refuse_earlier("mapper", config)
     fit.refuse_earlier("mapper", config.replaced(overwrite=True))
+
+
+def test_a_fit_that_goes_on_leaves_methods_that_are_done_as_they_are(tmp_path):
+    for name in fit.FITS:
+        (tmp_path / f"{name}.safetensors").write_text(name)
+    with pytest.warns(UserWarning, match=r"mapper\.safetensors is there already, and stays"):
+        files = fit.main(["--resume", "auto", "--folder", str(tmp_path), "--run", str(tmp_path / "runs")])
+    assert [file.read_text() for file in files] == list(fit.FITS)
 
 
 def test_a_part_of_a_fit_that_holds_something_else_is_refused(tmp_path):

@@ -14,6 +14,7 @@ minutes of processor time, which other programs beside it do not lengthen.
 import json
 import math
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -75,9 +76,14 @@ def main(argv: Sequence[str] | None = None) -> list[Path]:
     if world.name not in WORLDS and (variants := [name for name in names if name in VARIANTS]):
         raise UserError(f"--domain {shown(config.domain)} is a file, and {variants[0]} is trained in {', '.join(WORLDS)} "
                         "alone; leave it out by --only mapper or --only directions")
+    files = {name: config.folder / f"{name}.safetensors" for name in names}
+    done = {name for name, file in files.items() if config.resume and not config.overwrite and file.exists()}
     for name in names:
-        refuse_earlier(name, config)
-    return [fit(name, config, world) for name in names]
+        if name in done:
+            warnings.warn(f"{shown(files[name])} is there already, and stays", stacklevel=2)
+        else:
+            refuse_earlier(name, config)
+    return [files[name] if name in done else fit(name, config, world) for name in names]
 
 
 def refuse_earlier(name: str, config: FitConfig) -> None:

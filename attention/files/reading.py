@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from attention.errors import UserError, printable
+from attention.errors import UserError, shown
 
 Report = TypeVar("Report", bound=BaseModel)
 TEXT_BYTES = 16_000_000         # of JSON, TOML, landmarks, captions: far more than any of ours
@@ -113,9 +113,3 @@ def parse_json(text: str, wrong: str, what: str) -> object:
         raise UserError(f"{wrong} (nested too deeply), expected {what}") from None
     except ValueError as error:
         raise UserError(f"{wrong} ({error}), expected {what}") from None
-
-
-def shown(path: object, most: int = 200) -> str:
-    """A path or name from somebody else as it may stand in a message: printable, of one line, not endless."""
-    text = printable(str(path))
-    return text if len(text) <= most else f"{text[:most]}..."

@@ -35,17 +35,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-
-def _with_step(line: dict[str, float]) -> dict[str, float]:
-    if not (line.get("step", -1) >= 0 and float(line["step"]).is_integer()):
-        raise ValueError("no step")
-    return {**line, "step": int(line["step"])}
-
-
 PACKAGES = ("torch", "torchvision", "open_clip_torch", "numpy", "where2edit")
 PANELS_ACROSS, PANEL_INCHES, DOTS_PER_INCH = 3, (3.6, 2.2), 100
 LOG_SCALE_SPAN = 100.0          # two decades
-LINE = TypeAdapter(Annotated[dict[str, float], AfterValidator(_with_step)])
 
 
 class RunLog:
@@ -131,6 +123,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     except UserError:
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def _with_step(line: dict[str, float]) -> dict[str, float]:
+    if not (line.get("step", -1) >= 0 and float(line["step"]).is_integer()):
+        raise ValueError("no step")
+    return {**line, "step": int(line["step"])}
+
+
+LINE = TypeAdapter(Annotated[dict[str, float], AfterValidator(_with_step)])
 
 
 def read_metrics(folder: Path) -> list[dict[str, float]]:

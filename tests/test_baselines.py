@@ -437,6 +437,9 @@ def test_a_part_of_a_fit_that_holds_something_else_is_refused(tmp_path):
     for other in ({"directions": torch.zeros(3, 4)}, {"others": torch.zeros(3, 2)}):
         with pytest.raises(UserError, match=r"00\.safetensors does not hold what this fit makes; delete it"):
             fit.piece(path, config, {"faces": "1"}, other, lambda: {})
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"00\.safetensors is not a complete .*attention\.baselines\.fit --overwrite$"):
+        fit.piece(path, config, {"faces": "1"}, like, lambda: {})
 
 
 @pytest.mark.slow

@@ -157,7 +157,7 @@ def piece(path: Path, config: FitConfig, said: dict[str, str], like: Mapping[str
     """
     said = {"kind": PIECE, "seed": str(config.seed), **said}
     if config.resume and path.exists():
-        tensors, found = read_safetensors(path, PIECE, COMMAND)
+        tensors, found = read_safetensors(path, PIECE, f"{COMMAND} --overwrite")
         if found == said:
             if {name: one.shape for name, one in tensors.items()} != {name: one.shape for name, one in like.items()}:
                 raise UserError(f"{shown(path)} does not hold what this fit makes; delete it, or begin anew by --overwrite")

@@ -1,6 +1,6 @@
 """A sheet of edits of generated faces, at full resolution and shrunk: the picture at the top of the README.
 
-    python show_demo/faces.py --out show_demo/imgs/faces.jpg
+    python show_demo/faces.py --out show_demo/imgs/faces.jpg --overwrite
 """
 
 import sys
@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import attention
 from attention.config import Config, option, parse_config
 from attention.errors import UserError, exit_with_message
-from attention.files.disk import write_atomically
+from attention.files.disk import refuse_pictures_of_others, write_atomically
 
 TITLE = 18                  # px above every picture
 
@@ -30,11 +30,13 @@ class SheetConfig(Config):
     strength: float = option(0.1, "of the changes", min=0, max=1)
     side: int = option(208, "px of every picture", min=16, max=1024)
     out: Path = option(Path("faces.jpg"), "JPEG or PNG to write")
+    overwrite: bool = option(False, "replace what has that name")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     """Edit every face by every prompt and write one picture."""
     config = parse_config(SheetConfig, argv, __doc__)
+    refuse_pictures_of_others([config.out], config.overwrite)
     seeds, prompts, rows = seeds_of(config.seeds), config.prompts.split(";"), []
     for face in map(attention.load_editor(config.run).open_seed, seeds):
         pictures = [face.image, *(face.edit(prompt, strength=config.strength).image for prompt in prompts)]

@@ -189,6 +189,41 @@ def test_a_photo_is_not_overwritten_from_python_either(editor, tmp_path):
     editor.replay(tmp_path / "b.png", path).save(tmp_path / "b.png")                     # its own recipe may be
 
 
+def test_a_picture_of_others_is_replaced_only_if_that_is_said(main, editor, tmp_path):
+    out, names = tmp_path / "a.png", ("a.png", "a_mask.png", "a_grid.png")
+    words = ("--seed", 7, "--what", "beard", "--save_mask", "--grid", "--out", out)
+    for name, content in zip(names, (b"a letter", None, b""), strict=True):
+        if content is None:
+            Image.new("RGB", (32, 32)).save(tmp_path / name)
+        else:
+            (tmp_path / name).write_bytes(content)
+        before = (tmp_path / name).read_bytes()
+        with pytest.raises(UserError, match=rf"{name} is there already, was not written by Where2Edit.* by --overwrite"):
+            main(*words)
+        with pytest.raises(UserError, match=r"was not written by Where2Edit.* by overwrite=True"):
+            editor.open_seed(7).save(tmp_path / name)
+        assert (tmp_path / name).read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+        (tmp_path / name).rename(tmp_path / "kept")
+        if name != names[-1]:
+            (tmp_path / "kept").unlink()
+    (tmp_path / "kept").rename(out)
+    main(*words, "--overwrite")
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    main(*words)                                                         # its own pictures, unasked
+    assert len(written) == 3 and all(path.stat().st_mtime_ns > time for path, time in written.items())
+
+
+def test_of_a_folder_no_picture_of_others_is_replaced(main, tmp_path):
+    (tmp_path / "in").mkdir()
+    (tmp_path / "out").mkdir()
+    face = Image.fromarray(draw_faces(FaceParams.sample(1, seed=6)).images[0])
+    for path in ("in/a.jpg", "in/b.jpg", "out/b.png"):
+        face.save(tmp_path / path)
+    with pytest.raises(UserError, match=r"b\.png is there already"):
+        main(tmp_path / "in", "--aligned", "--what", "beard", "--out", tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 1
+
+
 def test_an_edit_that_changes_nothing_says_so_and_why(main, tmp_path, capsys):
     for words, why in ((("--strength", 0), "the strength is 0"), (("--coverage", 0), "'lips' is nowhere in this face")):
         with pytest.warns(UserWarning, match=f"nothing changed: {why}"):

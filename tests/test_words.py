@@ -18,6 +18,7 @@ from attention.editing.words import LONGEST_TEXT, Words, check_text, places, say
 from attention.errors import UserError
 from attention.files.published import ROOT
 from attention.worlds.concepts import CONCEPTS, FACES, OTHER_WORDS, Sayings
+from attention.worlds.faces import concepts as faces
 from attention.worlds.registry import WORLDS, read_toml
 
 HAIR = "of hair it knows black hair, brown hair, blonde hair, red hair, grey hair, purple hair, long hair, short hair"
@@ -54,6 +55,7 @@ NOTED = {
     "purple qwertz <b>hair</b>": ("purple hair", "not known, and passed over: 'qwertz', 'b'"),
     "grey hair 💇": ("grey hair", "not known, and passed over: '💇'"),
     "long ginger hair": ("long hair and red hair", "long hair and red hair in one text come out weaker"),
+    "slightly blond hair": ("blonde hair", "'slightly' changes nothing"),
     "beard " + " ".join(f"z{i}" for i in range(99)): ("beard", "'z0', 'z1', 'z2', 'z3', 'z4' and 94 words more"),
 }
 # Typed -> what the refusal names.
@@ -72,6 +74,10 @@ REFUSED = {
     **dict.fromkeys(("red shirt", "a red hat", "red"), "did you mean red hair"), "purple cat": "did you mean purple hair?",
     "red hat and blonde hair": "without 'red'; did you mean blonde hair?",
     "grey hair and purpel eyes": "without 'purpel'",
+    **dict.fromkeys(("turn her black hair blonde", "from black hair to blonde", "black or blonde hair", "black/blonde hair"),
+                    "names black hair and blonde hair, of which only one can be; did you mean black hair or blonde hair?"),
+    "red hair and lips": "without 'lips'; did you mean red hair?", "hair and lips red": "without 'hair'; did you mean red l",
+    "silver earrings": "is known only in part; did you mean earrings?",
     **dict.fromkeys(("no beard", "without glasses", "w/o glasses", "remove the glasses", "take the glasses off",
                      "get rid of it", "not smiling", "don't smile", "isn’t smiling", "unsmiling", "non-smiling",
                      "never smile", "beardless", "clean-shaven", "shaved", "no smile", "nobeard", "No hair!",
@@ -79,6 +85,12 @@ REFUSED = {
                     "says that something should not be, which cannot be done"),
     **dict.fromkeys(("bald", "less hair"), "did you mean short hair?"), "not a big nose": "did you mean narrow nose?",
     "no brown eyes": "did you mean blue eyes?",
+    **dict.fromkeys(("blonde hair, not grey", "not grey but blonde hair"), "cannot be done; did you mean blonde hair?"),
+}
+REFUSED_OF_REAL_FACES = {
+    "black hair and brown eyes": "without 'brown', 'eyes'; did you mean black hair?", "frown": "did you mean serious?",
+    "night background": "did you mean dark background?",
+    "a bright blue background": "names bright background and blue background, of which only one can be",
 }
 READ_PLACES = {
     **dict.fromkeys(("hair", "the hair", "Hair.", "the face", "around the eyes", "chin", "grey hair", "beard",
@@ -111,6 +123,9 @@ def test_what_cannot_be_done_is_refused_and_what_can_be_is_named(editor):
         with pytest.raises(UserError, match=re.escape(named)) as told:
             editor.read(typed)
         assert "docs/words.md" in str(told.value), typed
+    for typed, named in REFUSED_OF_REAL_FACES.items():
+        with pytest.raises(UserError, match=re.escape(named)):
+            Words(faces.SAYINGS, faces.PROMPTS, taught=frozenset()).read(typed)
 
 
 def test_a_place_is_read_or_the_places_are_listed(editor):

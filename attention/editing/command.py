@@ -9,7 +9,7 @@ editor of real-looking faces edits, if their generator is there (python -m atten
 ones. A photo needs its face found (the extra photos), or --landmarks, or --aligned if it
 is framed already. Of a folder every picture is edited; what fails and files that are no pictures are named, and the exit
 code is then 2. Hidden files, landmarks (.json, .txt) and folders in it are left alone. No photo that is read is ever
-overwritten; another file of the name that is written is. The written PNG keeps the photo's colour profile and holds its
+overwritten; of other files only pictures that this program wrote, unless --overwrite is given. The written PNG keeps the photo's colour profile and holds its
 recipe: editor.replay("edited.png") in Python makes the same pixels again.
 """
 
@@ -49,6 +49,7 @@ class EditConfig(Config):
     out: Path = option(Path("edited.png"), "PNG to write; for a folder, a folder")
     save_mask: bool = option(False, "write OUT_mask.png too: where the last change is")
     grid: bool = option(False, f"write OUT_grid.png too: the changes at the strengths {', '.join(map(str, STRENGTHS))}")
+    overwrite: bool = option(False, "replace what has the name of a picture to write, whoever wrote it")
     device: str = option("auto", DEVICE)
     trust: bool = option(False, TRUST)
 

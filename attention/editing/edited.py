@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image, PngImagePlugin
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
@@ -21,7 +21,7 @@ from attention.editing.placed import Placed
 from attention.editing.recipes import MOST_CHANGES, RECIPE_KEY, pack, pack_mask, unpack, unpack_mask
 from attention.editing.words import check_text
 from attention.errors import UserError
-from attention.files.disk import refuse_overwriting, write_atomically
+from attention.files.disk import refuse_overwriting, refuse_pictures_of_others, write_picture
 from attention.files.reading import as_path
 from attention.images import to_bytes, to_image, to_pixels
 from attention.method.defaults import COVERAGE, STRENGTH
@@ -298,20 +298,22 @@ class Edited:
         sources = [(face.image, face.labels, *face.styles, *face.features) for face in faces]
         return [*sum(sources, ()), *self.masks, *sum(edits, ()), *sum(maps, ())]
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write the picture as PNG with its recipe inside, all of it or nothing.
 
+        Args:
+            overwrite: replace whatever has that name, and not only a picture that was written by this program.
         Raises:
-            UserError: the name does not end in .png, it is the photo that was opened, or it cannot be written.
+            UserError: the name does not end in .png, it is the photo that was opened, something else has it, or it cannot
+                be written.
         """
         path = as_path(path, "a picture to write")
         if self.photo is not None and "path" in self.photo.picture.info:
             refuse_overwriting([path], [self.photo.picture.info["path"]])
         if path.suffix.lower() != ".png":
             raise UserError(f"{path} does not end in .png; only PNG keeps the pixels and the recipe as they are")
-        info = PngImagePlugin.PngInfo()
-        info.add_itxt(RECIPE_KEY, json.dumps(self.recipe))
-        write_atomically(path, lambda temporary: self.image.save(temporary, format="PNG", pnginfo=info))
+        refuse_pictures_of_others([path], overwrite, "overwrite=True")
+        write_picture(path, self.image, {RECIPE_KEY: json.dumps(self.recipe)})
         return path
 
     def _then(self, change: Change) -> "Edited":

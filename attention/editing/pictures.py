@@ -13,7 +13,7 @@ from attention.editing.edited import Edited
 from attention.editing.photo import read_photo
 from attention.editing.session import Editor, load_editor
 from attention.errors import UserError
-from attention.files.disk import refuse_overwriting, run_folder, write_picture
+from attention.files.disk import refuse_overwriting, refuse_pictures_of_others, run_folder, write_picture
 from attention.files.pictures import picture_endings
 from attention.files.reading import shown
 from attention.images import to_pixels
@@ -27,6 +27,7 @@ def edit_one(config: EditConfig) -> Path:
     refuse_overwriting(written_for(config.out, config), read)
     if os.path.isdir(config.out):
         raise UserError(f"--out {shown(config.out)} is a folder, expected a name for one picture")
+    refuse_pictures_of_others(written_for(config.out, config), config.overwrite)
     reference = check_changes(config)
     run_folder(config.out.parent, "--out")
     editor = load_editor(config.run, config.device, config.trust, config.ckpt)
@@ -57,8 +58,10 @@ def edit_folder(folder: Path, config: EditConfig) -> Path:
                         "rename one of each")
     outputs = {path: config.out / f"{path.stem}.png" for path in paths}
     points = {path: _landmarks_of(path, config.landmarks) for path in paths}
-    refuse_overwriting([file for out in outputs.values() for file in written_for(out, config)],
+    written = [file for out in outputs.values() for file in written_for(out, config)]
+    refuse_overwriting(written,
                        [*paths, *(file for file in (*points.values(), config.reference) if file is not None)])
+    refuse_pictures_of_others(written, config.overwrite)
     reference = check_changes(config)
     run_folder(config.out, "--out")
     editor, failed, unchanged = load_editor(config.run, config.device, config.trust, config.ckpt), [], []
@@ -160,7 +163,7 @@ def written_for(out: Path, config: EditConfig) -> list[Path]:
 def write(editor: Editor, edited: Edited, out: Path, config: EditConfig) -> str | None:
     """The picture, and beside it what else was asked for; returns why it is the unedited one, if it is."""
     files = written_for(out, config)
-    edited.save(out)
+    edited.save(out, config.overwrite)
     if config.save_mask:
         mask = to_pixels(edited.mask.expand(-1, 3, -1, -1) * 2 - 1)[0]
         write_picture(files[1], Image.fromarray(mask))

@@ -56,10 +56,12 @@ class Phrase(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What a text says: phrases in its order, and words that belong to none."""
+    """What a text says: phrases in its order, words that belong to none, and names of parts that a clause of their own says
+    nothing known of, as "lips" of "red hair and lips"."""
 
     phrases: list[Phrase]
     left: list[str]
+    alone: tuple[str, ...] = ()
 
 
 class Read(NamedTuple):
@@ -186,8 +188,9 @@ class Words:
             return self._read_loosely(text, self.sayable[""])
         said = _clauses(text)
         found = self._find(said, self._phrases)
-        if found.phrases and not self._unread(found.left) and self._all_trained(found) and self._taught(text):
-            return Read(text, _several(found))
+        if (found.phrases and not self._unread(found.left) and not found.alone and self._all_trained(found)
+                and not _rivals(found) and self._taught(text)):
+            return Read(text, (*_degree(found), *_several(found)))
         clauses = [self._translated(clause) for clause in said]
         found = self._find(clauses, self._phrases)
         if not found.phrases:                                   # "purple, wonderful hair"
@@ -195,21 +198,23 @@ class Words:
             passed = [word for clause in clauses for word in clause if word not in NEGATIONS and not self._counts(word)]
             found = self._find(kept, self._phrases)
             found.left.extend(passed)
-        if NEGATIONS.intersection(word for clause in clauses for word in clause):
-            opposite = [text for phrase in found.phrases for text in self._opposites(phrase)]
-            opposite = opposite if found.phrases else self._nearest(said)
+        if any(map(_denies, clauses)):
             raise _refusal(text, "says that something should not be, which cannot be done",
-                           _did_you_mean(opposite) or "nothing that is known is its opposite")
+                           _did_you_mean(self._instead(said, clauses, found)) or "nothing that is known is its opposite")
         untrained = [phrase.text for phrase in found.phrases if phrase.text not in self._trained]
-        lost = [word for word in self._unread(found.left) if self._counts(word)]
+        lost = [word for word in (*self._unread(found.left), *found.alone) if self._counts(word)]
         if untrained:
             why = f"names {_named(untrained)}, which this editor was not trained on"
         elif not found.phrases:
             why = "is none of the phrases that this editor knows"
         elif lost:
-            why = f"is known only in part, and would be something else without {_shown(lost)}"
+            typed = [word for word in lost if word in words_of(text)]
+            why = "is known only in part" + (f", and would be something else without {_shown(typed)}" if typed else "")
+        elif rivals := _rivals(found):
+            raise _refusal(text, f"names {_named(rivals)}, of which only one can be", _did_you_mean(rivals))
         else:
-            return Read(*_rewritten([phrase.text for phrase in found.phrases], self._unread(found.left), _several(found)))
+            notes = (*_degree(found), *_several(found))
+            return Read(*_rewritten([phrase.text for phrase in found.phrases], self._unread(found.left), notes))
         raise _refusal(text, why, self._hint(said, clauses, found))
 
     def read_place(self, text: str) -> Read:
@@ -253,8 +258,13 @@ class Words:
         parts = [self._find_in(clause, table) for clause in clauses]
         apart = Found(list(dict.fromkeys(phrase for part in parts for phrase in part.phrases)),
                       [word for part in parts for word in part.left])
+        named = {phrase.part for phrase in apart.phrases}
+        alone = tuple(word for part in parts if not part.phrases for word in part.left
+                      if self._nouns.get(word, "") not in ("", *named)) if apart.phrases else ()
         together = self._find_in([word for clause in clauses for word in clause], table)
-        return together if self._unread(apart.left) and not self._unread(together.left) else apart
+        if self._unread(apart.left) and not alone and not self._unread(together.left):
+            return together
+        return apart._replace(alone=alone)
 
     def _find_in(self, clause: list[str], table: Mapping[tuple[str, ...], Phrase]) -> Found:
         """Phrases whose words stand side by side in any order, the longest first; "long blonde hair" is two."""
@@ -325,9 +335,16 @@ class Words:
         """The known word that was likely meant, or the word itself."""
         return next(iter(difflib.get_close_matches(word, sorted(self._known), 1, ALIKE)), word)
 
-    def _opposites(self, phrase: Phrase) -> list[str]:
-        return [other.text for other in dict.fromkeys(self._phrases.values())
-                if other.attribute == phrase.attribute and other != phrase and other.text in self._trained]
+    def _instead(self, said: list[list[str]], clauses: list[list[str]], found: Found) -> list[str]:
+        """What could be said instead of a text that says what should not be: what it says should be; what it chooses
+        between; or the opposites of what it names."""
+        wanted = self._find([clause for clause in clauses if not _denies(clause)], self._phrases)
+        for phrases in ([phrase.text for phrase in wanted.phrases], _rivals(found)):
+            if known := [text for text in phrases if text in self._trained]:
+                return known
+        opposites = [other.text for phrase in found.phrases for other in self._phrases.values()
+                     if other.attribute == phrase.attribute and other not in found.phrases and other.text in self._trained]
+        return list(dict.fromkeys(opposites)) if found.phrases else self._nearest(said)
 
     def _nearest(self, clauses: list[list[str]]) -> list[str]:
         """Phrases that the world names for what its CLIP has nothing for."""
@@ -337,6 +354,8 @@ class Words:
 
     def _hint(self, said: list[list[str]], clauses: list[list[str]], found: Found) -> str:
         """What could be said instead, of a text as it was typed and as it was translated."""
+        if near := self._nearest(said):
+            return _did_you_mean(near)
         spelled = self._find([self._translated([self._nearly(word) for word in clause]) for clause in said], self._phrases)
         for guess in ([] if self._unread(spelled.left) else [spelled]) + [found]:
             if known := [phrase.text for phrase in guess.phrases if phrase.text in self._trained]:
@@ -347,7 +366,7 @@ class Words:
                     if part and (place := self.said.places[part][0]) in self.sayable]
         meant = {self._nearly(word) for word in words}
         near = [phrase.text for key, phrase in self._phrases.items() if meant & set(key) and phrase.text in self._trained]
-        return "; ".join(of_parts[:2]) or _did_you_mean(list(dict.fromkeys(self._nearest(said) + near)))
+        return "; ".join(of_parts[:2]) or _did_you_mean(list(dict.fromkeys(near)))
 
 
 def _refusal(text: str, why: str, hint: str) -> UserError:
@@ -383,6 +402,21 @@ def _tokens(text: str) -> list[str]:
     text = re.sub(r"['’]", "", re.sub(r"\bw/o\b", "without", text.lower()))
     return [token for token in re.findall(r"[^\W_]+|[^\w\s]", text)
             if token in CUTS or token.isalnum() or (unicodedata.category(token)[0] == "S" and not token.isascii())]
+
+
+def _denies(clause: Sequence[str]) -> bool:
+    return not NEGATIONS.isdisjoint(clause)
+
+
+def _rivals(found: Found) -> list[str]:
+    """Phrases of which a picture can have only one, if there are such."""
+    attributes = [phrase.attribute for phrase in found.phrases]
+    return [phrase.text for phrase in found.phrases if attributes.count(phrase.attribute) > 1]
+
+
+def _degree(found: Found) -> tuple[str, ...]:
+    """That "slightly", which is a word of a phrase as well, says nothing here."""
+    return ("how much is said by the strength, and 'slightly' changes nothing",) if "slightly" in found.left else ()
 
 
 def _several(found: Found) -> tuple[str, ...]:

@@ -3,16 +3,18 @@
 import fcntl
 import os
 import secrets
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, PngImagePlugin
 from safetensors import SafetensorError
 
 from attention.errors import UserError
+from attention.files.pictures import decoding, open_picture
 from attention.files.reading import shown
 
+WRITER_KEY, WRITER = "Software", "Where2Edit"      # a text of the PNG files that are written here
 KEPT_OF_NAME = 40               # signs of a file's name that its temporary name keeps; 255 bytes are the most of both
 
 
@@ -116,13 +118,41 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
-def write_picture(path: Path, picture: Image.Image) -> None:
-    """Write a picture as PNG, all of it or nothing.
+def write_picture(path: Path, picture: Image.Image, texts: Mapping[str, str] | None = None) -> None:
+    """Write a picture as PNG that says by whom it was written, all of it or nothing.
 
+    Args:
+        texts: further texts for the file, by their keys.
     Raises:
         UserError: see `write_atomically`.
     """
-    write_atomically(path, lambda temporary: picture.save(temporary, format="PNG"))
+    info = PngImagePlugin.PngInfo()
+    for key, text in {WRITER_KEY: WRITER, **(texts or {})}.items():
+        info.add_itxt(key, text)
+    write_atomically(path, lambda temporary: picture.save(temporary, format="PNG", pnginfo=info))
+
+
+def refuse_pictures_of_others(paths: Iterable[Path], overwrite: bool, how: str = "--overwrite") -> None:
+    """Before the work: where a picture will be written there is none yet, or one that `write_picture` wrote.
+
+    Args:
+        overwrite: the user has said that anything may be replaced.
+        how: the user says so, for messages.
+    Raises:
+        UserError: names the first file of another kind.
+    """
+    for path in paths:
+        if not overwrite and os.path.lexists(path) and not os.path.isdir(path) and not _written_here(path):
+            raise UserError(f"{shown(path)} is there already, was not written by {WRITER}, and would be replaced; give "
+                            f"another name, move it, or replace it by {how}")
+
+
+def _written_here(path: Path) -> bool:
+    try:
+        with decoding(shown(path)), open_picture(path) as picture:
+            return picture.info.get(WRITER_KEY) == WRITER
+    except (UserError, OSError):
+        return False
 
 
 def run_folder(path: Path, flag: str = "--run") -> Path:

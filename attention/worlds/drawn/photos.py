@@ -13,7 +13,7 @@ from PIL import Image
 
 from attention.config import Config, option, parse_config
 from attention.errors import UserError, exit_with_message
-from attention.files.disk import write_atomically
+from attention.files.disk import refuse_pictures_of_others, write_picture, write_text
 from attention.inversion.frame import Frame
 from attention.worlds.drawn.faces import FaceParams, draw_faces, landmarks
 
@@ -50,6 +50,7 @@ class PhotoConfig(Config):
 
     seed: int = option(5, "of the face", min=0)
     out: Path = option(Path("photo.png"), "PNG to write; the landmarks go beside it")
+    overwrite: bool = option(False, "replace what has these names, whoever wrote it")
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
@@ -57,11 +58,13 @@ def main(argv: Sequence[str] | None = None) -> Path:
     config = parse_config(PhotoConfig, argv, __doc__)
     if config.out.suffix.lower() != ".png":
         raise UserError(f"--out is {config.out}, expected a name that ends in .png")
+    points = config.out.with_suffix(".json")
+    # Points beside a picture of ours are ours.
+    refuse_pictures_of_others([config.out] if config.out.exists() else [points], config.overwrite)
     photo = draw_photo(FaceParams.sample(1, seed=config.seed))
-    write_atomically(config.out, lambda path: photo.image.save(path, format="PNG"))
-    points = json.dumps(photo.landmarks.round(2).tolist())
-    write_atomically(config.out.with_suffix(".json"), lambda path: path.write_text(points))
-    print(f"wrote {config.out}, {config.out.with_suffix('.json')}")
+    write_picture(config.out, photo.image)
+    write_text(points, json.dumps(photo.landmarks.round(2).tolist()))
+    print(f"wrote {config.out}, {points}")
     return config.out
 
 

@@ -43,9 +43,11 @@ OTHER_WORDS = {
     "serious": ("neutral", "stern", "solemn"),
     "mouth open": ("open lips", "parted lips"),
 }
-SAYINGS = Sayings(CONCEPTS, PART_NAMES, OTHER_WORDS, {"moustache": "beard", "mustache": "beard", "frowning": "serious"},
-                  frozenset(("orange", "yellow", "auburn", "turquoise", "gold", "purple", "violet", "pink", "amber", "teal",
-                             "beige", "hazel")))
+NEAREST = {"moustache": "beard", "mustache": "beard", "night background": "dark background",
+           **dict.fromkeys(("frowning", "frown", "sad", "angry"), "serious")}
+OTHER_COLOURS = frozenset(("orange", "yellow", "auburn", "turquoise", "gold", "purple", "violet", "pink", "amber", "teal", "beige",
+                           "hazel"))
+SAYINGS = Sayings(CONCEPTS, PART_NAMES, OTHER_WORDS, NEAREST, OTHER_COLOURS)
 
 
 def where_texts(prompt: str) -> tuple[str, ...]:

@@ -224,6 +224,18 @@ def test_a_text_that_is_too_long_is_told_and_its_beginning_counts(editor):
     assert torch.equal(edit.tensor, fitting.tensor) and len(edit.changes[0].what) == 490
 
 
+def test_what_goes_wrong_without_a_text_is_told_too(editor):
+    face = editor.open_seed(7)
+    assert repr(face) == "<Edited: seed 7, unedited>" and "drawn" in repr(editor)
+    with pytest.warns(UserWarning, match="a strength of 0.5 is beyond the usual ones, 0 to 0.3"):
+        assert repr(face.edit("beard", strength=0.5)) == "<Edited: seed 7, beard>"
+    with pytest.raises(UserError, match="no change to retouch"):
+        face.retouch(0.1, 0.8)
+    with pytest.raises(UserError, match=r"regions are \[99999\]"):
+        face.edit("beard", regions=99999)
+    assert np.array_equal(editor.grid(face, "beard"), editor.grid(face, "beard", [0.05, 0.1, 0.15, 0.2]))
+
+
 def test_what_is_not_known_is_named_every_time_it_is_said(editor):
     for _ in range(2):
         with pytest.warns(UserWarning, match="'zebra'"):

@@ -1,5 +1,6 @@
 """The world of real-looking faces: what is measured has known answers, and what is shipped fits together."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -265,3 +266,14 @@ def test_a_real_photo_is_found_inverted_edited_and_given_back(published):
     points = find_landmarks(Image.fromarray(photo), load_detector())
     known = [Recogniser()(pixels, points) for pixels in (photo, edited)]
     assert np.linalg.norm(known[0] - known[1]) < 0.3
+
+
+def test_a_frame_without_a_face_is_told(published):
+    pytest.importorskip("dlib", reason="faces are found with the extra photos")
+    editor = load_editor("faces")
+    face = editor.open_seed(3).image
+    for picture, expected in ((face, False), (face.rotate(90), False), (Image.new("RGB", (64, 64), (0, 160, 60)), True)):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            editor.open_photo(picture, aligned=True, refine=0)
+        assert any("no face was found where" in str(note.message) for note in told) == expected

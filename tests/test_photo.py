@@ -175,8 +175,21 @@ def test_what_rgb_cannot_hold_becomes_srgb_through_its_profile_and_that_is_told(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for mode in ("L", "RGBA", "P", "RGB"):
-            path = saved(tmp_path, Image.new(mode, (16, 16)), "d.png", icc_profile=display_p3())
+            path = saved(tmp_path, Image.new(mode, (16, 16), "black"), "d.png", icc_profile=display_p3())
             assert read_photo(path).info["icc_profile"] == display_p3()
+
+
+def test_what_eight_bits_of_rgb_cannot_hold_is_told(tmp_path):
+    glass = Image.new("RGBA", (16, 16), (9, 9, 9, 254))
+    deep = Image.fromarray(np.full((16, 16), 9000, np.uint16))
+    for name, picture, told in (("a.png", glass, r"a\.png is transparent in places, which become white"),
+                                ("b.png", deep, r"b\.png has 16 bits a colour, of which 8 are kept"),
+                                ("c.tif", deep, r"c\.tif has 16 bits a colour")):
+        with pytest.warns(UserWarning, match=told):
+            read_photo(saved(tmp_path, picture, name))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_photo(saved(tmp_path, Image.new("RGBA", (16, 16), "black"), "d.png"))
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.png", "a.webp", "a.tiff"])

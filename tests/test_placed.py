@@ -52,6 +52,22 @@ def test_a_photo_is_a_path_a_picture_or_its_pixels(editor, tmp_path):
         assert torch.equal(face.tensor, opened[0].tensor)
 
 
+def test_the_mask_of_a_photo_is_as_large_as_the_photo_and_says_where_again(editor, tmp_path):
+    params = FaceParams.sample(1, seed=8)
+    around = Image.fromarray(np.pad(draw_faces(params, 384).images[0], ((100, 116), (200, 116), (0, 0))))
+    points = spread_to_68([392, 292] + 192 * np.concatenate([landmarks(params)[name] for name in POINTS]))
+    face = editor.open_photo(around, landmarks=points)
+    edit = face.edit("purple hair", strength=0.2)
+    mask, changed = np.asarray(edit.mask_image), (np.asarray(edit.image) != np.asarray(around)).any(axis=2)
+    assert edit.mask_image.size == around.size
+    assert not changed[mask == 0].any() and changed[mask == 255].mean() > 0.9 and 0.01 < (mask == 255).mean() < 0.4
+    edit.mask_image.save(tmp_path / "mask.png")
+    for again in (edit.mask_image, str(tmp_path / "mask.png")):
+        place = face.edit("purple hair", mask=again).mask
+        assert float((place - (edit.mask > 0.125).float()).abs().mean()) < 0.05 < float(edit.mask.mean())
+    assert torch.equal(face.edit("beard", mask=edit.mask).mask > 0.5, edit.mask > 0.5)       # of the square, as it is
+
+
 def test_a_photo_takes_over_what_the_generator_made_where_a_mask_is_soft_too(editor):
     face = editor.open_seed(3)
     before = np.asarray(face.image).astype(int)

@@ -19,10 +19,11 @@ from PIL import Image
 from playwright.sync_api import expect, sync_playwright
 
 from attention.editing import page as command
-from attention.editing.history import STRONGEST, USUAL
+from attention.editing.history import USUAL
 from attention.errors import UserError
 from attention.files.published import ROOT
 from attention.images import to_pixels
+from attention.method.defaults import STRONGEST
 from attention.worlds.drawn import photos
 
 SCREENSHOTS = ROOT / "runs/screenshots"

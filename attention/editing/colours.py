@@ -45,7 +45,8 @@ def to_rgb(picture: Image.Image, name: str) -> Image.Image:
         warnings.warn(f"{name} is CMYK without a colour profile, so that its colours in RGB are a guess", stacklevel=3)
     if colours.mode != "RGB":
         colours = colours.convert("RGB")                        # of grey, a profile of RGB holds for three equal numbers
-    if alpha is not None:
+    if alpha is not None and np.asarray(alpha).min() < 255:
+        warnings.warn(f"{name} is transparent in places, which become white", stacklevel=3)
         colours = Image.composite(colours, Image.new("RGB", colours.size, "white"), alpha)
     result = colours.copy() if colours is picture else colours
     result.info = {} if profile is None else {"icc_profile": profile}

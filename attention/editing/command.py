@@ -6,11 +6,11 @@
 
 In a checkout that is not installed: python show_demo/edit_image.py instead of where2edit edit. Without --run the shipped
 editor of real-looking faces edits, if their generator is there (python -m attention.download faces), else that of drawn
-ones. A photo needs its face found (the extra photos), or --landmarks, or --aligned if it
-is framed already. Of a folder every picture is edited; what fails and files that are no pictures are named, and the exit
-code is then 2. Hidden files, landmarks (.json, .txt) and folders in it are left alone. No photo that is read is ever
-overwritten; of other files only pictures that this program wrote, unless --overwrite is given. The written PNG keeps the photo's colour profile and holds its
-recipe: editor.replay("edited.png") in Python makes the same pixels again.
+ones. A photo needs its face found (the extra photos), or --landmarks, or --aligned if it is framed already. Of a folder
+every picture is edited; what fails and files that are no pictures are named, and the exit code is then 2. Hidden files,
+landmarks (.json, .txt) and folders in it are left alone. No photo that is read is ever overwritten; of other files only
+pictures that this program wrote, unless --overwrite is given. The written PNG keeps the photo's colour profile and holds
+its recipe: editor.replay("edited.png") in Python makes the same pixels again. EXIF data (time, place, camera) stay behind.
 """
 
 import os
@@ -22,10 +22,10 @@ from attention.config import CKPT, DEVICE, TRUST, Config, option, parse_config
 from attention.editing.words import check_before_loading, listed
 from attention.errors import UserError
 from attention.files.reading import readable, shown
-from attention.method.defaults import COVERAGE, STRENGTH
+from attention.method.defaults import COVERAGE, STRENGTH, STRENGTHS
 from attention.worlds.registry import WORLDS, usual_run, usual_world
 
-STRENGTHS = (0.05, 0.1, 0.15, 0.2)          # of --grid
+BETWEEN = "\0"              # several --then in one flag; nothing that is typed holds it
 
 
 class EditConfig(Config):
@@ -75,13 +75,20 @@ def _as_flags(argv: Sequence[str]) -> list[str]:
     if len(changes) < 2 or changes[-1] + 1 == len(words):
         return words
     rest = [word for i, word in enumerate(words) if i not in changes and i - 1 not in changes]
-    return [*rest, "--then", "\n".join(words[i + 1] for i in changes)]
+    return [*rest, "--then", BETWEEN.join(words[i + 1] for i in changes)]
 
 
 def further_changes(config: EditConfig) -> list[tuple[str, str | None]]:
-    """What and where of every --then."""
-    parts = [change.partition("@") for change in config.then.split("\n")] if config.then is not None else []
-    return [(what.strip(), where.strip() or None) for what, _, where in parts]
+    """What and where of every --then.
+
+    Raises:
+        UserError: one of them has an @ too many, or nothing beside it.
+    """
+    said = [] if config.then is None else [change.split("@") for change in config.then.split(BETWEEN)]
+    for parts in said:
+        if len(parts) > 2 or not all(part.strip() for part in parts):
+            raise UserError(f"--then is {shown('@'.join(parts))!r}, expected WHAT or WHAT@WHERE, as in red lipstick@lips")
+    return [(what.strip(), where[0].strip() if where else None) for what, *where in said]
 
 
 def _check(config: EditConfig) -> None:

@@ -24,7 +24,6 @@ from attention.editing.history import (
     LONGEST_TEXT,
     MOST_STEPS,
     REGIONS,
-    STRONGEST,
     USUAL,
     Opened,
     Page,
@@ -48,7 +47,7 @@ from attention.files.pictures import open_picture
 from attention.files.reading import parse_json
 from attention.images import to_pixels
 from attention.inversion.frame import Frame
-from attention.method.defaults import COVERAGE, STRENGTH
+from attention.method.defaults import COVERAGE, STRENGTH, STRONGEST
 from attention.method.regions import region_overlay
 
 MOST_REFINED = 300          # steps

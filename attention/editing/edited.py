@@ -3,7 +3,7 @@
 import json
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from numbers import Integral, Real
@@ -22,9 +22,10 @@ from attention.editing.recipes import MOST_CHANGES, RECIPE_KEY, pack, pack_mask,
 from attention.editing.words import check_text
 from attention.errors import UserError
 from attention.files.disk import refuse_overwriting, refuse_pictures_of_others, write_picture
+from attention.files.pictures import read_picture
 from attention.files.reading import as_path
 from attention.images import to_bytes, to_image, to_pixels
-from attention.method.defaults import COVERAGE, STRENGTH
+from attention.method.defaults import COVERAGE, STRENGTH, STRONGEST
 from attention.method.dose import SHARES
 from attention.method.editor import Edit, Place, Source
 from attention.method.spatial_attention import blur_mask, threshold_for
@@ -37,6 +38,7 @@ WHOLE_EDITS = 2             # of a chain that stay in memory with their features
 MUCH = 0.2                  # of the edges of the square: a change that ends there shows
 KEPT_PLACES = 16            # texts whose place in a face is kept
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
+MaskLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor        # a path, a picture, or values; see pack_mask
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class Edited:
         image: the picture for people; of a photo, the photo itself with the edits put back.
         tensor: (1, 3, R, R) in [-1, 1], what the generator makes.
         mask: (1, 1, h, h) in [0, 1], where the last change is; zeros if there is none.
+        mask_image: the same for people, grey, of the size of `image`; of a photo, what of each pixel the change takes over.
         regions: (h, h) int64, the number of the region of every pixel of the blend layer.
         styles: by layer, (1, C_l), of the last change.
         changes: how it was made, in order.
@@ -136,6 +139,12 @@ class Edited:
         self.edits, self.masks, self.photo = edits[-WHOLE_EDITS:], masks, photo
         self._kept = Kept() if kept is None else kept
 
+    def __repr__(self) -> str:
+        seed = f"seed {self.origin['seed']}" if "seed" in self.origin else "a latent"
+        of = self.origin["photo"]["name"] or "a photo" if "photo" in self.origin else seed
+        said = [change.what if isinstance(change.what, str) else next(iter(change.what)) for change in self.changes]
+        return f"<Edited: {of}, {', '.join(said) or 'unedited'}>"
+
     @property
     def tensor(self) -> Tensor:
         return self.edits[-1].image if self.edits else self.source.image
@@ -143,6 +152,11 @@ class Edited:
     @property
     def image(self) -> Image.Image:
         return Image.fromarray(to_pixels(self.tensor)[0]) if self.photo is None else self.put_back(self.photo)
+
+    @property
+    def mask_image(self) -> Image.Image:
+        mask = F.interpolate(self.mask, size=self.tensor.shape[2:], mode="bilinear")[0, 0].cpu().numpy()          # (R, R)
+        return Image.fromarray((mask * 255).round().astype(np.uint8)) if self.photo is None else self.photo.mask_of(mask)
 
     @property
     def square(self) -> Tensor:
@@ -204,7 +218,7 @@ class Edited:
                 "changes": [asdict(change) for change in self.changes]}
 
     def edit(self, what: str, where: str | None = None, *, regions: Sequence[int] | None = None,
-             mask: Image.Image | np.ndarray | None = None, strength: float = STRENGTH, coverage: float = COVERAGE,
+             mask: MaskLike | None = None, strength: float = STRENGTH, coverage: float = COVERAGE,
              replace: bool = False) -> "Edited":
         """One change more: outside its mask the picture stays what it is now, inside the change is added to it.
 
@@ -214,7 +228,8 @@ class Edited:
             what: a text, such as "grey hair"; docs/words.md lists what can be said of drawn faces.
             where: a text; None takes `what`, unless regions or a mask say where.
             regions: numbers of regions instead.
-            mask: a grey picture or array of the framed square instead, white where the edit goes.
+            mask: a grey picture, a file of one, or values of the framed square instead, white where the edit goes; to a
+                photo also a picture of the photo's own size, as `mask_image` is.
             strength: 0 changes nothing, 0.1 is what training used; of which, in some worlds, the face's dose is taken.
             coverage: 0 edits almost nowhere, 1 widely; a text decides where, so it does nothing to regions and masks.
             replace: let earlier changes give way to this one there, instead of adding to them.
@@ -228,7 +243,7 @@ class Edited:
         return self._then(Change(what, self._where(where, regions, mask, otherwise=what), strength, coverage, replace))
 
     def resemble(self, picture: Picture, where: str | None = None, *, regions: Sequence[int] | None = None,
-                 mask: Image.Image | np.ndarray | None = None, strength: float = STRENGTH, coverage: float = COVERAGE,
+                 mask: MaskLike | None = None, strength: float = STRENGTH, coverage: float = COVERAGE,
                  replace: bool = False) -> "Edited":
         """One change more: toward how CLIP sees another picture, by default everywhere.
 
@@ -242,7 +257,7 @@ class Edited:
         return self._then(Change({"embedding": embedding}, self._where(where, regions, mask), strength, coverage, replace))
 
     def take_styles(self, face: "Edited", where: str | None = None, *, regions: Sequence[int] | None = None,
-                    mask: Image.Image | np.ndarray | None = None, coverage: float = COVERAGE,
+                    mask: MaskLike | None = None, coverage: float = COVERAGE,
                     replace: bool = False) -> "Edited":
         """One change more: the very styles of another face, as it is unedited; by default everywhere.
 
@@ -275,6 +290,8 @@ class Edited:
         Raises:
             UserError: there is no change, or a number is out of range.
         """
+        if not self.changes:
+            raise UserError("there is no change to retouch: the picture has not been edited")
         before = self.undo()
         return before._then(replace(self.changes[-1], strength=strength, coverage=coverage))
 
@@ -320,6 +337,9 @@ class Edited:
         """A further change, made as a replay will make it; one that does nothing is told."""
         if len(self.changes) >= MOST_CHANGES:
             raise UserError(f"the picture has {MOST_CHANGES} changes, and no recipe holds more; undo one")
+        if change.strength > STRONGEST:
+            warnings.warn(f"a strength of {change.strength:g} is beyond the usual ones, 0 to {STRONGEST}, and faces may "
+                          "come apart", stacklevel=4)
         with threads_of(self.origin):
             edited = self._changed(change)
         if reason := edited.unchanged(self):
@@ -401,7 +421,7 @@ class Edited:
     def _embedding(self, what: str | dict) -> Tensor:
         return self.editor.embed(what) if isinstance(what, str) else unpack(what["embedding"]).to(self.source.image.device)
 
-    def _where(self, where: str | None, regions: Sequence[int] | None, mask: Image.Image | np.ndarray | None,
+    def _where(self, where: str | None, regions: Sequence[int] | None, mask: MaskLike | None,
                otherwise: str | None = None) -> str | list[int] | dict:
         """What says where, as a recipe holds it; if nothing does, `otherwise`, or everywhere."""
         said = [name for name, value in (("where", where), ("regions", regions), ("mask", mask)) if value is not None]
@@ -410,15 +430,24 @@ class Edited:
         if regions is not None:
             return self._regions(regions)
         if mask is not None:
-            return {"mask": pack_mask(mask, self.editor.side)}
+            return {"mask": pack_mask(self._of_square(mask), self.editor.side)}
         if where is None:
             return otherwise or {"mask": pack_mask(np.ones((self.editor.side,) * 2, bool), self.editor.side)}
         if not isinstance(where, str):
             raise UserError(f"where is a {type(where).__name__}, expected a text; say regions=[...] or mask=...")
         return self.editor.read(where, place=True)
 
+    def _of_square(self, mask: MaskLike) -> Image.Image | np.ndarray | Tensor:
+        """A mask of the square, of a picture of it or of the whole photo."""
+        if isinstance(mask, str | Path):
+            mask = read_picture(mask, "a mask")
+        if isinstance(mask, Image.Image) and self.photo is not None and mask.size == self.photo.picture.size:
+            return self.photo.frame.crop(mask.convert("L").convert("RGB"), self.tensor.shape[-1])[..., 0]
+        return mask
+
     def _regions(self, regions: Sequence[int]) -> list[int]:
-        count, chosen = self.editor.region_editor.regions.num_regions, list(regions)
+        count = self.editor.region_editor.regions.num_regions
+        chosen = list(regions) if isinstance(regions, Iterable) else [regions]
         if not chosen or not all(isinstance(region, Integral) and not isinstance(region, bool) and 0 <= region < count
                                  for region in chosen):
             raise UserError(f"regions are {str(chosen)[:40]}, expected some numbers from 0 to {count - 1}")

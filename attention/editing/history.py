@@ -13,7 +13,7 @@ from attention.method.defaults import COVERAGE, STRENGTH
 LONGEST_TEXT = 300          # characters of *what* and *where*; CLIP reads fewer
 LONGEST_ADDRESS = 4000      # characters of the recipe in the page's address
 MOST_STEPS = 500            # of a page's history
-USUAL, STRONGEST = 0.15, 0.3                # ends of the slider of strength; beyond the first, colours turn lurid
+USUAL = 0.15                # end of the slider of strength, which may go on to STRONGEST; beyond, colours turn lurid
 REGIONS = "regions"         # begins the field *where* if regions are chosen
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from attention.editing.command import STRENGTHS, EditConfig, further_changes
+from attention.editing.command import EditConfig, further_changes
 from attention.editing.detector import load_detector
 from attention.editing.edited import Edited
 from attention.editing.photo import read_photo
@@ -16,7 +16,6 @@ from attention.errors import UserError
 from attention.files.disk import refuse_overwriting, refuse_pictures_of_others, run_folder, write_picture
 from attention.files.pictures import picture_endings
 from attention.files.reading import shown
-from attention.images import to_pixels
 
 LANDMARKS = (".json", ".JSON", ".txt", ".TXT")      # endings of files of landmarks, which may lie among the photos
 
@@ -165,9 +164,8 @@ def write(editor: Editor, edited: Edited, out: Path, config: EditConfig) -> str 
     files = written_for(out, config)
     edited.save(out, config.overwrite)
     if config.save_mask:
-        mask = to_pixels(edited.mask.expand(-1, 3, -1, -1) * 2 - 1)[0]
-        write_picture(files[1], Image.fromarray(mask))
+        write_picture(files[1], edited.mask_image)
     if config.grid:
-        write_picture(files[-1], editor.grid(edited, edited.changes, STRENGTHS))
+        write_picture(files[-1], editor.grid(edited, edited.changes))
     tqdm.write(f"wrote {', '.join(map(shown, files))}")
     return edited.unchanged(edited.with_changes(()))

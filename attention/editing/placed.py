@@ -50,12 +50,21 @@ class Placed(NamedTuple):
             before, after: (R, R, 3) uint8 in sRGB, what the generator makes without and with the edit.
             mask: (R, R) in [0, 1], what the generator blended by.
         """
-        # The generator has blended by the mask already; by the same once more, lips at half of a mask would get a quarter.
-        share = (mask / SOLID).clip(max=1) * fading(len(mask))
         first, second = from_srgb(before, self.picture), from_srgb(after, self.picture)
         if (tone := self.tone) is not None:                     # else eyes that shall grow would also turn blue
             first, second = tone(first), tone(second)
-        return self.frame.put_back(self.picture, first, second, share)
+        return self.frame.put_back(self.picture, first, second, share_of(mask))
+
+    def mask_of(self, mask: np.ndarray) -> Image.Image:
+        """(R, R) in [0, 1] of the square -> a grey picture of the photo's size: how much of an edit a pixel takes over."""
+        black, share = np.zeros((*mask.shape, 3), np.uint8), share_of(mask)
+        return self.frame.put_back(Image.new("RGB", self.picture.size), black, black + np.uint8(255), share).convert("L")
+
+
+def share_of(mask: np.ndarray) -> np.ndarray:
+    """(R, R) in [0, 1] that a generator blended by -> how much of what it made a photo takes over."""
+    # By the same mask once more, lips at half of it would get a quarter.
+    return (mask / SOLID).clip(max=1) * fading(len(mask))
 
 
 def fading(side: int) -> np.ndarray:

@@ -230,15 +230,17 @@ def unpack(packed: dict, shapes: Sequence[tuple[int, ...]] | None = None) -> Ten
     return torch.from_numpy(array.astype(np.float32))
 
 
-def pack_mask(mask: Image.Image | np.ndarray, side: int) -> str:
+def pack_mask(mask: Image.Image | np.ndarray | Tensor, side: int) -> str:
     """A mask of any square size, as a grey PNG of the blend layer's side in base64.
 
     Args:
-        mask: a picture; or (H, H) booleans, uint8 up to 255, or floats in [0, 1].
+        mask: a picture; or (H, H) booleans, uint8 up to 255, or floats in [0, 1], also as (1, 1, H, H).
     Raises:
         UserError: it is not square, or of another kind, or nowhere white at the blend layer's side.
     """
+    mask = mask.detach().cpu() if isinstance(mask, Tensor) else mask
     array = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
+    array = array[0, 0] if array.shape[:-2] == (1, 1) else array
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.dtype.kind not in "buf":
         raise UserError(f"the mask is an array of {array.dtype} and shape {array.shape}, expected a square of booleans, "
                         "uint8 or floats, white where to edit")

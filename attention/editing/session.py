@@ -34,11 +34,14 @@ from attention.files.reading import as_path, shown
 from attention.images import to_image, to_pixels
 from attention.inversion.frame import Frame
 from attention.inversion.identity import Recogniser
+from attention.method.defaults import STRENGTHS
 from attention.method.editor import RegionEditor
 from attention.sheets import edit_sheet
 from attention.training.folder import EDITOR
 from attention.training.runs import load_run, run_of
 from attention.worlds.world import World
+
+DETECTION_SIDE = 512        # pixels of a framed face that is searched
 
 
 def load_editor(name: str | Path, device: str = "auto", trust: bool = False, ckpt: Path | None = None) -> "Editor":
@@ -71,6 +74,9 @@ class Editor:
         self.from_captions = from_captions
         self.side = region_editor.attention.map_size
         self.embed = lru_cache(maxsize=256)(self._embed)
+
+    def __repr__(self) -> str:
+        return f"<Editor of {self.world.name}: {self.world.generator.resolution} px, {self.identity}>"
 
     def open_seed(self, seed: int) -> Edited:
         """The face of a seed, as yet unedited.
@@ -141,14 +147,17 @@ class Editor:
             if photo.width != photo.height:
                 raise UserError(f"the picture is {photo.width} x {photo.height}, but one that is framed already is square; "
                                 "give its landmarks or let its face be searched instead (aligned is for framed pictures)")
-            frame = Frame(np.array([photo.width / 2] * 2), np.array([photo.width / 2, 0]))
+            points, frame = (), Frame(np.array([photo.width / 2] * 2), np.array([photo.width / 2, 0]))
         else:
-            if landmarks is None:
-                landmarks = find_landmarks(photo, detect or load_detector(), face)
-            points = read_landmarks(landmarks) if isinstance(landmarks, str | Path) else landmarks
+            found = find_landmarks(photo, detect or load_detector(), face) if landmarks is None else landmarks
+            points = read_landmarks(found) if isinstance(found, str | Path) else found
             frame = self.world.frame(points)
         placed = Placed(photo, frame)
         crop = placed.square(self.world.generator.resolution)
+        persons = self.world.entry.recognised and have("photos")
+        if persons and (aligned or landmarks is not None) and not load_detector()(placed.square(DETECTION_SIDE)):
+            warnings.warn("no face was found where the photo is said to have one, and what is edited is the face that "
+                          "comes nearest to it", stacklevel=2)
         if (tone := placed.tone) is not None:
             name = "black and white" if tone.grey else "in shades of one colour"
             warnings.warn(f"the face is {name}, and so are its edits", stacklevel=2)
@@ -163,14 +172,14 @@ class Editor:
                   "psnr": [inversion.psnr_before, inversion.psnr_after], "threads": torch.get_num_threads()}
         if inversion.lpips_before is not None:
             origin["lpips"] = [inversion.lpips_before, inversion.lpips_after]
-        if self.world.entry.recognised and not aligned and len(points) == 68 and have("photos"):
+        if persons and len(points) == 68:
             pictures = [to_pixels(picture)[0] for picture in (inversion.before, inversion.after)]
             smaller = np.asarray(Image.fromarray(crop).resize(pictures[0].shape[:2], Image.Resampling.BOX))
             origin["distance"] = Recogniser().distances(smaller, pictures, frame.within(points, len(smaller)))
         return self._opened(origin, placed)
 
     def grid(self, face: Edited, changes: "str | Change | Sequence[str | Change]",
-             strengths: Sequence[float]) -> Image.Image:
+             strengths: Sequence[float] = STRENGTHS) -> Image.Image:
         """A sheet of edits, each of the unedited face: every change, or text that says what and where, at every strength.
         Of a photo, it shows the square of it with the edits put back.
 

@@ -20,10 +20,10 @@ from starlette.middleware import Middleware
 from attention.editing.desk import MOST_FACES, MOST_REFINED, Desk
 from attention.editing.door import Door
 from attention.editing.folder import KEPT_SECONDS, PARENT
-from attention.editing.history import LONGEST_ADDRESS, LONGEST_TEXT, STRONGEST, USUAL, Page, said_what, summary
+from attention.editing.history import LONGEST_ADDRESS, LONGEST_TEXT, USUAL, Page, said_what, summary
 from attention.editing.words import LIST
 from attention.errors import UserError
-from attention.method.defaults import COVERAGE, STRENGTH
+from attention.method.defaults import COVERAGE, STRENGTH, STRONGEST
 
 UPLOAD = "20mb"
 KEPT_USERS = 256            # pages that are remembered; the one that was idle longest goes first

@@ -22,6 +22,7 @@ HEIC_ENDINGS = {".heic", ".heif", ".hif"}
 MEGAPIXELS = 100            # a larger picture is refused: it would need gigabytes
 CODE_POINTS = "code_points"                                     # in a picture's `info`: primaries and transfer, by H.273
 HEAD = 1_200_000                                                # bytes in which they are looked for: a profile comes first
+DEEP = ";16"                                                    # how Pillow calls numbers of 16 bits in a file
 ANIMATED = ("AVIF", "GIF", "PNG", "TIFF", "WEBP")               # other formats keep previews and depth maps as frames
 
 
@@ -41,6 +42,8 @@ def read_picture(file: Path | str | BinaryIO | Image.Image, what: str = "a pictu
         check_size(picture, name)
         if picture.format in ANIMATED and (frames := getattr(picture, "n_frames", 1)) > 1:
             warnings.warn(f"{name} has {frames} frames, and the first is taken", stacklevel=2)
+        if any(DEEP in str(part) for part in getattr(picture, "tile", ())):
+            warnings.warn(f"{name} has 16 bits a colour, of which 8 are kept", stacklevel=2)
         picture.load()
     return picture
 

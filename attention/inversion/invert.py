@@ -95,20 +95,26 @@ def _refine(generators: Sequence[Generator], image: Tensor, guess: Tensor, faces
     shared, own = (torch.zeros_like(value).requires_grad_() for value in (guessed, start))
     least, best = float("inf"), start
 
-    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
-        nonlocal least, best
-        shown = generators[0] if step < coarse else generator
-        if step == coarse:                                      # losses of two sizes do not compare
-            least = float("inf")
+    def distance_of(shown: Generator, shared: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All that is minimised, the squared error in it, and the latent."""
         latent = start + (shared + own) * deviations @ directions
         made = shown.picture(shown.styles(latent))
         wanted = area_resize(image, made.shape[-1])
         error = (made - wanted).square().mean()
         whole = (error + SLOPES * slope_error(made, wanted) + sum(distance(made, wanted).mean() for distance in distances)
                  + PULL * own.square().mean() + AMONG_FACES * (guessed + shared).square().mean())
+        return whole, error.detach(), latent.detach()
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        nonlocal least, best
+        if step == coarse:                  # losses of two sizes do not compare, and few steps may have led away
+            with torch.no_grad():
+                whole, _, best = distance_of(generator, shared * 0, own * 0)
+                least = float(whole)
+        whole, error, latent = distance_of(generators[0] if step < coarse else generator, shared, own)
         if whole < least:
-            least, best = float(whole.detach()), latent.detach()
-        return whole, {"psnr": float(decibels(error.detach() / 4))}
+            least, best = float(whole.detach()), latent
+        return whole, {"psnr": float(decibels(error / 4))}
 
     optimiser = torch.optim.Adam([shared, own], lr=RATE)
     schedule = torch.optim.lr_scheduler.LambdaLR(

@@ -45,8 +45,8 @@ OTHER_WORDS = {
 }
 NEAREST = {"moustache": "beard", "mustache": "beard", "night background": "dark background",
            **dict.fromkeys(("frowning", "frown", "sad", "angry"), "serious")}
-OTHER_COLOURS = frozenset(("orange", "yellow", "auburn", "turquoise", "gold", "purple", "violet", "pink", "amber", "teal", "beige",
-                           "hazel"))
+OTHER_COLOURS = frozenset(("orange", "yellow", "auburn", "turquoise", "gold", "purple", "violet", "pink", "amber", "teal",
+                           "beige", "hazel"))
 SAYINGS = Sayings(CONCEPTS, PART_NAMES, OTHER_WORDS, NEAREST, OTHER_COLOURS)
 
 

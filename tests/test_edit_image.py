@@ -2,6 +2,7 @@
 
 import json
 import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -131,6 +132,19 @@ def test_few_steps_of_refinement_never_lead_away(editor):
     for steps in (1, 2, 3):
         found = invert._refine([generator, generator], image, start, faces, steps, ())
         assert torch.equal(found, start[:, None].expand(found.shape))
+
+
+def test_ctrl_c_ends_a_folder_with_the_picture_that_is_refined(main, tmp_path, monkeypatch, capsys):
+    (tmp_path / "in").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(draw_faces(FaceParams.sample(1, seed=8)).images[0]).convert("L").save(tmp_path / "in" / name)
+    monkeypatch.setattr(invert, "fit", lambda *arguments: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        main(tmp_path / "in", "--aligned", "--refine", 4, "--what", "purple hair", "--out", tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
+    told = capsys.readouterr().err
+    assert "note: a.png: the face is black and white" in told and "note: a.png: refinement was interrupted" in told
+    assert "stopped at " in told and "in/a.png, picture 1 of 2" in told
 
 
 def test_slopes_differ_by_what_neighbours_differ():

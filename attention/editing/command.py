@@ -95,7 +95,9 @@ def _check(config: EditConfig) -> None:
     """Refuse flags that contradict each other, and texts of which nothing is known, before anything is loaded."""
     if (config.photo is None) == (config.seed is None):
         raise UserError("give either a photo (or a folder of them) or --seed; for example: --seed 7 --what \"grey hair\"")
-    if (config.what is None) == (config.reference is None):
+    if config.what is not None and config.reference is not None:
+        raise UserError("--what and --reference both say what to change; leave one of them out")
+    if config.what is None and config.reference is None:
         raise UserError("say what to change with --what \"grey hair\", or give a picture to resemble with --reference")
     finders = [name for name in ("landmarks", "face") if getattr(config, name) is not None]
     photo_flags = finders + ["aligned"] * config.aligned + ["refine"] * (config.refine is not None)

@@ -105,5 +105,6 @@ def find_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | Non
         warnings.warn(f"{len(found)} faces were found, and the largest is taken; choose another by its number",
                       stacklevel=2)
     if not 0 <= (face or 0) < len(found):
-        raise UserError(f"face {face} was asked for, but {len(found)} were found; choose 0 to {len(found) - 1}")
+        others = f"{len(found)} were found; choose 0 to {len(found) - 1}" if len(found) > 1 else "one was found; choose 0"
+        raise UserError(f"face {face} was asked for, but {others}")
     return found[face or 0]

@@ -2,6 +2,9 @@
 
 import os
 import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
@@ -12,10 +15,11 @@ from attention.editing.detector import load_detector
 from attention.editing.edited import Edited
 from attention.editing.photo import read_photo
 from attention.editing.session import Editor, load_editor
-from attention.errors import UserError
+from attention.errors import UserError, printable
 from attention.files.disk import refuse_overwriting, refuse_pictures_of_others, run_folder, write_picture
 from attention.files.pictures import picture_endings
 from attention.files.reading import shown
+from attention.inversion.invert import Interrupted
 
 LANDMARKS = (".json", ".JSON", ".txt", ".TXT")      # endings of files of landmarks, which may lie among the photos
 
@@ -69,14 +73,18 @@ def edit_folder(folder: Path, config: EditConfig) -> Path:
     for path in others:
         failed.append(shown(path.name))
         tqdm.write(f"passed over {shown(path)}: by its ending no picture that can be opened", file=sys.stderr)
-    for path in tqdm(paths, desc="editing"):
+    for number, path in enumerate(tqdm(paths, desc="editing"), start=1):
         try:
-            source = opened(editor, path, points[path], config)
-            if write(editor, changed(source, reference, config), outputs[path], config) is not None:
-                unchanged.append(shown(path.name))
+            with notes_of(path):
+                source = opened(editor, path, points[path], config)
+                if write(editor, changed(source, reference, config), outputs[path], config) is not None:
+                    unchanged.append(shown(path.name))
         except UserError as error:
             failed.append(shown(path.name))
             tqdm.write(f"passed over {shown(path)}: {error}", file=sys.stderr)
+        except KeyboardInterrupt:
+            tqdm.write(f"stopped at {shown(path)}, picture {number} of {len(paths)}", file=sys.stderr)
+            raise
     if unchanged:
         print(f"nothing changed in {len(unchanged)} pictures: {', '.join(unchanged)}")
     if failed:
@@ -84,6 +92,20 @@ def edit_folder(folder: Path, config: EditConfig) -> Path:
                         f"others are in {shown(config.out)}")
     print(f"edited {len(paths)} pictures into {shown(config.out)}")
     return config.out
+
+
+@contextmanager
+def notes_of(path: Path) -> Iterator[None]:
+    """Inside, every note names its picture; afterwards Ctrl-C that has ended a refinement ends the whole folder."""
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        try:
+            yield
+        finally:
+            for note in told:
+                tqdm.write(f"note: {shown(path.name)}: {printable(str(note.message))}", file=sys.stderr)
+    if any(note.category is Interrupted for note in told):
+        raise KeyboardInterrupt
 
 
 def pictures_of(folder: Path) -> tuple[list[Path], list[Path]]:

@@ -29,6 +29,10 @@ LPIPS_SIDE = 256            # larger pictures are shrunk to this side before LPI
 Distance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 
+class Interrupted(UserWarning):
+    """That Ctrl-C has ended a refinement, whose best is taken all the same."""
+
+
 class Inversion(NamedTuple):
     """A latent, and how near its picture is before and after refinement.
 
@@ -122,7 +126,7 @@ def _refine(generators: Sequence[Generator], image: Tensor, guess: Tensor, faces
     try:
         fit(optimiser, loss, steps, "refining", schedule)
     except KeyboardInterrupt:
-        warnings.warn("refinement was interrupted; the best that was found till then is taken", stacklevel=3)
+        warnings.warn("refinement was interrupted; the best that was found till then is taken", Interrupted, stacklevel=3)
     return best
 
 

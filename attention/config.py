@@ -398,7 +398,9 @@ class RealConfig(Config):
     """Options of evaluate_real.py."""
 
     photos: Path = option(..., "folder of aligned, square pictures, of any size")
-    run: Path = option(Path("runs/ffhq"), "run folder with editor.safetensors; its world needs an encoder")
+    run: Path = option(Path("runs/ffhq"), "run folder with editor.safetensors, or the name of a shipped editor; its world "
+                                          "needs an encoder")
+    results: Path | None = option(None, "folder to write to; default: RUN/real, or runs/NAME-shipped/real")
     ckpt: Path | None = option(None, CKPT)
     masks: Path | None = option(None, "labels of the pictures in CelebAMask-HQ's layout")
     real: Path | None = option(None, "folder of real pictures for FID and KID; default: --photos")

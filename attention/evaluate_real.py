@@ -3,7 +3,7 @@
     python -m attention.evaluate_real --run runs/ffhq --photos CelebA-HQ-img --masks CelebAMask-HQ-mask-anno
     python -m attention.evaluate_real --run runs/ffhq --photos photos --prompts "grey hair; red lipstick" --no_fid
 
-Every picture is inverted and edited by every prompt. Writes RUN/real/metrics.json, table.md and edits.png:
+Every picture is inverted and edited by every prompt. Writes metrics.json, table.md and edits.png to RUN/real or --results:
   FID, KID, IS     by torch-fidelity: edits against real pictures, the inversions against them (what edits start from), and
                    the published variant, edits against their own originals, which doing nothing wins
   CLIP             share of edits that are nearer to the text than their source, and the mean gain in cosine

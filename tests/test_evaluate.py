@@ -3,7 +3,6 @@
 import json
 import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,10 +12,10 @@ from PIL import Image
 from attention import evaluate
 from attention.errors import UserError
 from attention.evaluation import generated
-from attention.evaluation.generated import refuse_others
 from attention.evaluation.kept import Kept
 from attention.evaluation.metrics import METRICS, grow
 from attention.evaluation.regions import best_union
+from attention.evaluation.reports import refuse_others
 from attention.files.published import SHIPPED
 from attention.method.spatial_attention import threshold_for
 from attention.training.runs import load_run
@@ -209,12 +208,16 @@ def test_the_true_part_of_glasses_covers_every_pixel_that_putting_them_on_change
 
 
 def test_results_of_somebody_else_are_not_replaced(tmp_path):
-    refuse_others(tmp_path, Path("runs/a"))
-    (tmp_path / "metrics.json").write_text('{"run": "runs/a"}')
-    refuse_others(tmp_path, Path("runs/a"))
-    with pytest.raises(UserError, match=r"has metrics\.json, which is of an evaluation of runs/a and would be replaced"):
-        refuse_others(tmp_path, Path("runs/b"))
+    def refuse(run, photos):
+        refuse_others(tmp_path, ("metrics.json", "edits.png"), {"run": run, "photos": photos}, "--results")
+
+    refuse("runs/a", "in")
+    (tmp_path / "metrics.json").write_text('{"run": "runs/a", "photos": "in"}')
+    refuse("runs/a", "in")
+    for run, photos, whose in (("runs/b", "in", "runs/a"), ("runs/a", "out", "in")):
+        with pytest.raises(UserError, match=rf"has metrics\.json, which is of an evaluation of {whose} and would be"):
+            refuse(run, photos)
     (tmp_path / "metrics.json").unlink()
     (tmp_path / "edits.png").touch()
     with pytest.raises(UserError, match=r"has edits\.png, which is of no evaluation and would be replaced; .*--results"):
-        refuse_others(tmp_path, Path("runs/a"))
+        refuse("runs/a", "in")

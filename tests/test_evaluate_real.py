@@ -3,6 +3,7 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -207,7 +208,9 @@ def test_mixed_sizes_are_resized_and_what_is_no_square_picture_is_skipped_and_na
     Image.new("RGB", (128, 100)).save(folder / "4.png")
     (folder / "notes.txt").write_text("no picture by its ending")
     skipped = {}
-    batches = list(read_pictures(picture_paths(folder), 128, 2, skipped))
+    with pytest.warns(UserWarning, match=r"1 of the files in \S+ passed over, by the ending no picture: notes\.txt$"):
+        paths = picture_paths(folder)
+    batches = list(read_pictures(paths, 128, 2, skipped))
     assert [[path.stem for path in paths] for paths, _ in batches] == [["0", "2001"], ["3"]]
     assert set(skipped) == {"1.jpg", "4.png"} and "128 x 100" in skipped["4.png"]
     drawn = torch.from_numpy(drawing.images).permute(0, 3, 1, 2) / 127.5 - 1
@@ -332,6 +335,18 @@ def weights(monkeypatch, tmp_path):
 def evaluate(run, dataset, *flags):
     path = evaluate_real.main(["--run", str(run), "--photos", str(dataset / "photos"), "--device", "cpu", *map(str, flags)])
     return json.loads(path.read_text())
+
+
+def test_a_shipped_editor_is_measured_by_its_name_and_figures_of_other_photos_are_not_replaced(dataset, tmp_path,
+                                                                                               monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--run", "drawn", "--prompts", "beard", "--no_fid", "--pictures", "1", "--device", "cpu"]
+    path = evaluate_real.main([*flags, "--photos", str(dataset / "photos")])
+    assert path == Path("runs/drawn-shipped/real/metrics.json") and json.loads(path.read_text())["pictures"] == 1
+    shutil.copytree(dataset / "photos", "others")
+    with pytest.raises(UserError, match=r"drawn-shipped/real has metrics\.json, which is of an evaluation of \S+/photos "):
+        evaluate_real.main([*flags, "--photos", "others"])
+    assert evaluate_real.main([*flags, "--photos", "others", "--results", "found"]) == Path("found/metrics.json")
 
 
 def test_figures_are_what_a_plain_computation_gives(run, shipped, dataset, weights):

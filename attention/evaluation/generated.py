@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import statistics
 import sys
 import time
@@ -21,9 +20,9 @@ from attention.devices import autocast
 from attention.errors import UserError
 from attention.evaluation.kept import Figures, Kept, KeptBlock
 from attention.evaluation.metrics import Asked, mean, means, measure, plot_sweep, table, together
+from attention.evaluation.reports import REPORT, refuse_others, usual_folder
 from attention.files.disk import run_folder, write_picture, write_text
 from attention.files.published import download_command
-from attention.files.reading import read_json, shown
 from attention.generator import sample_z
 from attention.inversion.perceptual import VGG_WEIGHTS, load_lpips, lpips_available
 from attention.method.editor import Place, RegionEditor, Source
@@ -37,7 +36,7 @@ from attention.worlds.world import World
 BLOCK = 64                  # faces that are in memory with all that edits read of them: 40 MB each at 1024 px
 FACES_AT_ONCE = 16
 SHEET_FACES, SHEET_PROMPTS = 4, 16
-WRITTEN = ("metrics.json", "metrics.md", "edits.png", "sweep.png")
+WRITTEN = (REPORT, "metrics.md", "edits.png", "sweep.png")
 DECIDING = {"faces", "seed", "strength", "coverage", "precision"}       # options that figures depend on
 Rows = dict[float, dict[str, Figures]]                                  # by strength and prompt
 LPIPS = Callable[[Tensor, Tensor], Tensor]
@@ -52,11 +51,11 @@ def evaluate(config: EvaluateConfig) -> Path:
     """
     strengths = sorted({*parse_strengths(config.strengths), config.strength})
     run = run_of(config.run)
-    results = config.results or (config.run if run == config.run else Path("runs") / f"{config.run}-shipped")
+    results = config.results or usual_folder(config.run)
     editor, world, _ = load_run(run, config.device, config.trust, config.ckpt, World.preview)
     run_folder(results, "--results" if config.results else "--run")     # what cannot be written is told before the work
     if config.results:
-        refuse_others(results, config.run)
+        refuse_others(results, WRITTEN, {"run": str(config.run)}, "--results")
     editor_hash = hashlib.sha256((run / EDITOR).read_bytes()).hexdigest()
     kept = Kept.of(results, {"editor": editor_hash, "generator": world.generator_hash, "prompts": world.prompts,
                              "strengths": strengths, **config.model_dump(include=DECIDING)})
@@ -72,7 +71,7 @@ def evaluate(config: EvaluateConfig) -> Path:
               "seconds_per_edit": seconds_per_edit(editor, world, w[:1], config),
               "mean": means(rows[config.strength]), "prompts": rows[config.strength], "sweep": sweep}
     told = page(report)
-    write_text(results / "metrics.json", json.dumps(report, indent=1))
+    write_text(results / REPORT, json.dumps(report, indent=1))
     write_text(results / "metrics.md", told)
     write_picture(results / "edits.png", sheet(editor, world, w, config))
     curve = [(row["mean"]["success"] or 0.0, row["mean"]["psnr_outside"]) for row in sweep]
@@ -80,28 +79,8 @@ def evaluate(config: EvaluateConfig) -> Path:
     kept.forget()
     print(told)
     print(f"pictures in {results / 'edits.png'}, the sweep in {results / 'sweep.png'}, figures in "
-          f"{results / 'metrics.json'}")
-    return results / "metrics.json"
-
-
-def refuse_others(results: Path, run: Path) -> None:
-    """Refuse to write into a folder that holds what no evaluation of this run has written.
-
-    Raises:
-        UserError: names the first of it.
-    """
-    found = [name for name in WRITTEN if os.path.lexists(results / name)]
-    if not found:
-        return
-    try:
-        report = read_json(results / WRITTEN[0], "an evaluation's report")
-        whose = report.get("run") if isinstance(report, dict) else None
-    except UserError:
-        whose = None
-    if whose != str(run):
-        of = "no evaluation" if whose is None else f"an evaluation of {shown(whose)}"
-        raise UserError(f"--results {shown(results)} has {found[0]}, which is of {of} and would be replaced; name another "
-                        "folder with --results")
+          f"{results / REPORT}")
+    return results / REPORT
 
 
 def parse_strengths(text: str) -> list[float]:

@@ -30,6 +30,7 @@ from attention.evaluation.real import (
     pixels_shared,
     read_pictures,
 )
+from attention.evaluation.reports import REPORT, refuse_others, usual_folder
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder, write_picture, write_text
 from attention.files.published import missing
@@ -39,9 +40,10 @@ from attention.inversion.perceptual import load_lpips
 from attention.method.editor import RegionEditor
 from attention.method.spatial_attention import threshold_for
 from attention.sheets import edit_sheet, evenly
-from attention.training.runs import load_run, trained_steps
+from attention.training.runs import load_run, run_of, trained_steps
 from attention.worlds.world import World
 
+WRITTEN = (REPORT, "table.md", "edits.png")
 PICTURES_AT_ONCE = 4
 SHEET_PROMPTS, SHEET_SIDE = 15, 256     # with the inversions two blocks of eight
 ENOUGH_FOR_FID = 2048       # fewer pictures than features: their covariance has no full rank
@@ -61,8 +63,10 @@ def evaluate(config: RealConfig) -> Path:
 
     Raises:
         UserError: an empty folder, labels of other pictures, weights that are asked for and missing, a world without
-            encoder: before anything is computed.
+            encoder, figures of other photos where these would go: before anything is computed.
     """
+    folder = config.results or usual_folder(config.run) / "real"
+    refuse_others(folder, WRITTEN, {"run": str(config.run), "photos": str(config.photos)}, "--results")
     paths = picture_paths(config.photos)[:config.pictures]
     others = picture_paths(config.real) if config.real else None
     if config.fid and min(len(paths), len(others or paths)) < 2:
@@ -71,14 +75,15 @@ def evaluate(config: RealConfig) -> Path:
     masks = CelebAMask(config.masks) if config.masks else None
     if masks is not None:
         masks.check(path.stem for path in paths)
-    editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt)
+    run = run_of(config.run)
+    editor, world, _ = load_run(run, config.device, config.trust, config.ckpt)
     world.encoder                                              # noqa: B018  (loaded now, so that it fails now)
     inception = _inception(config, world)
     left_out: list[str] = []
     judges = Judges(
         world.clip, _optional("identity", config.arcface, lambda path: load_recogniser(path).to(world.device), left_out),
         _optional("LPIPS", config.vgg, lambda path: load_lpips(path, world.device), left_out))
-    folder = run_folder(config.run / "real")
+    run_folder(folder, "--results" if config.results else "--run")
 
     evaluation = Evaluation(config, editor, world, judges, masks, _prompts(config, world), inception)
     real, skipped_real = _features_of(others, world.generator.resolution, inception)
@@ -88,18 +93,18 @@ def evaluate(config: RealConfig) -> Path:
     if masks is not None:
         left_out += [f"labels: {place!r} is no part that CelebAMask-HQ has labels for, so nothing is measured against one"
                      for place in ([config.where] if config.where else evaluation.prompts) if labels_of(place) is None]
-    report = {"run": str(config.run), "training_steps": trained_steps(config.run), "photos": str(config.photos),
+    report = {"run": str(config.run), "training_steps": trained_steps(run), "photos": str(config.photos),
               "pictures": evaluation.count, "skipped": evaluation.skipped, "real": str(config.real or config.photos),
               "skipped_real": skipped_real, "strength": config.strength, "coverage": config.coverage,
               "where": config.where or "each prompt", "refine": config.refine, "left_out": left_out,
               "distances": evaluation.distances(real), **evaluation.figures()}
     sheet = evaluation.sheet()
-    write_text(folder / "metrics.json", json.dumps(report, indent=1))
+    write_text(folder / REPORT, json.dumps(report, indent=1))
     write_text(folder / "table.md", table(report))
     write_picture(folder / "edits.png", sheet)
     print(table(report))
-    print(f"pictures in {folder / 'edits.png'}, figures in {folder / 'metrics.json'}")
-    return folder / "metrics.json"
+    print(f"pictures in {folder / 'edits.png'}, figures in {folder / REPORT}")
+    return folder / REPORT
 
 
 class Evaluation:

@@ -28,6 +28,7 @@ from attention.errors import UserError
 from attention.evaluation.metrics import grow, locality
 from attention.files.pictures import picture_endings
 from attention.files.published import INCEPTION_FILE, WEIGHTS, download_command
+from attention.files.reading import shown
 from attention.files.torch_files import read_torch_file
 from attention.images import to_bytes, to_image
 from attention.inversion import face_crop
@@ -37,6 +38,7 @@ INCEPTION_WEIGHTS = WEIGHTS / INCEPTION_FILE
 FID_LAYER, SCORE_LAYER = "2048", "logits_unbiased"      # of Inception: for FID and KID; for IS
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000                # torch-fidelity's; fewer pictures make a smaller subset
 SCORE_SPLITS, PICTURES_PER_SPLIT = 10, 10               # of IS, which says little about fewer pictures than that
+SHOWN = 3                   # names in a message
 MARGIN_SHARE = 64           # of the side: how far the part is grown before the rest must stay; a pixel of a 64 px mask
 Features = dict[str, Tensor]        # FID_LAYER (N, 2048) and SCORE_LAYER (N, 1008), on the CPU
 
@@ -44,14 +46,18 @@ Features = dict[str, Tensor]        # FID_LAYER (N, 2048) and SCORE_LAYER (N, 10
 # --- pictures
 
 def picture_paths(folder: Path) -> list[Path]:
-    """The files of a folder that are pictures by their ending, in order.
+    """The files of a folder that are pictures by their ending, in order; of others but hidden ones, their number is told.
 
     Raises:
         UserError: there are none.
     """
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in picture_endings()) if folder.is_dir() else []
+    files = sorted(path for path in folder.iterdir() if path.name[0] != "." and path.is_file()) if folder.is_dir() else []
+    paths = [path for path in files if path.suffix.lower() in picture_endings()]
     if not paths:
         raise UserError(f"{folder} holds no pictures, expected a folder of files such as .jpg or .png; name another folder")
+    if others := [path.name for path in files if path.suffix.lower() not in picture_endings()]:
+        warnings.warn(f"{len(others)} of the files in {shown(folder)} passed over, by the ending no picture: "
+                      f"{shown(', '.join(others[:SHOWN]))}{', ...' * (len(others) > SHOWN)}", stacklevel=2)
     return paths
 
 

@@ -186,6 +186,7 @@ def measured_rows(found):
 QUICK = {name: part for name, part in gpu.PARTS.items() if name not in ("tests", "stylegan2_256", "stylegan2_1024")}
 
 
+@pytest.mark.program
 @pytest.mark.parametrize("parts", (QUICK, pytest.param(gpu.PARTS, marks=pytest.mark.slow)), ids=("quick", "whole"))
 def test_every_part_for_a_gpu_has_figures_when_rehearsed_on_a_cpu(parts, tmp_path):
     found = rehearsed(tmp_path, parts)
@@ -197,6 +198,7 @@ def test_every_part_for_a_gpu_has_figures_when_rehearsed_on_a_cpu(parts, tmp_pat
     assert len(list(tmp_path.iterdir())) <= 8
 
 
+@pytest.mark.program
 def test_what_fails_or_takes_too_long_is_named_and_the_other_parts_still_run(tmp_path, capsys):
     parts = {"broken": gpu.Part("", 60, broken_parts.breaks), "wrong": gpu.Part("", 60, broken_parts.is_wrong),
              "long": gpu.Part("", 5, broken_parts.takes_long), "good": gpu.Part("", 60, broken_parts.two_rows)}

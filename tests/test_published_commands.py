@@ -16,6 +16,7 @@ from attention.files.published import ROOT
 from attention.generator import StyleGAN2
 from attention.training.captions import read_phrases
 
+pytestmark = pytest.mark.program
 SIZE, LAYER = "16", "7"         # published 1024 and 13; layer 7 is the second at 16 px
 PHRASES = len(set(read_phrases(ROOT / "celeba-caption/sample")))
 CLUSTER = ["--stylegan_size", SIZE, "--channel_multiplier", "2", "--description", "Cluster", "--batch_size", "5", "--step",

@@ -12,6 +12,7 @@ from PIL import Image
 import attention
 from attention.files.published import ROOT
 
+pytestmark = pytest.mark.program
 TOUR = ROOT / "show_demo/tour.ipynb"
 CHECKS = ("outside", "by-region", "undo", "photo-outside", "replay")      # cells that end in True if all is well
 PICTURES = ("seed", "edit", "regions", "chain", "grid", "transfer", "photo")

@@ -26,6 +26,7 @@ from attention.images import to_pixels
 from attention.method.defaults import STRONGEST
 from attention.worlds.drawn import photos
 
+pytestmark = pytest.mark.program
 SCREENSHOTS = ROOT / "runs/screenshots"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking",
          "--disable-component-update", "--disable-sync", "--no-first-run"]

@@ -32,8 +32,6 @@ def main(argv: Sequence[str] | None = None) -> Path:
     from attention.training.folder import claimed, refuse_run, refuse_strange
     refuse_run(config.run, config.overwrite, "other regions than its own")
     refuse_strange(config.run, config.overwrite, ("regions.png", "regions.json"), mark=REGIONS)
-    if (config.run / REGIONS).exists() and not config.overwrite:
-        warnings.warn(f"the regions in {config.run / REGIONS} are replaced", stacklevel=2)
     with claimed(config.run):
         return write_regions(config)
 
@@ -48,6 +46,8 @@ def write_regions(config: ClusterConfig) -> Path:
     if world.has_truth:
         world.truth                                             # noqa: B018  (loaded now, so that it fails now)
     regions = fit_regions(world, config)
+    if (folder / REGIONS).exists() and not config.overwrite:
+        warnings.warn(f"the regions in {folder / REGIONS} are replaced", stacklevel=2)
     save_regions(regions, folder / REGIONS)
     write_picture(folder / "regions.png", sample_overlay(world, regions, config.seed + 1))
     if world.has_truth:

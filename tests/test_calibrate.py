@@ -115,17 +115,17 @@ def test_a_text_that_is_read_as_another_is_where_that_one_is_and_what_it_says_st
                                                   plain.mapper(source.styles, beard, 0.1), strict=True))
 
 
-def test_a_text_that_is_changed_halfway_to_another_gets_what_both_would_say(tmp_path):
-    """The mapper's own change by the mean of the two embeddings; where it is about stays its own."""
+def test_a_text_that_is_changed_toward_another_gets_what_both_would_say(tmp_path):
+    """The mapper's own change by 0.6 of the one embedding and 0.4 of the other; where it is about stays its own."""
     path = tmp_path / "editor.safetensors"
     tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
     write_safetensors(path, tensors, metadata)
     plain, world, _ = load_run(tmp_path, "cpu")
-    write_calibration(path, Calibration(halfway={"beard": "glasses"}))
+    write_calibration(path, Calibration(toward={"beard": "glasses"}))
     moved, _, _ = load_run(tmp_path, "cpu")
     source = plain.source(world.sample_w(1, 3))
     beard, glasses, hair = world.clip.encode_text(["beard", "glasses", "purple hair"]).split(1)
-    both = torch.nn.functional.normalize(beard + glasses) * glasses.norm()
+    both = torch.nn.functional.normalize(0.6 * beard + 0.4 * glasses) * glasses.norm()
     before = torch.cat(source.styles, dim=1)
     pairs = ((moved, beard), (plain, both), (plain, beard), (moved, hair), (plain, hair))
     changed, wanted, own, other, same = (torch.cat(editor.mapper(source.styles, text, 0.1), dim=1) - before
@@ -157,7 +157,7 @@ def test_a_garbled_table_is_refused_with_its_file(said, table, tmp_path):
 
 @pytest.mark.parametrize("said", ["{", "[]", '{"a": 1}', '{"a": ""}', '{"a": null}', '{"a": ["b"]}',
                                   json.dumps({"a": "b" * 1000})])
-@pytest.mark.parametrize("table", ["places", "halfway"])
+@pytest.mark.parametrize("table", ["places", "toward"])
 def test_garbled_texts_are_refused_with_their_file(said, table, tmp_path):
     test_a_garbled_table_is_refused_with_its_file(said, table, tmp_path)
 

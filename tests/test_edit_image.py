@@ -349,6 +349,8 @@ def test_pictures_need_a_face_a_frame_or_landmarks(editor, monkeypatch):
     for options in ({"face": 0}, {"landmarks": np.zeros((5, 2))}):
         with pytest.raises(UserError, match=f"aligned says .* but {next(iter(options))} says"):
             editor.open_photo(wide, aligned=True, **options)
+    with pytest.raises(UserError, match="face is '1', expected the number of a face"):
+        editor.open_photo(wide, face="1")
     with pytest.raises(UserError, match="framed already is square"):
         editor.open_photo(wide, aligned=True)
     with pytest.raises(UserError, match="no face was found"):

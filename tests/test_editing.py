@@ -224,6 +224,18 @@ def test_a_text_that_is_too_long_is_told_and_its_beginning_counts(editor):
     assert torch.equal(edit.tensor, fitting.tensor) and len(edit.changes[0].what) == 490
 
 
+def test_a_mask_is_white_by_its_light_and_its_opacity_at_any_depth(editor):
+    face, half = editor.open_seed(7), square().astype(np.uint16) * 257
+    half[40:60, 40:60] = 9000                                                                   # 14 %
+    glass = np.full((64, 64, 4), 255, np.uint8)
+    glass[..., 3] = square()
+    for mask in (Image.fromarray(half), half, Image.fromarray(glass)):
+        found = face.edit("beard", mask=mask).mask[0, 0]
+        assert float(found[24:32, 24:32].min()) == 1 and float(found[42:58, 42:58].max()) < 0.2 and found[0, 0] == 0
+    with pytest.raises(UserError, match="numbers that are not finite"):
+        face.edit("beard", mask=np.full((64, 64), np.nan))
+
+
 def test_what_goes_wrong_without_a_text_is_told_too(editor):
     face = editor.open_seed(7)
     assert repr(face) == "<Edited: seed 7, unedited>" and "drawn" in repr(editor)
@@ -233,6 +245,7 @@ def test_what_goes_wrong_without_a_text_is_told_too(editor):
         face.retouch(0.1, 0.8)
     with pytest.raises(UserError, match=r"regions are \[99999\]"):
         face.edit("beard", regions=99999)
+    assert np.array_equal(editor.grid(face, "beard", 0.1), editor.grid(face, "beard", [0.1]))
     assert np.array_equal(editor.grid(face, "beard"), editor.grid(face, "beard", [0.05, 0.1, 0.15, 0.2]))
 
 

@@ -66,6 +66,12 @@ def test_the_mask_of_a_photo_is_as_large_as_the_photo_and_says_where_again(edito
         place = face.edit("purple hair", mask=again).mask
         assert float((place - (edit.mask > 0.125).float()).abs().mean()) < 0.05 < float(edit.mask.mean())
     assert torch.equal(face.edit("beard", mask=edit.mask).mask > 0.5, edit.mask > 0.5)       # of the square, as it is
+    outside = Image.new("L", around.size)
+    outside.paste(255, (0, 0, 60, 60))
+    with pytest.raises(UserError, match="black within the square round the face"):
+        face.edit("beard", mask=outside)
+    with pytest.warns(UserWarning, match="the mask is 50 x 50 and the photo not"):
+        face.edit("beard", mask=Image.new("L", (50, 50), "white"))
 
 
 def test_a_photo_takes_over_what_the_generator_made_where_a_mask_is_soft_too(editor):

@@ -85,7 +85,9 @@ REFUSED = {
                     "says that something should not be, which cannot be done"),
     **dict.fromkeys(("bald", "less hair"), "did you mean short hair?"), "not a big nose": "did you mean narrow nose?",
     "no brown eyes": "did you mean blue eyes?",
-    **dict.fromkeys(("blonde hair, not grey", "not grey but blonde hair"), "cannot be done; did you mean blonde hair?"),
+    **dict.fromkeys(("blonde hair, not grey", "not grey but blonde hair", "blonde hair instead of grey"),
+                    "cannot be done; did you mean blonde hair?"),
+    "keep her red hair, add glasses": "cannot be done; did you mean glasses?",
 }
 REFUSED_OF_REAL_FACES = {
     "black hair and brown eyes": "without 'brown', 'eyes'; did you mean black hair?", "frown": "did you mean serious?",

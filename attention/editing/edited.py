@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from attention.editing.placed import Placed
-from attention.editing.recipes import MOST_CHANGES, RECIPE_KEY, pack, pack_mask, unpack, unpack_mask
+from attention.editing.recipes import MOST_CHANGES, RECIPE_KEY, grey_mask, pack, pack_mask, unpack, unpack_mask
 from attention.editing.words import check_text
 from attention.errors import UserError
 from attention.files.disk import refuse_overwriting, refuse_pictures_of_others, write_picture
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 BAR_AFTER = 2               # seconds, from which on a long chain shows how far it is
 WHOLE_EDITS = 2             # of a chain that stay in memory with their features: the last, and what undo gives back
-MUCH = 0.2                  # of the edges of the square: a change that ends there shows
+MUCH = 0.2                  # of an edge of the square: a change that ends there shows
 KEPT_PLACES = 16            # texts whose place in a face is kept
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
 MaskLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor        # a path, a picture, or values; see pack_mask
@@ -350,12 +350,12 @@ class Edited:
         return edited
 
     def goes_on_outside(self) -> bool:
-        """Whether the last change of a photo covers much of the edges of the square, and the photo goes on beyond them."""
+        """Whether the last change of a photo covers much of an edge of the square, and the photo goes on beyond it."""
         if self.photo is None:
             return False
         mask = self.masks[-1][0, 0]
-        edges = torch.cat([mask[0], mask[:, 0], mask[:, -1]])       # below, there is nothing but neck and clothes
-        return self.photo.goes_on and float((edges > 0.5).float().mean()) > MUCH
+        edges = torch.stack([mask[0], mask[:, 0], mask[:, -1]])      # below, there is nothing but neck and clothes
+        return self.photo.goes_on and float((edges > 0.5).float().mean(dim=1).max()) > MUCH
 
     def unchanged(self, before: "Edited") -> str | None:
         """Why the last change shows nowhere in the picture, and what would help; None if it shows."""
@@ -442,7 +442,14 @@ class Edited:
         if isinstance(mask, str | Path):
             mask = read_picture(mask, "a mask")
         if isinstance(mask, Image.Image) and self.photo is not None and mask.size == self.photo.picture.size:
-            return self.photo.frame.crop(mask.convert("L").convert("RGB"), self.tensor.shape[-1])[..., 0]
+            square = self.photo.frame.crop(grey_mask(mask).convert("RGB"), self.tensor.shape[-1])[..., 0]
+            if not square.any():
+                raise UserError("the mask of the photo is black within the square round the face, outside of which nothing "
+                                "can be edited")
+            return square
+        if isinstance(mask, Image.Image) and self.photo is not None and self.photo.goes_on:
+            warnings.warn(f"the mask is {mask.width} x {mask.height} and the photo not, so it is taken for one of the "
+                          "square round the face", stacklevel=4)
         return mask
 
     def _regions(self, regions: Sequence[int]) -> list[int]:

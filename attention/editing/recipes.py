@@ -14,7 +14,7 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, PngImagePlugin
+from PIL import Image, ImageChops, PngImagePlugin
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -234,17 +234,20 @@ def pack_mask(mask: Image.Image | np.ndarray | Tensor, side: int) -> str:
     """A mask of any square size, as a grey PNG of the blend layer's side in base64.
 
     Args:
-        mask: a picture; or (H, H) booleans, uint8 up to 255, or floats in [0, 1], also as (1, 1, H, H).
+        mask: a picture; or (H, H) booleans, unsigned numbers up to their most, or floats in [0, 1], also as (1, 1, H, H).
     Raises:
-        UserError: it is not square, or of another kind, or nowhere white at the blend layer's side.
+        UserError: it is not square, not finite, or of another kind, or nowhere white at the blend layer's side.
     """
     mask = mask.detach().cpu() if isinstance(mask, Tensor) else mask
-    array = np.asarray(mask.convert("L") if isinstance(mask, Image.Image) else mask)
+    array = np.asarray(grey_mask(mask) if isinstance(mask, Image.Image) else mask)
     array = array[0, 0] if array.shape[:-2] == (1, 1) else array
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise UserError("the mask holds numbers that are not finite, expected floats from 0 to 1")
     if array.ndim != 2 or array.shape[0] != array.shape[1] or array.dtype.kind not in "buf":
         raise UserError(f"the mask is an array of {array.dtype} and shape {array.shape}, expected a square of booleans, "
-                        "uint8 or floats, white where to edit")
-    values = torch.from_numpy(array.astype(np.float32) / (255 if array.dtype.kind == "u" else 1)).clamp(0, 1)
+                        "uint8 or floats, white where to edit; a mask of a whole photo is given as a picture")
+    most = np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1
+    values = torch.from_numpy(array.astype(np.float32) / most).clamp(0, 1)
     small = F.interpolate(values[None, None], size=(side, side), mode="area")[0, 0]
     if not small.max() >= 0.5:
         raise UserError("the mask is black (almost) everywhere, so nothing would change; paint white where the edit goes, "
@@ -252,6 +255,16 @@ def pack_mask(mask: Image.Image | np.ndarray | Tensor, side: int) -> str:
     file = io.BytesIO()
     Image.fromarray((small * 255).round().byte().numpy()).save(file, format="PNG")
     return base64.b64encode(file.getvalue()).decode()
+
+
+def grey_mask(mask: Image.Image) -> Image.Image:
+    """A picture as a mask of mode L: 16 bits by their largest number, and what is transparent is not white."""
+    if mask.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(mask) / 257).round().astype(np.uint8))
+    grey = mask.convert("L")
+    if mask.has_transparency_data:
+        grey = ImageChops.multiply(grey, mask.convert("RGBA").getchannel("A"))
+    return grey
 
 
 def unpack_mask(packed: str, side: int) -> Tensor:

@@ -10,7 +10,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from numbers import Integral
@@ -31,7 +31,7 @@ from attention.editing.words import Words, check_text, words_in
 from attention.errors import UserError
 from attention.extras import have
 from attention.files.reading import as_path, shown
-from attention.images import to_image, to_pixels
+from attention.images import area_resize, to_image, to_pixels
 from attention.inversion.frame import Frame
 from attention.inversion.identity import Recogniser
 from attention.method.defaults import STRENGTHS
@@ -41,6 +41,7 @@ from attention.training.folder import EDITOR
 from attention.training.runs import load_run, run_of
 from attention.worlds.world import World
 
+GRID_SIDE = 320             # pixels of a picture in a grid, at most: its titles shall be read
 DETECTION_SIDE = 512        # pixels of a framed face that is searched
 
 
@@ -140,6 +141,8 @@ class Editor:
             raise UserError(f"aligned says that the picture is framed already, but {given} says where a face is; leave one "
                             "of them out")
         refine = self.world.entry.refine if refine is None else refine
+        if face is not None and (not isinstance(face, Integral) or isinstance(face, bool)):
+            raise UserError(f"face is {face!r}, expected the number of a face, 0 for the largest")
         if not isinstance(refine, Integral) or refine < 0:
             raise UserError(f"refine is {refine!r}, expected a whole number of steps, at least 0")
         photo = read_photo(source)
@@ -179,14 +182,15 @@ class Editor:
         return self._opened(origin, placed)
 
     def grid(self, face: Edited, changes: "str | Change | Sequence[str | Change]",
-             strengths: Sequence[float] = STRENGTHS) -> Image.Image:
+             strengths: float | Sequence[float] = STRENGTHS) -> Image.Image:
         """A sheet of edits, each of the unedited face: every change, or text that says what and where, at every strength.
         Of a photo, it shows the square of it with the edits put back.
 
         Raises:
             UserError: no changes or no strengths.
         """
-        changes, strengths = [changes] if isinstance(changes, str | Change) else list(changes), list(strengths)
+        changes = [changes] if isinstance(changes, str | Change) else list(changes)
+        strengths = list(strengths) if isinstance(strengths, Iterable) else [strengths]
         if not changes or not strengths:
             raise UserError("a grid needs at least one change and one strength")
         opened, titles, edits = face.with_changes(()), [], []
@@ -197,7 +201,8 @@ class Editor:
             for strength in strengths:
                 edits.append(opened.with_changes([replace(change, strength=strength)]))
                 titles.append(f"{change.what if isinstance(change.what, str) else 'reference'} {strength:g}")
-        return edit_sheet(opened.square, titles, [edit.square for edit in edits], [edit.mask for edit in edits])
+        before, *after = (area_resize(face.square, min(GRID_SIDE, face.square.shape[-1])) for face in (opened, *edits))
+        return edit_sheet(before, titles, after, [edit.mask for edit in edits])
 
     def replay(self, path: str | Path, photo: str | Path | Image.Image | None = None) -> Edited:
         """Make the picture again that `Edited.save` wrote, from the recipe in its file: the same pixels.

@@ -10,6 +10,7 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from attention.clip_models import TAUGHT, words_of
@@ -43,7 +44,9 @@ NEGATIONS = frozenset(words_of("""
     less fewer rid off away free stop stops hide hides sans lacking lacks except excluding exclude drop clear cut trim
     trimmed reduce reduced removal loss shrink gone opposite instead undo hardly barely dont doesnt didnt isnt arent
     wasnt werent hasnt havent hadnt cant cannot couldnt wont wouldnt shouldnt mustnt aint anything outside beyond than
+    keep keeps keeping kept leave leaves leaving preserve preserving unchanged untouched
 """))
+BEFORE = frozenset(("no", "not", "never", "without", "instead", "than", "except", "excluding"))     # they deny what follows
 ENDINGS = ("s", "es", "ed", "d", "er", "r", "est", "st", "ish")
 
 
@@ -338,7 +341,7 @@ class Words:
     def _instead(self, said: list[list[str]], clauses: list[list[str]], found: Found) -> list[str]:
         """What could be said instead of a text that says what should not be: what it says should be; what it chooses
         between; or the opposites of what it names."""
-        wanted = self._find([clause for clause in clauses if not _denies(clause)], self._phrases)
+        wanted = self._find([*filter(None, map(_wanted, clauses))], self._phrases)
         for phrases in ([phrase.text for phrase in wanted.phrases], _rivals(found)):
             if known := [text for text in phrases if text in self._trained]:
                 return known
@@ -406,6 +409,12 @@ def _tokens(text: str) -> list[str]:
 
 def _denies(clause: Sequence[str]) -> bool:
     return not NEGATIONS.isdisjoint(clause)
+
+
+def _wanted(clause: Sequence[str]) -> list[str]:
+    """What a clause says should be: all of it, or what stands before the word that denies what follows."""
+    words = list(takewhile(lambda word: word not in BEFORE, clause))
+    return [] if _denies(words) else words
 
 
 def _rivals(found: Found) -> list[str]:

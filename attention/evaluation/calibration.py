@@ -53,21 +53,21 @@ def _calibrate(config: CalibrateConfig, path: Path) -> Path:
         print(f"{path} gives every text the same strength and the same gate again")
         return path
     editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt, World.preview)
-    halfway = read_editor(path).calibration.halfway     # what a text means, which nothing here measures
-    Calibration(halfway=halfway).teach(editor, world)
+    toward = read_editor(path).calibration.toward     # what a text means, which nothing here measures
+    Calibration(toward=toward).teach(editor, world)
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]
     overlap = overlaps(editor, world, sources, faces, config)
     places = better_named(overlap, world)
     reached = by_texts(overlap) | {prompt: overlap[name, prompt] for prompt, name in places.items()}
     offsets = {text: reaching(by_offset) for text, by_offset in reached.items()}
-    Calibration(offsets=offsets, places=places, halfway=halfway).teach(editor, world)
+    Calibration(offsets=offsets, places=places, toward=toward).teach(editor, world)
     tried = at_all_shares(editor, world, sources, faces, config)
     success = {prompt: tried[prompt].success if prompt in tried else {} for prompt in world.prompts}
     amounts = {prompt: suiting(by_share, config.slack) for prompt, by_share in success.items()}
     enough = {prompt: sufficing(found, amounts[prompt], config.slack) for prompt, found in tried.items()
               if editor.judge is not None}
-    write_calibration(path, Calibration(amounts, offsets, enough, places, halfway))
+    write_calibration(path, Calibration(amounts, offsets, enough, places, toward))
     print(report(reached, offsets, places, success, amounts, enough))
     print(f"written into {path}")
     return path

@@ -88,8 +88,8 @@ def _framed(path: Path, side: int) -> Tensor:
     """(3, side, side) in [-1, 1]."""
     photo = in_srgb(read_photo(path))
     if photo.width != photo.height:
-        raise UserError(f"{path} is {photo.width} x {photo.height}, but an aligned picture is square; crop it first "
-                        "(attention.photo)")
+        raise UserError(f"{path} is {photo.width} x {photo.height}, but an aligned picture is square; crop its face "
+                        "as the world frames faces first")
     return to_image(np.array(photo.resize((side, side), Image.Resampling.LANCZOS))[None])[0]
 
 

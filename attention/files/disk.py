@@ -60,8 +60,10 @@ def refuse_overwriting(outputs: Iterable[Path | str], inputs: Iterable[Path | st
                             f"name with {flag}")
         place = os.path.realpath(path)
         if place in written:
-            raise UserError(f"{shown(path)} would be written twice, also as {shown(written[place])}; give files of "
-                            "different names")
+            same = written[place]
+            twice = "twice" if str(path) == str(same) else f"twice, also as {shown(same)}"
+            raise UserError(f"{shown(path)} would be written {twice}, such as for a picture and as the mask or grid of "
+                            "another; rename one of them")
         written[place] = path
 
 

@@ -119,16 +119,19 @@ def editor_file(name: str | Path) -> Path:
     return path if path.suffix == ".safetensors" else run_of(name) / EDITOR
 
 
+TOWARD = 0.4                # of the way from a text to another: less lets glow what the other does not, more is the other
+
+
 class Calibration(NamedTuple):
     """What suits each text: {text: number} for `Mapper.amount`, `SpatialAttention.offset` and `RegionEditor.enough`,
-    {text: text that finds its place} for `SpatialAttention.shift`, and {text: text halfway to which it is changed} for
-    `Mapper.shift`; empty if nobody measured."""
+    {text: text that finds its place} for `SpatialAttention.shift`, and {text: text toward which it is changed, by TOWARD of
+    the way} for `Mapper.shift`; empty if nobody measured."""
 
     amounts: Mapping[str, float] = MappingProxyType({})
     offsets: Mapping[str, float] = MappingProxyType({})
     enough: Mapping[str, float] = MappingProxyType({})
     places: Mapping[str, str] = MappingProxyType({})
-    halfway: Mapping[str, str] = MappingProxyType({})
+    toward: Mapping[str, str] = MappingProxyType({})
 
     def teach(self, editor: RegionEditor, world: World) -> None:
         """Let an editor of a world know these alone."""
@@ -137,7 +140,8 @@ class Calibration(NamedTuple):
             by_text.forget()
             if table:
                 by_text.set(world.clip.encode_text(list(table)), torch.tensor(list(table.values()))[:, None])
-        for shift, others, share in ((editor.attention.shift, self.places, 1.0), (editor.mapper.shift, self.halfway, 0.5)):
+        shifts = ((editor.attention.shift, self.places, 1.0), (editor.mapper.shift, self.toward, TOWARD))
+        for shift, others, share in shifts:
             shift.forget()
             if others:
                 said, other = (world.clip.encode_text(list(some)) for some in (others, others.values()))        # (N, D)
@@ -177,7 +181,7 @@ def read_editor(path: Path) -> Saved:
         regions = parse_json(metadata["regions"], "what it says of regions is no JSON", "a table")
         found = regions_from_metadata(tensors["regions.centroids"], regions, path)              # type: ignore[arg-type]
         calibration = Calibration(**{name: _by_text(metadata, name) for name in BOUNDS}, places=_others(metadata, "places"),
-                                  halfway=_others(metadata, "halfway"))
+                                  toward=_others(metadata, "toward"))
         return Saved(tensors, config, found, metadata["generator_hash"], calibration)
     except (TypeError, KeyError, ValueError, AttributeError) as error:           # a UserError is a ValueError
         raise UserError(f"{path} was made by another version of this program, or what it names is gone ({shown(error)}); "

@@ -32,7 +32,7 @@ def to_rgb(picture: Image.Image, name: str) -> Image.Image:
     Notes say what was turned into sRGB because RGB cannot hold it, and which profile was passed over.
     """
     alpha = picture.convert("RGBA").getchannel("A") if picture.has_transparency_data else None
-    profile, colours = _profile(picture, name), _without_alpha(picture)
+    profile, colours = _profile(picture, name), without_alpha(picture)
     if profile is not None and _space(profile) == SPACES[colours.mode] and (colours.mode != "RGB" or not _keeps(profile)):
         warnings.warn(f"{name} has a colour profile of {SPACES[colours.mode]} ({colours.mode}); it is turned into sRGB",
                       stacklevel=3)
@@ -112,7 +112,7 @@ def lightness(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32)
 
 
-def _without_alpha(picture: Image.Image) -> Image.Image:
+def without_alpha(picture: Image.Image) -> Image.Image:
     """L, CMYK, LAB or RGB of 8 bits."""
     if picture.mode.startswith("I") or picture.mode == "F":                  # 16 bits of grey; convert() would clip them
         values = np.nan_to_num(np.asarray(picture, np.float64))

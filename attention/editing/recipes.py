@@ -27,6 +27,7 @@ from pydantic import (
 )
 from torch import Tensor
 
+from attention.editing.colours import without_alpha
 from attention.editing.words import LONGEST_TEXT
 from attention.errors import UserError
 from attention.files.pictures import check_size, decoding, open_picture
@@ -258,10 +259,8 @@ def pack_mask(mask: Image.Image | np.ndarray | Tensor, side: int) -> str:
 
 
 def grey_mask(mask: Image.Image) -> Image.Image:
-    """A picture as a mask of mode L: 16 bits by their largest number, and what is transparent is not white."""
-    if mask.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(mask) / 257).round().astype(np.uint8))
-    grey = mask.convert("L")
+    """A picture of any depth as a mask of mode L, in which what is transparent is not white."""
+    grey = without_alpha(mask).convert("L")
     if mask.has_transparency_data:
         grey = ImageChops.multiply(grey, mask.convert("RGBA").getchannel("A"))
     return grey

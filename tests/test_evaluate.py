@@ -15,7 +15,7 @@ from attention.evaluation import generated
 from attention.evaluation.kept import Kept
 from attention.evaluation.metrics import METRICS, grow
 from attention.evaluation.regions import best_union
-from attention.evaluation.reports import refuse_others
+from attention.evaluation.reports import refuse_fewer, refuse_others
 from attention.files.published import SHIPPED
 from attention.method.spatial_attention import threshold_for
 from attention.training.runs import load_run
@@ -221,3 +221,14 @@ def test_results_of_somebody_else_are_not_replaced(tmp_path):
     (tmp_path / "edits.png").touch()
     with pytest.raises(UserError, match=r"has edits\.png, which is of no evaluation and would be replaced; .*--results"):
         refuse("runs/a", "in")
+
+
+def test_figures_of_more_faces_are_not_replaced_by_those_of_fewer(tmp_path):
+    refuse_fewer(tmp_path, 8)
+    (tmp_path / "metrics.json").write_text('{"faces": 32}')
+    refuse_fewer(tmp_path, 32)
+    refuse_fewer(tmp_path, 256)
+    with pytest.raises(UserError, match=r"metrics\.json is of 32 faces and would be replaced by .* of 8; .*--faces 32"):
+        refuse_fewer(tmp_path, 8)
+    (tmp_path / "metrics.json").write_text("[]")
+    refuse_fewer(tmp_path, 8)

@@ -19,7 +19,7 @@ from attention.files.safetensors import read_safetensors, write_safetensors
 from attention.training.captions import PhraseSampler
 from attention.training.checkpoints import compare, forget_later, newest, read_checkpoint, resume, save_checkpoint
 from attention.training.folder import claimed, refuse_inputs, refuse_strange
-from attention.training.runs import KIND, command_again, load_run, plain, save_editor, trained_steps
+from attention.training.runs import KIND, command_again, load_run, plain, refit, save_editor, trained_steps
 from attention.worlds.registry import WORLDS, configured, world_defaults
 
 # --- one process at a time
@@ -156,6 +156,19 @@ def test_the_command_that_is_told_after_a_stop_is_the_same_run(flags):
     words = shlex.split(command_again(config(shlex.split(flags))))
     assert words[:3] == ["python", "-m", "attention.run_attention"] and words[-1] == "--resume=auto"
     assert plain(config(words[3:])) == plain(config([*shlex.split(flags), "--resume", "auto"]))
+
+
+def test_regions_of_something_else_are_not_to_be_fitted_over(tmp_path):
+    def command(path):
+        return refit(configured(TrainConfig, domain="drawn", run=tmp_path / "run", cluster_path=path))
+
+    path = tmp_path / "other/regions.safetensors"
+    assert command(path).endswith("--cluster_num 64") and f"--run {path.parent} " in command(path)
+    path.parent.mkdir()
+    path.touch()
+    told = shlex.split(command(path), comments=True)
+    assert told[told.index("--run") + 1] == str(tmp_path / "run")
+    assert command(path).endswith("# and leave --cluster_path out")
 
 
 # --- checkpoints

@@ -20,7 +20,7 @@ from attention.devices import autocast
 from attention.errors import UserError
 from attention.evaluation.kept import Figures, Kept, KeptBlock
 from attention.evaluation.metrics import Asked, mean, means, measure, plot_sweep, table, together
-from attention.evaluation.reports import REPORT, refuse_others, usual_folder
+from attention.evaluation.reports import REPORT, refuse_fewer, refuse_others, usual_folder
 from attention.files.disk import run_folder, write_picture, write_text
 from attention.files.published import download_command
 from attention.generator import sample_z
@@ -56,6 +56,7 @@ def evaluate(config: EvaluateConfig) -> Path:
     run_folder(results, "--results" if config.results else "--run")     # what cannot be written is told before the work
     if config.results:
         refuse_others(results, WRITTEN, {"run": str(config.run)}, "--results")
+    refuse_fewer(results, config.faces)
     editor_hash = hashlib.sha256((run / EDITOR).read_bytes()).hexdigest()
     kept = Kept.of(results, {"editor": editor_hash, "generator": world.generator_hash, "prompts": world.prompts,
                              "strengths": strengths, **config.model_dump(include=DECIDING)})

@@ -40,3 +40,19 @@ def refuse_others(folder: Path, written: Sequence[str], said: Mapping[str, str],
         of = "no evaluation" if None in other else f"an evaluation of {shown(other[0])}"
         raise UserError(f"{shown(folder)} has {found[0]}, which is of {of} and would be replaced; move it, or name another "
                         f"folder with {flag}")
+
+
+def refuse_fewer(folder: Path, faces: int) -> None:
+    """Refuse to replace figures of more faces: an hour's work by what a quick look measured.
+
+    Raises:
+        UserError: names both numbers.
+    """
+    try:
+        report = read_json(folder / REPORT, "an evaluation's report")
+    except UserError:
+        return
+    there = report.get("faces") if isinstance(report, dict) else None
+    if isinstance(there, int) and there > faces:
+        raise UserError(f"{shown(folder / REPORT)} is of {there} faces and would be replaced by figures of {faces}; move "
+                        f"it, name another folder with --results, or take --faces {there}")

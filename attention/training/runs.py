@@ -58,10 +58,13 @@ def regions_of(config: TrainConfig, world: World) -> RegionClusters:
 
 
 def refit(config: TrainConfig) -> str:
-    """The command that fits the regions that these options need."""
-    usual = config.cluster_path.name == "regions.safetensors"
-    return fit_command(config.domain, config.cluster_layer - 1, config.cluster_num,
-                       config.cluster_path.parent if usual else config.run, config.ckpt) + " --overwrite" * config.overwrite
+    """The command that fits the regions that these options need: where they were looked for, unless others lie there."""
+    path = config.cluster_path
+    there = path.name == "regions.safetensors" and not path.exists()
+    folder = path.parent if there else config.run
+    command = fit_command(config.domain, config.cluster_layer - 1, config.cluster_num, folder, config.ckpt)
+    elsewhere = folder / "regions.safetensors" != path
+    return command + " --overwrite" * config.overwrite + "   # and leave --cluster_path out" * elsewhere
 
 
 # --- the editor

@@ -26,9 +26,10 @@ from attention.inversion.dlib_models import dlib_model
 from attention.inversion.identity import Recogniser
 from attention.training.runs import read_editor
 from attention.worlds.concepts import Concept
-from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES, PROMPTS, SAYINGS, where_texts
-from attention.worlds.faces.measures import MEASURES, RULES, held, measure, truth_table
+from attention.worlds.faces.concepts import BY_PHRASE, CONCEPTS, PART_NAMES, PROMPTS, SAYINGS, where_texts
+from attention.worlds.faces.measures import MEASURES, RULES, held, measure, share_reached, truth_table
 from attention.worlds.faces.parts import PARTS, Face, Segments, grown
+from attention.worlds.faces.truth import GeneratedFaces, SeenFaces
 from attention.worlds.registry import WORLDS, load_world, usual_world
 
 samples = pytest.importorskip("skimage.data", reason="what is measured needs the extra truth")
@@ -107,6 +108,31 @@ def test_measured_colours_are_those_that_were_painted():
     x, y, z = np.cbrt([x / 0.9505, y, z / 1.089])
     found = measure(plain_face({"hair": (200, 120, 90)}))
     assert [found[f"hair_{axis}"] for axis in "Lab"] == pytest.approx([116 * y - 16, 500 * (x - y), 200 * (y - z)], abs=0.1)
+
+
+@pytest.mark.parametrize("colour, phrase, upto, shown", [
+    ((22, 20, 20), "black hair", 128, True), ((22, 20, 20), "black hair", 64, False),
+    ((240, 240, 240), "bright background", 128, True), ((240, 240, 240), "bright background", 64, False),
+    ((165, 55, 60), "red lipstick", 64, True)])             # where lips are red, their median says alone
+def test_a_colour_that_reached_half_of_hair_or_background_is_not_shown(colour, phrase, upto, shown):
+    face = plain_face({"hair": (200, 170, 110)})
+    part = BY_PHRASE[phrase].part
+    reached = face.parts[part] & (np.arange(SIDE) < upto)
+    edited = plain_face({"hair": colour}) if part == "hair" else plain_face({"hair": (200, 170, 110), part: colour})
+    images = torch.from_numpy(np.where(reached[..., None], edited.pixels, face.pixels)).movedim(-1, 0)[None] / 127.5 - 1
+    faces = GeneratedFaces(SeenFaces(np.array([list(measure(face).values())]), [face], recogniser=None))
+    assert faces.shows(phrase, images).tolist() == [shown]
+
+
+def test_what_has_the_colour_already_or_another_than_before_is_not_left_out():
+    fair, black = (plain_face({"hair": colour}) for colour in ((200, 170, 110), (22, 20, 20)))
+    left = np.arange(SIDE)[None, :, None] < 64
+    halved = replace(fair, pixels=np.where(left, black.pixels, fair.pixels))
+    numbers = np.array(list(measure(halved).values()))
+    assert share_reached("black hair", "hair", halved, numbers, black.pixels) == 1
+    assert share_reached("black hair", "hair", halved, numbers, halved.pixels) == pytest.approx(0.5, abs=0.02)
+    brown = plain_face({"hair": (80, 58, 42)}).pixels           # no black, but nobody calls it fair either
+    assert share_reached("black hair", "hair", halved, numbers, np.where(left, black.pixels, brown)) == 1
 
 
 def test_rosy_cheeks_and_a_beard_are_differences_within_a_face():

@@ -29,7 +29,7 @@ from attention.worlds.world import World
 SHARES = (0.2, 0.3, 0.45, 0.6, 0.8, 1.0, 1.3, 1.6, 2.0)         # of the usual strength, that are tried
 FALL = 0.2          # of success: a share at which it has fallen by so much is overdone, whatever succeeds beyond it
 ENOUGHS = (0.8, 0.84, dose.ENOUGH, 0.9, 0.93, 0.96)               # of what a text can gain, that are tried
-NEARLY = 0.985      # of the best IoU, which the narrowest gate must have that is taken
+NEARLY = 0.95       # of the best IoU, which the narrowest gate must have that is taken
 BETTER = 0.05       # of IoU, that another text must bring
 OFFSETS = tuple(step / 4 for step in range(-24, 17))            # of the attention's logits, that are tried
 

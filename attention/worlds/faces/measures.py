@@ -17,6 +17,8 @@ PAINT = -99.0               # the score of what is no hair
 LIDS = 0.09                 # width of the ring round the eyes in distances between them
 SORE = 7.0                  # redness of the lids, beyond which an eye is sore and not narrow; 1 in 200 faces goes beyond
 ROUGH_SIDE = 128            # px of the pictures whose neighbours' differences roughness is
+CELLS = 16                  # along a side of the picture, whose own colours are asked for in parts that can be half changed
+CHANGED = 10.0              # distance in Lab between colours that anybody calls different
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,37 @@ RULES: dict[str, Rule] = {
     "green background": Rule(lambda m: _all(-m["background_a"] - 7, m["background_b"] + 4), 1, -4),
     "blue background": Rule(lambda m: -m["background_b"], 7, 2),
 }
+
+
+def share_reached(phrase: str, part: str, face: Face, numbers: np.ndarray, pixels: np.ndarray) -> float:
+    """How much of a part an edit has reached, by its area: hair that is black above and fair below has a median too.
+
+    A cell of the picture is left out if by its own median the phrase is plainly false, and its colour is what it was: brown
+    hair, too, has places of other colours, but no half that was passed over.
+
+    Args:
+        part: "hair" or "background", whose colours `phrase` is about.
+        face: before the edit.
+        numbers: (M,) of `measure`, of this face.
+        pixels: (S, S, 3) uint8, the edit.
+    Returns:
+        A share; NaN where the part is too small.
+    """
+    from skimage.color import rgb2lab  # noqa: PLC0415  (of the extra `truth`)
+
+    side = -(-len(pixels) // CELLS)
+    rows, columns = np.nonzero(face.parts[part])
+    cell = rows // side * CELLS + columns // side                                               # (n,) of the part's pixels
+    known = [of for number in np.unique(cell) if (of := cell == number).sum() >= LEAST_PIXELS]
+    if not known:
+        return np.nan
+    before, after = (np.stack([np.median(lab[rows[of], columns[of]], axis=0) for of in known])
+                     for lab in (rgb2lab(face.pixels), rgb2lab(pixels)))                        # (cells, 3)
+    own = {"L": after[:, 0], "a": after[:, 1], "b": after[:, 2], "chroma": np.hypot(after[:, 1], after[:, 2])}
+    rule, figures = RULES[phrase], dict(zip(MEASURES, numbers, strict=True))
+    scores = rule.score(figures | {f"{part}_{name}": values for name, values in own.items()})
+    reached = (scores > rule.false) | (np.linalg.norm(after - before, axis=1) >= CHANGED)
+    return float(np.average(reached, weights=[of.sum() for of in known]))
 
 
 def _scores(numbers: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from attention.images import to_pixels
 from attention.inversion.identity import SAME_PERSON, Recogniser
 from attention.worlds.concepts import Concept
 from attention.worlds.faces.concepts import BY_PHRASE, CONCEPTS, PART_NAMES
-from attention.worlds.faces.measures import held, measure, truth_table
+from attention.worlds.faces.measures import held, measure, share_reached, truth_table
 from attention.worlds.faces.mesh import FaceMesh
 from attention.worlds.faces.parts import PARTS, Face, Segments, grown
 from attention.worlds.truth import Faces, Seen
@@ -22,6 +22,8 @@ from attention.worlds.world import World
 AT_ONCE = 8
 # A prompt's part is what a perfect edit would change: shapes need room around them, in distances between the eyes.
 ROOM = {"mouth": 0.25, "eyes": 0.12, "brows": 0.08, "lips": 0.03, "hair": 0.03, "cheeks": 0.1, "jaw": 0.05}
+LARGE = ("hair", "background")      # parts that can be half changed, with a median of the new colour
+MOST = 0.75                         # of a large part, that must have been reached; so much of skin is asked for too
 MEANT = {"mouth": ("lips", "mouth")}        # the parts of `Face.parts` that a concept's part is made of
 
 
@@ -91,8 +93,12 @@ class GeneratedFaces:
         return np.stack([face.labels() for face in self.shown])
 
     def shows(self, prompt: str, images: Tensor) -> np.ndarray:
-        """The measures of `read` are of pixels already."""
-        return np.ones(len(self), bool)
+        """Colours of hair and background must have reached MOST of them; of all else, `read` measures pixels already."""
+        part = BY_PHRASE[prompt].part
+        if part not in LARGE:
+            return np.ones(len(self), bool)
+        edits = zip(self.shown, self.seen.numbers, to_pixels(images), strict=True)
+        return np.array([not share_reached(prompt, part, *edit) < MOST for edit in edits])
 
     def lost(self, prompt: str, part: Tensor, before: Tensor, after: Tensor) -> np.ndarray:
         return np.zeros((len(CONCEPTS), len(self)), bool)

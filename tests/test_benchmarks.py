@@ -149,6 +149,7 @@ def test_looser_clusters_are_refused():
         run.kmeans_row({**found, "inertia_ratio_of_our_worst": 1.02})
 
 
+@pytest.mark.program
 def test_the_command_writes_the_same_ratios_for_people_and_programs(tmp_path, capsys):
     path = run.main(["--quick", "--only", "clip_input", "--device", "cpu", "--out", str(tmp_path)])
     report = json.loads(path.read_text())

@@ -85,8 +85,8 @@ def test_the_offset_taken_is_that_of_the_best_overlap(monkeypatch):
 
 
 def test_the_narrowest_gate_is_taken_that_overlaps_nearly_as_well_as_the_best():
-    assert calibration.reaching({-1.0: 0.3, 0.0: 0.592, 1.0: 0.6, 2.0: 0.595}) == 0.0
-    assert calibration.reaching({-1.0: 0.3, 0.0: 0.59, 1.0: 0.6, 2.0: 0.595}) == 1.0
+    assert calibration.reaching({-1.0: 0.3, 0.0: 0.572, 1.0: 0.6, 2.0: 0.595}) == 0.0
+    assert calibration.reaching({-1.0: 0.3, 0.0: 0.568, 1.0: 0.6, 2.0: 0.595}) == 1.0
 
 
 def test_a_prompt_is_read_as_its_parts_name_where_that_finds_the_part_better():

@@ -66,6 +66,7 @@ def test_a_file_that_does_not_say_what_its_training_took_is_told(minutes, tmp_pa
         compare.training("mapper", SimpleNamespace(name="drawn"), tmp_path)
 
 
+@pytest.mark.program
 def test_the_command_finds_ours_between_the_floor_and_the_ceiling(tmp_path):
     settings = ["--prompts", "grey hair", "--faces", "2", "--device", "cpu", "--results", str(tmp_path)]
     compare.main(["--only", "nothing, ours", *settings])

@@ -80,6 +80,7 @@ def listed(folder):
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in folder.rglob("*")}
 
 
+@pytest.mark.program
 def test_an_installed_copy_edits_a_face_as_the_checkout_does_and_needs_no_extra(packages, tmp_path):
     before = listed(packages)
     done = run_installed(packages, packages / "bin/where2edit", "edit", "--seed", "7", "--what", "grey hair", "--out",
@@ -92,6 +93,7 @@ def test_an_installed_copy_edits_a_face_as_the_checkout_does_and_needs_no_extra(
     assert "torch" in imported and not imported & {module for modules in EXTRAS.values() for module in modules}
 
 
+@pytest.mark.program
 def test_an_installed_copy_keeps_weights_and_runs_where_a_user_may_write(packages, tmp_path):
     code = ("from attention.config import TrainConfig; from attention.files.published import SHIPPED, WEIGHTS; "
             "from attention.worlds.registry import configured; print(SHIPPED, WEIGHTS, configured(TrainConfig).run)")
@@ -108,6 +110,7 @@ def test_an_installed_copy_does_not_build_what_is_shipped(monkeypatch):
         build.main([])
 
 
+@pytest.mark.program
 def test_the_wheel_has_all_modules_and_the_shipped_weights(wheel):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {path.relative_to(ROOT).as_posix() for path in (ROOT / "attention").rglob("*.py")}
@@ -174,6 +177,7 @@ def test_a_missing_extra_is_one_sentence_with_the_command_that_gets_it(extra, ma
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.program
 def test_an_installed_copy_tells_of_a_missing_extra_by_its_name(packages, tmp_path):
     hide = "import sys; sys.modules['gradio'] = None; from attention.__main__ import main; main(['demo'])"
     done = run_installed(packages, sys.executable, "-c", hide, folder=tmp_path)

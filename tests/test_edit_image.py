@@ -2,11 +2,11 @@
 
 import json
 import re
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -138,9 +138,13 @@ def test_ctrl_c_ends_a_folder_with_the_picture_that_is_refined(main, tmp_path, m
     (tmp_path / "in").mkdir()
     for name in ("a.png", "b.png"):
         Image.fromarray(draw_faces(FaceParams.sample(1, seed=8)).images[0]).convert("L").save(tmp_path / "in" / name)
-    monkeypatch.setattr(invert, "fit", Mock(side_effect=KeyboardInterrupt))     # a shell's background ignores the signal
-    with pytest.raises(KeyboardInterrupt):
-        main(tmp_path / "in", "--aligned", "--refine", 4, "--what", "purple hair", "--out", tmp_path / "out")
+    monkeypatch.setattr(invert, "fit", lambda *arguments: signal.raise_signal(signal.SIGINT))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)           # a shell's background ignores the signal
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            main(tmp_path / "in", "--aligned", "--refine", 4, "--what", "purple hair", "--out", tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["a.png"]
     told = capsys.readouterr().err
     assert "note: a.png: the face is black and white" in told and "note: a.png: refinement was interrupted" in told

@@ -7,13 +7,12 @@ others, and an edit of what is left is not the one that was meant. Nothing here 
 from __future__ import annotations
 
 import difflib
-import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 from attention.clip_models import TAUGHT, words_of
+from attention.editing.clauses import CUTS, FILLERS, JOINS, NEGATIONS, PASSED, clauses_of, denies, key_of, tokens_of, wanted
 from attention.errors import UserError
 from attention.worlds.base import WorldEntry
 from attention.worlds.concepts import Sayings
@@ -27,26 +26,6 @@ SHOWN = 40              # characters of a text that a message shows
 NAMED = 5               # words or phrases that a message names
 ALIKE = 0.75            # of difflib's ratio: "purpel" is 0.83 like purple, "moustache" 0.71 like mouth
 LIST = "(all that can be said: docs/words.md, or where2edit edit --help)"
-# Words that say nothing of a face, once they are known to be no part of a phrase.
-FILLERS = frozenset(words_of("""
-    a an the some very really quite so just please of in on at to into for from by as that which who this it its she
-    he they you i we her his their my your him them me us is are be was were being has have had having get got getting
-    wearing wear wears make makes making made give gives giving gave turn turns turned turning change changes changed
-    set let add adds adding put paint painted colour color coloured colored dye dyed become becomes want wants would
-    should like look looks looking show person man woman boy girl lady guy male female people someone portrait photo
-    picture image pair more go goes could can will all both
-"""))
-PASSED = frozenset(("face", "slightly", "around", "area"))        # said of nothing else, if they are no part of a phrase
-CUTS = ",;.:&+/|()"
-JOINS = frozenset(("and", "with", "plus", "but", "also", "then", "or"))
-NEGATIONS = frozenset(words_of("""
-    no not non un never none nothing nor neither without remove removes removed removing delete erase minus lose loses
-    less fewer rid off away free stop stops hide hides sans lacking lacks except excluding exclude drop clear cut trim
-    trimmed reduce reduced removal loss shrink gone opposite instead undo hardly barely dont doesnt didnt isnt arent
-    wasnt werent hasnt havent hadnt cant cannot couldnt wont wouldnt shouldnt mustnt aint anything outside beyond than
-    keep keeps keeping kept leave leaves leaving preserve preserving unchanged untouched
-"""))
-BEFORE = frozenset(("no", "not", "never", "without", "instead", "than", "except", "excluding"))     # they deny what follows
 ENDINGS = ("s", "es", "ed", "d", "er", "r", "est", "st", "ish")
 
 
@@ -153,15 +132,15 @@ class Words:
         self._phrases: dict[tuple[str, ...], Phrase] = {}
         for concept in said.concepts:
             for text in (*concept.synonyms, concept.phrase):
-                self._phrases[_key(text)] = Phrase(concept.phrase, concept.part, concept.attribute)
+                self._phrases[key_of(text)] = Phrase(concept.phrase, concept.part, concept.attribute)
         for prompt in prompts:
-            self._phrases.setdefault(_key(prompt), Phrase(prompt, "", prompt))
+            self._phrases.setdefault(key_of(prompt), Phrase(prompt, "", prompt))
         trained = [*(concept.phrase for concept in said.concepts if everything), *prompts]
-        self._trained = {self._phrases[_key(prompt)].text: prompt for prompt in trained}
+        self._trained = {self._phrases[key_of(prompt)].text: prompt for prompt in trained}
         self.places = tuple(names[0] for names in said.places.values()) or tuple(where) or tuple(prompts)
         self._named = {key: phrase for key, phrase in self._phrases.items() if phrase.text in self._trained}
         for part, names in said.places.items():
-            self._named |= {_key(name): Phrase(name, part, part) for name in reversed(names)}
+            self._named |= {key_of(name): Phrase(name, part, part) for name in reversed(names)}
         self._nouns = {key[0]: phrase.part for key, phrase in self._named.items() if len(key) == 1 and phrase.part}
         self._rules = _rules(said.other_words) + _rules(synonyms or {})
         self._known = {word for key in (*self._phrases, *self._named) for word in key}
@@ -189,7 +168,7 @@ class Words:
             return Read(text)
         if not self.said.concepts:
             return self._read_loosely(text, self.sayable[""])
-        said = _clauses(text)
+        said = clauses_of(text)
         found = self._find(said, self._phrases)
         if (found.phrases and not self._unread(found.left) and not found.alone and self._all_trained(found)
                 and not _rivals(found) and self._taught(text)):
@@ -201,7 +180,7 @@ class Words:
             passed = [word for clause in clauses for word in clause if word not in NEGATIONS and not self._counts(word)]
             found = self._find(kept, self._phrases)
             found.left.extend(passed)
-        if any(map(_denies, clauses)):
+        if any(map(denies, clauses)):
             raise _refusal(text, "says that something should not be, which cannot be done",
                            _did_you_mean(self._instead(said, clauses, found)) or "nothing that is known is its opposite")
         untrained = [phrase.text for phrase in found.phrases if phrase.text not in self._trained]
@@ -230,7 +209,7 @@ class Words:
             return Read(text)
         if not self.said.concepts:
             return self._read_loosely(text, self.places)
-        said = _clauses(text)
+        said = clauses_of(text)
         found = self._find(said, self._named)
         if found.phrases and not found.left and self._taught(text):
             return Read(text)
@@ -243,7 +222,7 @@ class Words:
     def _read_loosely(self, text: str, examples: Sequence[str]) -> Read:
         """A text of a world of which no phrases are known: at least one word must be, and what is not is named."""
         assert self.taught is not None
-        said = [token for token in _tokens(text) if token not in CUTS]
+        said = [token for token in tokens_of(text) if token not in CUTS]
         words = self._translated(said)
         unread = [word for word in words if word not in self.taught | FILLERS | JOINS]
         if NEGATIONS.intersection(unread):
@@ -341,8 +320,8 @@ class Words:
     def _instead(self, said: list[list[str]], clauses: list[list[str]], found: Found) -> list[str]:
         """What could be said instead of a text that says what should not be: what it says should be; what it chooses
         between; or the opposites of what it names."""
-        wanted = self._find([*filter(None, map(_wanted, clauses))], self._phrases)
-        for phrases in ([phrase.text for phrase in wanted.phrases], _rivals(found)):
+        kept = self._find([*filter(None, map(wanted, clauses))], self._phrases)
+        for phrases in ([phrase.text for phrase in kept.phrases], _rivals(found)):
             if known := [text for text in phrases if text in self._trained]:
                 return known
         opposites = [other.text for phrase in found.phrases for other in self._phrases.values()
@@ -380,41 +359,6 @@ def _rules(table: Mapping[str, Sequence[str]]) -> list[tuple[tuple[str, ...], tu
     """(other words, known words), the longest first, and whole phrases before words."""
     rules = [(tuple(words_of(other)), tuple(words_of(known))) for known, others in table.items() for other in others]
     return sorted(rules, key=lambda rule: (-len(rule[0]), -len(rule[1])))
-
-
-def _key(text: str) -> tuple[str, ...]:
-    """The words of a phrase that say something, in the order of the alphabet."""
-    words = words_of(text)
-    return tuple(sorted([word for word in words if word not in FILLERS] or words))
-
-
-def _clauses(text: str) -> list[list[str]]:
-    """The words and signs of a text, cut at its commas, "and" and the like, without fillers."""
-    clauses: list[list[str]] = [[]]
-    for token in _tokens(text):
-        if token in JOINS or token in CUTS:
-            clauses.append([])
-        elif token not in FILLERS:
-            clauses[-1].append(token)
-    return [clause for clause in clauses if clause]
-
-
-def _tokens(text: str) -> list[str]:
-    """The words of a text, its signs such as emoji, and CUTS."""
-    text = "".join(sign for sign in unicodedata.normalize("NFKC", text) if unicodedata.category(sign) != "Cf")
-    text = re.sub(r"['’]", "", re.sub(r"\bw/o\b", "without", text.lower()))
-    return [token for token in re.findall(r"[^\W_]+|[^\w\s]", text)
-            if token in CUTS or token.isalnum() or (unicodedata.category(token)[0] == "S" and not token.isascii())]
-
-
-def _denies(clause: Sequence[str]) -> bool:
-    return not NEGATIONS.isdisjoint(clause)
-
-
-def _wanted(clause: Sequence[str]) -> list[str]:
-    """What a clause says should be: all of it, or what stands before the word that denies what follows."""
-    words = list(takewhile(lambda word: word not in BEFORE, clause))
-    return [] if _denies(words) else words
 
 
 def _rivals(found: Found) -> list[str]:

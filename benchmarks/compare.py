@@ -35,7 +35,7 @@ from attention.errors import UserError, exit_with_message
 from attention.evaluation.generated import median_seconds
 from attention.evaluation.metrics import COLUMNS, Asked, means, measure, plot_sweep
 from attention.evaluation.tables import markdown
-from attention.files.disk import run_folder, write_picture, write_text
+from attention.files.disk import run_folder, write_atomically, write_text
 from attention.files.reading import read_report
 from attention.generator import sample_z
 from attention.inversion.perceptual import load_lpips, lpips_available
@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     shown = [prompt for prompt in SHEET_PROMPTS if prompt in prompts] or prompts[:1]
     methods = [METHODS[name](world, config.checkpoints) for name in report["methods"]]
     sheet = pictures(methods, shown, w[:SHEET_FACES], faces.take(slice(SHEET_FACES)), world)
-    write_picture(config.results / "comparison_edits.png", sheet)
+    write_atomically(config.results / "comparison_edits.jpg", lambda path: sheet.save(path, format="JPEG", quality=90))
     print(page(report))
     return config.results / "comparison.json"
 

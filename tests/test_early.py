@@ -11,7 +11,8 @@ from attention.clip_models.tiny import TinyCLIP
 from attention.editing.desk import Desk
 from attention.editing.edited import Change, Edited
 from attention.editing.folder import ServerFolder
-from attention.editing.recipes import pack, pack_mask
+from attention.editing.masks import pack_mask
+from attention.editing.recipes import pack
 from attention.editing.session import Editor
 from attention.errors import UserError
 from attention.files.generator import early_generator, save_head

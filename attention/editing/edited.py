@@ -17,12 +17,12 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from attention.editing.masks import MaskLike, of_square, pack_mask, unpack_mask
 from attention.editing.placed import Placed
-from attention.editing.recipes import MOST_CHANGES, RECIPE_KEY, grey_mask, pack, pack_mask, unpack, unpack_mask
+from attention.editing.recipes import MOST_CHANGES, RECIPE_KEY, pack, unpack
 from attention.editing.words import check_text
 from attention.errors import UserError
 from attention.files.disk import refuse_overwriting, refuse_pictures_of_others, write_picture
-from attention.files.pictures import read_picture
 from attention.files.reading import as_path
 from attention.images import to_bytes, to_image, to_pixels
 from attention.method.defaults import COVERAGE, STRENGTH, STRONGEST
@@ -38,7 +38,6 @@ WHOLE_EDITS = 2             # of a chain that stay in memory with their features
 MUCH = 0.2                  # of an edge of the square: a change that ends there shows
 KEPT_PLACES = 16            # texts whose place in a face is kept
 Picture: TypeAlias = str | Path | Image.Image | np.ndarray          # a path, a picture, or pixels in uint8
-MaskLike: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor        # a path, a picture, or values; see pack_mask
 
 
 @dataclass(frozen=True)
@@ -430,27 +429,12 @@ class Edited:
         if regions is not None:
             return self._regions(regions)
         if mask is not None:
-            return {"mask": pack_mask(self._of_square(mask), self.editor.side)}
+            return {"mask": pack_mask(of_square(mask, self.photo, self.tensor.shape[-1]), self.editor.side)}
         if where is None:
             return otherwise or {"mask": pack_mask(np.ones((self.editor.side,) * 2, bool), self.editor.side)}
         if not isinstance(where, str):
             raise UserError(f"where is a {type(where).__name__}, expected a text; say regions=[...] or mask=...")
         return self.editor.read(where, place=True)
-
-    def _of_square(self, mask: MaskLike) -> Image.Image | np.ndarray | Tensor:
-        """A mask of the square, of a picture of it or of the whole photo."""
-        if isinstance(mask, str | Path):
-            mask = read_picture(mask, "a mask")
-        if isinstance(mask, Image.Image) and self.photo is not None and mask.size == self.photo.picture.size:
-            square = self.photo.frame.crop(grey_mask(mask).convert("RGB"), self.tensor.shape[-1])[..., 0]
-            if not square.any():
-                raise UserError("the mask of the photo is black within the square round the face, outside of which nothing "
-                                "can be edited")
-            return square
-        if isinstance(mask, Image.Image) and self.photo is not None and self.photo.goes_on:
-            warnings.warn(f"the mask is {mask.width} x {mask.height} and the photo not, so it is taken for one of the "
-                          "square round the face", stacklevel=4)
-        return mask
 
     def _regions(self, regions: Sequence[int]) -> list[int]:
         count = self.editor.region_editor.regions.num_regions

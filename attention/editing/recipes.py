@@ -1,11 +1,10 @@
-"""What a picture remembers of how it was made: a recipe in its PNG, and tensors and masks as JSON holds them.
+"""What a picture remembers of how it was made: a recipe in its PNG, and tensors as JSON holds them.
 
 A recipe comes from anywhere: `Recipe` says all that may be in it, and no number of it is used before that has been checked.
 """
 
 import base64
 import hashlib
-import io
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from PIL import Image, ImageChops, PngImagePlugin
+from PIL import Image, PngImagePlugin
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -27,7 +25,7 @@ from pydantic import (
 )
 from torch import Tensor
 
-from attention.editing.colours import without_alpha
+from attention.editing.masks import unpack_mask
 from attention.editing.words import LONGEST_TEXT
 from attention.errors import UserError
 from attention.files.pictures import check_size, decoding, open_picture
@@ -41,7 +39,6 @@ MOST_VALUES = 200 * MOST_CHANGES            # numbers, texts and lists in a reci
 MOST_REGIONS = 1000             # that one change names
 LARGEST_SEED = 2**63 - 1        # that torch takes
 MOST_THREADS = 1024
-PNG_OVERHEAD = 10_000           # characters of a mask's PNG beside its pixels
 FARTHEST = 1e7                  # pixels from the corner of a photo to its face
 A_RECIPE = "a picture that an edit was saved to"
 
@@ -229,55 +226,6 @@ def unpack(packed: dict, shapes: Sequence[tuple[int, ...]] | None = None) -> Ten
     if not np.isfinite(array).all():
         raise ValueError("numbers that are not finite")
     return torch.from_numpy(array.astype(np.float32))
-
-
-def pack_mask(mask: Image.Image | np.ndarray | Tensor, side: int) -> str:
-    """A mask of any square size, as a grey PNG of the blend layer's side in base64.
-
-    Args:
-        mask: a picture; or (H, H) booleans, unsigned numbers up to their most, or floats in [0, 1], also as (1, 1, H, H).
-    Raises:
-        UserError: it is not square, not finite, or of another kind, or nowhere white at the blend layer's side.
-    """
-    mask = mask.detach().cpu() if isinstance(mask, Tensor) else mask
-    array = np.asarray(grey_mask(mask) if isinstance(mask, Image.Image) else mask)
-    array = array[0, 0] if array.shape[:-2] == (1, 1) else array
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise UserError("the mask holds numbers that are not finite, expected floats from 0 to 1")
-    if array.ndim != 2 or array.shape[0] != array.shape[1] or array.dtype.kind not in "buf":
-        raise UserError(f"the mask is an array of {array.dtype} and shape {array.shape}, expected a square of booleans, "
-                        "uint8 or floats, white where to edit; a mask of a whole photo is given as a picture")
-    most = np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1
-    values = torch.from_numpy(array.astype(np.float32) / most).clamp(0, 1)
-    small = F.interpolate(values[None, None], size=(side, side), mode="area")[0, 0]
-    if not small.max() >= 0.5:
-        raise UserError("the mask is black (almost) everywhere, so nothing would change; paint white where the edit goes, "
-                        "255 in an array of uint8, or 1 in one of floats")
-    file = io.BytesIO()
-    Image.fromarray((small * 255).round().byte().numpy()).save(file, format="PNG")
-    return base64.b64encode(file.getvalue()).decode()
-
-
-def grey_mask(mask: Image.Image) -> Image.Image:
-    """A picture of any depth as a mask of mode L, in which what is transparent is not white."""
-    grey = without_alpha(mask).convert("L")
-    if mask.has_transparency_data:
-        grey = ImageChops.multiply(grey, mask.convert("RGBA").getchannel("A"))
-    return grey
-
-
-def unpack_mask(packed: str, side: int) -> Tensor:
-    """(1, 1, side, side) in [0, 1] of what `pack_mask` packed, on the CPU.
-
-    Raises:
-        ValueError: it is something else.
-    """
-    if len(packed) > 4 * side**2 + PNG_OVERHEAD:                            # in base64
-        raise ValueError("too long for a mask")
-    with decoding("the mask"), open_picture(io.BytesIO(base64.b64decode(packed, validate=True))) as picture:
-        if picture.size != (side, side) or picture.mode != "L":              # before a pixel of it is read
-            raise ValueError(f"the mask is a {picture.mode} picture of {picture.width} x {picture.height}")
-        return torch.from_numpy(np.array(picture, np.float32) / 255)[None, None]
 
 
 def pixel_hash(photo: Image.Image) -> str:

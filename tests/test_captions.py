@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from attention.config import TrainConfig
-from attention.errors import UserError
+from attention.errors import UserError, paths_told
 from attention.training import distributed
 from attention.training.captions import (
     JOIN,
@@ -94,6 +94,15 @@ def test_an_unusable_corpus_is_refused_by_name(tmp_path):
         with pytest.raises(UserError, match=words) as error:
             list(read_phrases(path, fits=lambda prompt: len(prompt.split()) <= 7))
         assert str(path) in str(error.value)
+
+
+def test_a_folder_that_may_not_be_read_is_told_as_that(tmp_path, monkeypatch):
+    def closed(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", closed)            # the tests may run as root, to whom nothing is closed
+    with pytest.raises(UserError, match=rf"^{tmp_path} cannot be used \(Permission denied\)"), paths_told():
+        list(read_phrases(tmp_path))
 
 
 def test_a_folder_without_captions_is_refused_and_says_what_is_there(tmp_path):

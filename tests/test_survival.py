@@ -229,7 +229,8 @@ def test_a_port_in_use_is_told(monkeypatch):
         for name, value in (("MASTER_ADDR", "127.0.0.1"), ("MASTER_PORT", str(taken.getsockname()[1])), ("RANK", "0"),
                             ("WORLD_SIZE", "2")):
             monkeypatch.setenv(name, value)
-        with (pytest.raises(UserError, match=r"could not join the others .*--master_port"),
+        with (pytest.raises(UserError, match=rf"could not join the others at 127.0.0.1:{taken.getsockname()[1]} "
+                                             r".*--master_addr .*--master_port"),
               distributed.group(torch.device("cpu"))):
             pass
 

@@ -189,6 +189,8 @@ def _caption_files(path: Path) -> list[Path]:
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist; expected a folder of caption files, face2text's raw.json, or a text "
                         "file with one phrase a line") from error
+    except PermissionError:                                 # a folder all the same
+        raise
     except (OSError, ValueError):                           # of other kinds of paths
         readable(path, "captions")
         raise

@@ -23,7 +23,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from torch.nn.parallel import DistributedDataParallel
 
-from attention.errors import UserError, notes, paths_told
+from attention.errors import UserError, notes, paths_told, shown
 from attention.memory import keep_memory
 from attention.processes import (
     MEETING,
@@ -68,8 +68,10 @@ def group(device: torch.device) -> Iterator[None]:
     try:
         store, number, size = next(dist.rendezvous("env://", timeout=patience))
     except (RuntimeError, ValueError) as error:
-        raise UserError(f"this process could not join the others ({str(error).splitlines()[0]}); choose a free port with "
-                        "torchrun's --master_port, or --standalone on one machine") from error
+        place = ":".join(shown(os.environ[name], 80) for name in ("MASTER_ADDR", "MASTER_PORT"))
+        raise UserError(f"this process could not join the others at {place} ({str(error).splitlines()[0]}); give the first "
+                        "machine's address by torchrun's --master_addr and a free port there by --master_port, or "
+                        "--standalone on one machine") from error
     store = dist.PrefixStore(f"attempt {restarts()}", store)
     try:
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", store=store, rank=number, world_size=size,

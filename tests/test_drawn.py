@@ -6,15 +6,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from plain_faces import small_generator
 from safetensors.torch import save_file
 
 from attention.errors import UserError
 from attention.files.published import SHIPPED
-from attention.images import Damage, augment, augmented, to_image
+from attention.generator import sample_z
+from attention.images import Damage, augment, augmented, psnr, to_image, to_pixels
+from attention.inversion.invert import psnr_of_inversions
 from attention.worlds.concepts import EDIT_PROMPTS, PART_NAMES
 from attention.worlds.drawn.concepts import BY_PHRASE, CONCEPTS, OPTIONS, captions, truth_table
+from attention.worlds.drawn.encoder import load_tower
 from attention.worlds.drawn.faces import PARTS, SIZE, FaceParams, draw_faces, landmarks
 from attention.worlds.drawn.fit.clip import PASTED, PIECES, _paste_parts, _piece_of
+from attention.worlds.drawn.fit.encoder import EncoderFit, fit_tower
 from attention.worlds.drawn.fit.generator import AREAS, BLEND_SIDE, part_error, part_shares
 from attention.worlds.drawn.fit.reader import ReaderFit, fit_reader
 from attention.worlds.drawn.reader import AttributeReader
@@ -238,6 +243,27 @@ def test_reader_refuses_missing_cut_and_foreign_files(tiny_reader, tmp_path):
     for path in (tmp_path / "missing", cut, foreign):
         with pytest.raises(UserError, match=path.name):
             AttributeReader.load(path)
+
+
+def test_an_encoder_learns_to_tell_latents_and_is_read_again_as_it_was(tmp_path):
+    generator = small_generator()[1]
+    with torch.no_grad():
+        w = generator.mapping(sample_z(32, 8, 0))
+        pictures_of_w = to_pixels(generator.picture(generator.styles(w)))
+    recipe = EncoderFit(batch_size=32, latent_steps=60, picture_steps=2, width=8)
+    encoder = fit_tower(generator, pictures_of_w, w, Damage(shift=0, blur=0, gain=0, offset=0, noise=0.02), recipe)
+    shown = torch.from_numpy(pictures_of_w).movedim(-1, 1) / 127.5 - 1
+    error = (encoder(shown) - w).square().mean() / (w - w.mean(dim=0)).square().mean()
+    assert error < 0.5                                                      # of that of the mean face
+    made = generator.picture(generator.styles(encoder(shown)))
+    assert psnr_of_inversions(encoder, generator, shown) == pytest.approx(float(psnr(made, shown).mean()), abs=1e-3)
+    encoder.save(tmp_path / "encoder.safetensors")
+    again = load_tower(tmp_path / "encoder.safetensors")
+    torch.testing.assert_close(again(shown), encoder(shown), atol=0.02, rtol=0.02)                  # half precision
+    whole = (tmp_path / "encoder.safetensors").read_bytes()
+    (tmp_path / "encoder.safetensors").write_bytes(whole[:len(whole) // 2])
+    with pytest.raises(UserError, match=r"worlds\.drawn\.build --part encoder"):
+        load_tower(tmp_path / "encoder.safetensors")
 
 
 def test_augmented_pictures_are_shifted_by_what_is_told():

@@ -13,7 +13,8 @@ from attention.files.published import ROOT
 from attention.files.safetensors import write_safetensors
 from attention.generator import sample_z
 from attention.generator.early import EarlyHead
-from attention.images import Damage, psnr, to_pixels
+from attention.images import to_image, to_pixels
+from attention.inversion.small import load_small
 from attention.method.editor import RegionEditor
 from attention.method.regions import RegionClusters
 from attention.worlds.faces import build
@@ -24,7 +25,6 @@ from attention.worlds.faces.fit.clip import PAINTED, paint, tint
 from attention.worlds.faces.fit.early import EarlyFit, begin_linear, lessons
 from attention.worlds.faces.measures import MEASURES, measure
 from attention.worlds.faces.parts import PARTS, Segments
-from attention.worlds.tower import EncoderFit, fit_tower, kind_of, load_tower, psnr_of_inversions
 
 pytest.importorskip("skimage", reason="what is measured needs the extra truth")
 sheet = runpy.run_path(str(ROOT / "show_demo/faces.py"))["main"]
@@ -115,37 +115,88 @@ def test_photos_for_the_encoder_are_seeded_faces_with_their_latents(small, monke
     monkeypatch.setattr(encoder_fit, "AT_ONCE", 4)
     names = {"photos-0000": 0, "photos-0001": 1}
     pictures.make_shards(tmp_path, names, lambda number: encoder_fit.make_photos(small[1], number))
-    pixels, w = encoder_fit.photos(tmp_path, [0, 1])
-    found = torch.cat([small[1].picture(small[1].styles(row[None])) for row in w])
+    taught = encoder_fit.photos(tmp_path, [0, 1])
+    pixels, w = taught.pixels, taught.w
+    found = torch.cat([small[1].picture(small[1].styles(row[None])) for row in torch.from_numpy(w)])
     assert pixels.shape == (12, 128, 128, 3)
     assert np.abs(pixels.astype(int) - to_pixels(found)).mean() < 2             # they are made in bfloat16
     assert not np.array_equal(pixels[:6], pixels[6:]) and np.array_equal(encoder_fit.make_photos(small[1], 1).w, w[6:])
+    far = encoder_fit.make_photos(small[1], encoder_fit.BROAD).w
+    whole = small[1].mapping(sample_z(6, 8, 20_000 + encoder_fit.BROAD))
+    torch.testing.assert_close(torch.from_numpy(far), whole)                    # truncation 1
     (tmp_path / "photos-0001.npz").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"photos-0001\.npz is no whole set .*worlds\.faces\.build --part encoder$"):
         encoder_fit.photos(tmp_path, [1])
 
 
-def test_an_encoder_learns_to_tell_latents_and_is_read_again_as_it_was(small, tmp_path):
-    generator, kind = small[1], kind_of("faces")
-    with torch.no_grad():
-        w = generator.mapping(sample_z(32, 8, 0))
-        pictures_of_w = to_pixels(generator.picture(generator.styles(w)))
-    recipe = EncoderFit(batch_size=32, latent_steps=60, picture_steps=2, width=8)
-    encoder = fit_tower(generator, pictures_of_w, w, Damage(shift=0, blur=0, gain=0, offset=0, noise=0.02), recipe)
-    shown = torch.from_numpy(pictures_of_w).movedim(-1, 1) / 127.5 - 1
-    error = (encoder(shown) - w).square().mean() / (w - w.mean(dim=0)).square().mean()
-    assert error < 0.5                                                      # of that of the mean face
-    made = generator.picture(generator.styles(encoder(shown)))
-    assert psnr_of_inversions(encoder, generator, shown) == pytest.approx(float(psnr(made, shown).mean()), abs=1e-3)
-    encoder.save(tmp_path / "encoder.safetensors", kind)
-    again = load_tower(tmp_path / "encoder.safetensors", kind)
-    torch.testing.assert_close(again(shown), encoder(shown), atol=0.02, rtol=0.02)                  # half precision
-    with pytest.raises(UserError, match=r"worlds\.drawn\.build --part encoder"):
-        load_tower(tmp_path / "encoder.safetensors", kind_of("drawn"))
-    whole = (tmp_path / "encoder.safetensors").read_bytes()
-    (tmp_path / "encoder.safetensors").write_bytes(whole[:len(whole) // 2])
-    with pytest.raises(UserError, match=r"worlds\.faces\.build --part encoder"):
-        load_tower(tmp_path / "encoder.safetensors", kind)
+def test_photos_of_a_face_are_turned_aside_darker_and_grey_as_often_as_is_said():
+    random = torch.Generator().manual_seed(0)
+    faces = torch.linspace(-1, 1, 32).expand(600, 3, 32, 32) * torch.tensor([0.9, 0.5, -0.5])[:, None, None]
+    seen = encoder_fit.scene(faces, random)
+    assert seen.shape == faces.shape and seen.min() >= -1 and seen.max() <= 1
+    grey = (seen.amax(dim=1) - seen.amin(dim=1)).amax(dim=(1, 2)) < 1e-5
+    assert grey.float().mean() == pytest.approx(encoder_fit.GREY, abs=0.05)
+    lightest = seen[~grey].amax(dim=(1, 2, 3)) + 1                  # 1.8 to 2 by day
+    assert (lightest < 1.7).float().mean() == pytest.approx(encoder_fit.DARK * 0.8, abs=0.06)
+    assert lightest.min() > 2 * encoder_fit.DARKEST * (0.9 - encoder_fit.OFFSET)
+    slope = seen[~grey][:, :1].diff(dim=-2)[..., 8:24, 8:24].mean(dim=(1, 2, 3))                    # of a turned ramp
+    assert slope.std() > 1e-4 and abs(slope.mean()) < 3 * slope.std() / 20
+
+
+def test_what_is_seen_of_a_change_is_the_mean_square_of_what_it_does(monkeypatch):
+    """Of a generator that is linear in w, whose colours and detail are known by float64; each weighs as is said."""
+    monkeypatch.setattr(encoder_fit, "SEEN_FACES", 160)         # of which a mean square has a standard error of 11 %
+    picture = torch.randn(8, 3 * 64 * 64, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    class Linear:
+        style_dim, constant = 8, torch.zeros(1)
+
+        def mapping(self, z, truncation):
+            return z
+
+        def styles(self, w):
+            return w
+
+        def picture(self, styles):
+            return (styles.double() @ picture).unflatten(1, (3, 64, 64)).float()
+
+    rows = encoder_fit.make_sights(Linear(), 0)
+    change = torch.randn(8, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    seen = (change @ picture).unflatten(0, (3, 64, 64))
+    colours = torch.nn.functional.avg_pool2d(seen[None], 2)
+    detail = seen - torch.nn.functional.interpolate(colours, scale_factor=2, mode="bilinear")[0]
+    for name, wanted in (("colours", colours), ("detail", detail)):
+        found = np.square(getattr(rows, name) @ change.numpy()).mean()
+        assert found == pytest.approx(float(wanted.square().mean()), rel=0.35)
+    spread = torch.rand(8) + 0.5
+    found = (encoder_fit.sight(rows, spread) @ change.float()).square().sum() / 8
+    moments = {name: (getattr(rows, name) * spread.numpy()).astype(np.float64) for name in encoder_fit.WEIGHTS}
+    wanted = sum(weight * np.square(moments[name] @ change.numpy()).sum() / np.square(moments[name]).sum()
+                 for name, weight in encoder_fit.WEIGHTS.items())
+    assert float(found) == pytest.approx(wanted, rel=1e-4)
+
+
+def test_an_encoder_learns_w_then_pictures_and_goes_on_where_it_was(small, tmp_path, monkeypatch):
+    generator = small[1]
+    monkeypatch.setattr(encoder_fit, "SHARD", 48)
+    monkeypatch.setattr(encoder_fit, "SEEN_FACES", 8)
+    pictures.make_shards(tmp_path / "pictures", {"photos-0000": 0},
+                         lambda number: encoder_fit.make_photos(generator, number))
+    recipe = replace(encoder_fit.RECIPE, steps=(30, 6), photos=(16, 4))
+    encoder = encoder_fit.fit_encoder(generator, tmp_path, range(1), recipe)
+    taught = encoder_fit.photos(tmp_path / "pictures", [0])
+    shown, w = to_image(taught.pixels), torch.from_numpy(taught.w)
+    first = load_small(tmp_path / "encoder-1.safetensors")
+    seen = encoder_fit.sight(encoder_fit.sights(tmp_path / "pictures", 0), encoder.spread)
+    wrong, of_mean = (((found - w) / encoder.spread @ seen.T).square().mean()
+                      for found in (first(shown)[:, 0], encoder.mean))
+    assert wrong < 0.9 * of_mean
+    assert torch.equal(first(shown)[:, 0], first(shown)[:, -1]) and not torch.equal(*encoder(shown)[:, [0, -1]].unbind(1))
+    errors = [(generator.picture(generator.styles(network(shown))) - shown).square().mean() for network in (first, encoder)]
+    assert errors[1] < errors[0]
+    (tmp_path / "encoder-2.safetensors").unlink()                                # stopped before the last lesson
+    again = encoder_fit.fit_encoder(generator, tmp_path, range(1), recipe)
+    torch.testing.assert_close(again(shown), encoder(shown), atol=1e-3, rtol=1e-3)
 
 
 def test_paint_covers_a_part_and_makes_every_phrase_about_it_false():

@@ -81,6 +81,13 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tenso
     return Inversion(w, before, after, first[0], last[0], first[1], last[1])
 
 
+@torch.no_grad()
+def psnr_of_inversions(encoder: nn.Module, generator: Generator, pictures: Tensor) -> float:
+    """Mean PSNR in dB of unseen pictures (N, 3, S, S) against what the generator makes of their encodings."""
+    made = torch.cat([generator.picture(generator.styles(encoder(part))) for part in pictures.split(32)])
+    return float(psnr(made, area_resize(pictures, generator.resolution)).mean())
+
+
 def _refine(generators: Sequence[Generator], image: Tensor, guess: Tensor, faces: Tensor, steps: int,
             distances: Sequence[Distance]) -> Tensor:
     """w+ (1, n_latent, style_dim) whose picture is near the image in pixels, slopes and `distances`: a change that all rows

@@ -34,6 +34,7 @@ from attention.training import loop as training
 from attention.training.clustering import fit_regions
 from attention.training.runs import ship_editor
 from attention.worlds.drawn.concepts import CONCEPTS, truth_table
+from attention.worlds.drawn.encoder import load_tower
 from attention.worlds.drawn.faces import FaceParams, draw_faces
 from attention.worlds.drawn.fit.clip import DrawnClipFit, fit_clip
 from attention.worlds.drawn.fit.encoder import RECIPE as ENCODER_RECIPE
@@ -43,7 +44,6 @@ from attention.worlds.drawn.fit.reader import ReaderFit, fit_reader, measure
 from attention.worlds.drawn.reader import AttributeReader
 from attention.worlds.phrases import area_under_curve
 from attention.worlds.registry import configured, world_of
-from attention.worlds.tower import kind_of, load_tower
 
 COMMAND = "python -m attention.worlds.drawn.build"
 
@@ -92,7 +92,7 @@ def _build_reader(work: Path) -> None:
 
 
 def _build_encoder(work: Path) -> None:
-    fit_encoder(_shipped_generator()).save(SHIPPED / "encoder.safetensors", kind_of("drawn"))
+    fit_encoder(_shipped_generator()).save(SHIPPED / "encoder.safetensors")
 
 
 def _build_editor(work: Path) -> None:
@@ -124,7 +124,7 @@ def manifest(minutes: dict[str, float]) -> dict:
         "clip": {"mean_area_under_curve": sum(phrases.values()) / len(phrases), "by_phrase": phrases},
         "reader": {kind: sum(values.values()) / len(values) for kind, values in reader.accuracies.items()},
         "encoder": {"psnr_on_256_unseen_drawings_db": psnr_of_drawings(
-            load_tower(SHIPPED / "encoder.safetensors", kind_of("drawn")), _shipped_generator())},
+            load_tower(SHIPPED / "encoder.safetensors"), _shipped_generator())},
     }
     recipes: dict[str, Any] = {
         "generator": GeneratorFit(), "clip": DrawnClipFit(), "reader": ReaderFit(), "encoder": ENCODER_RECIPE}

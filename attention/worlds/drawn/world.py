@@ -38,8 +38,8 @@ DRAWN = WorldEntry(
 
 
 def encoder(path: Path) -> nn.Module:
-    from attention.worlds.tower import kind_of, load_tower
-    return load_tower(path, kind_of("drawn"))
+    from attention.worlds.drawn.encoder import load_tower
+    return load_tower(path)
 
 
 def frame(landmarks: np.ndarray) -> Frame:

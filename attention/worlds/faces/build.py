@@ -32,6 +32,8 @@ from attention.files.regions import save_regions
 from attention.files.safetensors import packed
 from attention.generator import MobileStyleGAN
 from attention.images import to_image
+from attention.inversion.invert import psnr_of_inversions
+from attention.inversion.small import load_small
 from attention.training import loop as training
 from attention.training.clustering import fit_regions
 from attention.training.runs import load_run, ship_editor
@@ -47,7 +49,6 @@ from attention.worlds.faces.mesh import FaceMesh
 from attention.worlds.faces.parts import Segments
 from attention.worlds.phrases import area_under_curve
 from attention.worlds.registry import configured, world_of
-from attention.worlds.tower import kind_of, load_tower, psnr_of_inversions
 from attention.worlds.world import World
 
 COMMAND = "python -m attention.worlds.faces.build"
@@ -64,7 +65,7 @@ class BuildConfig(Config):
     shards: int = option(40, "sets of 250 faces and 250 changed ones to learn from; the last are kept to judge by",
                          min=UNSEEN + 1, max=9999)
     edits: int = option(8, "sets of 250 edits to learn from", min=1, max=9999)
-    photos: int = option(16, "sets of 1,000 faces for the encoder to learn from; the last are kept to judge by",
+    photos: int = option(57, "sets of 1,000 faces for the encoder to learn from; the last are kept to judge by",
                          min=UNSEEN + 1, max=9999)
     editor: Path = option(SHIPPED_FACES, "run folder of the editor of --part edits")
     first: int = option(0, "shard to begin at", min=0, max=9999)
@@ -159,8 +160,8 @@ def _build_encoder(config: BuildConfig) -> None:
     make_shards(folder, {f"{PHOTOS}{number:04d}": number for number in _numbers(config, "photos")},
                 lambda number: make_photos(generator, number))
     if config.last >= config.photos:
-        encoder = fit_encoder(generator, *photos(folder, range(config.photos - UNSEEN)))
-        encoder.save(SHIPPED_FACES / "encoder.safetensors", kind_of("faces"), torch.int8)
+        encoder = fit_encoder(generator, config.work, range(config.photos - UNSEEN))
+        encoder.save(SHIPPED_FACES / "encoder.safetensors", torch.int8)
 
 
 def _build_editor(config: BuildConfig) -> None:
@@ -181,9 +182,9 @@ def manifest(config: BuildConfig) -> dict[str, Any]:
     unseen = _pictures(config, unseen=True)
     if (SHIPPED_FACES / "encoder.safetensors").exists():
         early = early_generator(generator, SHIPPED_FACES / "early.safetensors")
-        faces, _ = photos(config.work / "pictures", [config.photos - 1])
+        faces = photos(config.work / "pictures", [config.photos - 1])
         quality["encoder.safetensors"] = {"psnr_of_1000_unseen_faces_db": psnr_of_inversions(
-            load_tower(SHIPPED_FACES / "encoder.safetensors", kind_of("faces")), early, to_image(faces))}
+            load_small(SHIPPED_FACES / "encoder.safetensors"), early, to_image(faces.pixels))}
     phrases = area_under_curve(TinyCLIP.load(SHIPPED_FACES / "clip.safetensors"), CONCEPTS, to_image(unseen.pixels),
                                truth_table(unseen.numbers))
     quality["clip.safetensors"] = {"mean_area_under_curve": float(np.mean(list(phrases.values()))), "by_phrase": phrases,

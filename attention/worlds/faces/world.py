@@ -28,8 +28,8 @@ FACES = WorldEntry(
 
 
 def encoder(path: Path) -> nn.Module:
-    from attention.worlds.tower import kind_of, load_tower
-    return load_tower(path, kind_of("faces"))
+    from attention.inversion.small import load_small
+    return load_small(path)
 
 
 def truth(world: World) -> Truth:

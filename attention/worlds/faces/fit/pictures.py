@@ -32,8 +32,9 @@ from attention.worlds.faces.parts import Face, Segments
 SHARD = 250             # faces; each gives two pictures
 AT_ONCE = 5
 BLEND = 12              # 0-based layer of the edits
-EDITS, PHOTOS = "edits-", "photos-"             # begin the names of shards of edits, and of faces for the encoder
-PREFIXES = {EDITS: "edits", PHOTOS: "encoder"}  # -> --part that makes them
+# Begin the names of shards of edits, and of what the encoder learns from: faces, and what is seen of a change.
+EDITS, PHOTOS, SIGHTS = "edits-", "photos-", "sights-"
+PREFIXES = {EDITS: "edits", PHOTOS: "encoder", SIGHTS: "encoder"}           # -> --part that makes them
 OWN_PLACE = 0.7         # of the edits are done where their own prompt says, the others where another one does ...
 EVERYWHERE = 0.2        # ... and so many of all everywhere, so that light is not taken for lipstick
 STRENGTHS = (0.04, 0.3)         # of the edits: from hardly seen to overdone

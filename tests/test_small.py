@@ -1,0 +1,64 @@
+"""The small encoder of real-looking faces (inversion/small.py)."""
+
+import pytest
+import torch
+from plain_faces import small_generator
+from torch.nn import functional as F
+
+from attention.errors import UserError
+from attention.inversion.invert import invert
+from attention.inversion.small import STARTS, SmallEncoder, load_small
+
+
+@pytest.fixture(scope="module")
+def encoder():
+    torch.manual_seed(0)
+    return SmallEncoder(torch.randn(8), torch.rand(8) + 0.5, 20).eval().requires_grad_(False)
+
+
+@pytest.fixture
+def photos():
+    return torch.rand(2, 3, 256, 256, generator=torch.Generator().manual_seed(1)) * 2 - 1
+
+
+def test_rows_share_one_w_and_middle_and_fine_ones_have_their_own_beside_it(encoder):
+    changes = torch.randn(2, 3, 8)
+    rows = encoder.rows(changes)
+    assert rows.shape == (2, 20, 8)
+    for row in range(20):
+        group = sum(row >= start for start in STARTS)
+        wanted = changes[:, 0] + (changes[:, group] if group else 0)
+        torch.testing.assert_close(rows[:, row], encoder.mean + wanted * encoder.spread)
+
+
+def test_an_encoder_that_has_learned_nothing_gives_all_rows_one_w_and_sees_pictures_at_its_side(encoder, photos):
+    found = encoder(photos)
+    torch.testing.assert_close(found, found[:, :1].expand(-1, 20, -1))
+    torch.testing.assert_close(encoder(F.avg_pool2d(photos, 2)), found, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(encoder(photos[1:]), found[1:], atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found[0], found[1], rtol=0, atol=1e-6)
+
+
+def test_a_photo_is_inverted_to_rows_and_refined_from_there(encoder, photos):
+    generator = small_generator()[1]
+    faces = generator.mapping(torch.randn(64, 8, generator=torch.Generator().manual_seed(2))).detach()
+    shown = F.avg_pool2d(photos[:1], 2)
+    found, refined = (invert(generator, encoder, shown, faces, steps) for steps in (0, 6))
+    torch.testing.assert_close(found.w, encoder(shown))
+    assert refined.w.shape == (1, 20, 8) and refined.psnr_after > refined.psnr_before == found.psnr_before
+
+
+def test_its_file_gives_it_back_and_broken_and_other_files_are_told(encoder, photos, tmp_path):
+    path = tmp_path / "encoder.safetensors"
+    encoder.save(path, torch.int8)
+    again = load_small(path)
+    torch.testing.assert_close(again(photos), encoder(photos), atol=0.05, rtol=0.05)                    # eight bits
+    assert not any(weight.requires_grad for weight in again.parameters())
+    whole = path.read_bytes()
+    told = r"encoder\.safetensors.*worlds\.faces\.build --part encoder"
+    for broken in (whole[:len(whole) // 2], whole.replace(b"small encoder 1", b"drawn encoder 1"),
+                   whole.replace(rb'\"n_latent\": 20', rb'\"n_latent\": -3')):
+        assert broken != whole
+        path.write_bytes(broken)
+        with pytest.raises(UserError, match=told):
+            load_small(path)

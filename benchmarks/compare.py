@@ -164,7 +164,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     shown = [prompt for prompt in SHEET_PROMPTS if prompt in prompts] or prompts[:1]
     methods = [METHODS[name](world, config.checkpoints) for name in report["methods"]]
     sheet = pictures(methods, shown, w[:SHEET_FACES], faces.take(slice(SHEET_FACES)), world)
-    write_atomically(config.results / "comparison_edits.jpg", lambda path: sheet.save(path, format="JPEG", quality=90))
+    write_atomically(config.results / "comparison_edits.jpg", lambda path: sheet.save(path, format="JPEG", quality=85))
     print(page(report))
     return config.results / "comparison.json"
 

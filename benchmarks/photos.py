@@ -29,6 +29,7 @@ from attention.config import Config, option, parse_config
 from attention.editing.detector import load_detector
 from attention.editing.edited import Edited
 from attention.editing.photo import find_landmarks
+from attention.editing.placed import Placed
 from attention.editing.recipes import pack
 from attention.editing.session import Editor, load_editor
 from attention.errors import UserError, exit_with_message
@@ -169,7 +170,7 @@ def edits(editor: Editor, scene: Scene, w: Tensor, photo: Image.Image, frame: Fr
     """
     early = editor.early
     generated = early.open_latent(w)
-    own = Edited(early, {"w": pack(inverted)}, early.region_editor.source_of_photo(inverted), photo=(photo, frame))
+    own = editable(early, photo, frame, inverted)
     truth, side = early.world.truth, early.world.generator.resolution
     assert isinstance(truth, FacesTruth)
     faces = truth.photos(framed(photo, frame, side), inverted)
@@ -181,6 +182,11 @@ def edits(editor: Editor, scene: Scene, w: Tensor, photo: Image.Image, frame: Fr
             photos = own.edit(prompt).image, scene.photo(np.asarray(generated.edit(prompt).image))
         success.append([truth.read(framed(edited, frame, side), faces).holds()[row, 0] for edited in photos])
     return dict(zip(("photo_success", "generated_success"), np.mean(success, axis=0).tolist(), strict=True))
+
+
+def editable(editor: Editor, photo: Image.Image, frame: Frame, inverted: Tensor) -> Edited:
+    """A photo whose latent was found, as an editor opens it."""
+    return Edited(editor, {"w": pack(inverted)}, editor.region_editor.source_of_photo(inverted), photo=Placed(photo, frame))
 
 
 def framed(photo: Image.Image, frame: Frame, side: int) -> Tensor:

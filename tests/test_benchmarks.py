@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from conftest import assert_close_to_max
 
+from attention.editing.session import load_editor
 from attention.errors import UserError
 from attention.images import psnr, to_pixels
 from attention.inversion.frame import Frame
@@ -269,6 +270,19 @@ def test_a_made_photo_shows_its_face_where_it_says():
             gain = float((seen + 1).mean() / (face + 1).mean())                                 # some are dark
             assert psnr((seen + 1) / gain - 1, face).item() > 28
         assert photos.corner_error(frame, frame) == 0
+
+
+def test_a_made_photo_is_edited_within_its_frame_and_given_back_at_its_own_size():
+    editor = load_editor("drawn")
+    w = editor.world.sample_w(1, seed=21)
+    scene = photos.Scene.draw(np.random.default_rng(1))
+    photo = scene.photo(to_pixels(editor.world.picture(w))[0])
+    edited = np.asarray(photos.editable(editor, photo, scene.frame, w).edit("purple hair").image)
+    changed = (edited != np.asarray(photo)).any(axis=2)
+    left, top, right, bottom = scene.frame.box(photo.size)
+    assert changed[top:bottom, left:right].mean() > 0.02
+    changed[top:bottom, left:right] = False
+    assert not changed.any()
 
 
 def test_the_error_of_a_frame_is_the_mean_distance_of_its_corners_over_its_side():

@@ -1,12 +1,14 @@
 """The small encoder of real-looking faces (inversion/small.py)."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from plain_faces import small_generator
 from torch.nn import functional as F
 
 from attention.errors import UserError
-from attention.inversion.invert import invert
+from attention.inversion.invert import _refine, invert
 from attention.inversion.small import STARTS, SmallEncoder, load_small
 
 
@@ -46,6 +48,18 @@ def test_a_photo_is_inverted_to_rows_and_refined_from_there(encoder, photos):
     found, refined = (invert(generator, encoder, shown, faces, steps) for steps in (0, 6))
     torch.testing.assert_close(found.w, encoder(shown))
     assert refined.w.shape == (1, 20, 8) and refined.psnr_after > refined.psnr_before == found.psnr_before
+
+
+def test_refinement_takes_back_what_rows_of_a_guess_have_of_their_own_where_nothing_asks_for_it():
+    """By a generator whose pictures show the mean of all rows alone."""
+    generator = SimpleNamespace(style_dim=8, n_latent=20, styles=lambda w: w.mean(dim=1),
+                                picture=lambda w: w[:, :3, None, None].expand(-1, -1, 16, 16))
+    faces = torch.randn(64, 8, generator=torch.Generator().manual_seed(2))
+    guess = faces[:1, None] + torch.randn(1, 20, 8, generator=torch.Generator().manual_seed(3))
+    image = generator.picture(generator.styles(guess))
+    found = _refine([generator, generator], image, guess, faces, 12, ())
+    own, left = ((w - w.mean(dim=1, keepdim=True)).square().mean() for w in (guess, found))
+    assert left < 0.6 * own
 
 
 def test_its_file_gives_it_back_and_broken_and_other_files_are_told(encoder, photos, tmp_path):

@@ -99,12 +99,14 @@ def _refine(generators: Sequence[Generator], image: Tensor, guess: Tensor, faces
         generators: of the first COARSE of the steps, and of the others.
     """
     generator, coarse = generators[-1], round(COARSE * steps)
-    start = guess if guess.ndim == 3 else guess[:, None].expand(-1, generator.n_latent, -1)
+    rows = guess if guess.ndim == 3 else guess[:, None].expand(-1, generator.n_latent, -1)
+    start = rows.mean(dim=1, keepdim=True)                                                          # (1, 1, style_dim)
     mean, directions, deviations = principal(faces, generator.style_dim)
-    # Along the principal directions, in standard deviations: where the guess is, and what is added to it.
-    guessed = (start.mean(dim=1, keepdim=True) - mean) @ directions.T / deviations                  # (1, 1, style_dim)
-    shared, own = (torch.zeros_like(value).requires_grad_() for value in (guessed, start))
-    least, best = float("inf"), start
+    # Along the principal directions, in standard deviations: where the guess is and what its rows have of their own; ...
+    guessed, own_guessed = ((value @ directions.T / deviations).detach() for value in (start - mean, rows - start))
+    # ... what is added to all of them, and what each shall have.
+    shared, own = torch.zeros_like(guessed).requires_grad_(), own_guessed.clone().requires_grad_()
+    least, best = float("inf"), rows
 
     def distance_of(shown: Generator, shared: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All that is minimised, the squared error in it, and the latent."""
@@ -120,7 +122,7 @@ def _refine(generators: Sequence[Generator], image: Tensor, guess: Tensor, faces
         nonlocal least, best
         if step == coarse:                  # losses of two sizes do not compare, and few steps may have led away
             with torch.no_grad():
-                whole, _, best = distance_of(generator, shared * 0, own * 0)
+                whole, _, best = distance_of(generator, shared * 0, own_guessed)
                 least = float(whole)
         whole, error, latent = distance_of(generators[0] if step < coarse else generator, shared, own)
         if whole < least:

@@ -170,9 +170,9 @@ def test_what_is_seen_of_a_change_is_the_mean_square_of_what_it_does(monkeypatch
         assert found == pytest.approx(float(wanted.square().mean()), rel=0.35)
     spread = torch.rand(8) + 0.5
     found = (encoder_fit.sight(rows, spread) @ change.float()).square().sum() / 8
-    moments = {name: (getattr(rows, name) * spread.numpy()).astype(np.float64) for name in encoder_fit.WEIGHTS}
+    moments = {name: (getattr(rows, name) * spread.numpy()).astype(np.float64) for name in encoder_fit.SEEN_WEIGHTS}
     wanted = sum(weight * np.square(moments[name] @ change.numpy()).sum() / np.square(moments[name]).sum()
-                 for name, weight in encoder_fit.WEIGHTS.items())
+                 for name, weight in encoder_fit.SEEN_WEIGHTS.items())
     assert float(found) == pytest.approx(wanted, rel=1e-4)
 
 

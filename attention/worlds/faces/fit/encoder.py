@@ -29,7 +29,7 @@ BROAD = 24                      # ... of later shards it is 1: photos are as far
 SEEN_FACES = 1200       # faces of which it is asked what is seen of a change, ...
 SEEN_TRUNCATION = 0.85  # ... and theirs
 COARSE = 32             # px: colours are what is left at this side, the rest is detail
-WEIGHTS = {"colours": 0.5, "detail": 0.15, "person": 0.35}              # of what is seen
+SEEN_WEIGHTS = {"colours": 0.5, "detail": 0.15, "person": 0.35}              # of what is seen
 # Photos are framed by landmarks that are off by a little, softer than what is generated, and of other light.
 TURN, SIZE, SHIFT = 0.05, 0.04, 0.025       # radians, share, half sides; either way
 GREY, DARK, DARKEST = 0.22, 0.3, 0.35       # shares of photos: without colour, darker; and the least light of these
@@ -110,7 +110,7 @@ def make_sights(generator: Generator, seed: int) -> Sights:
     """Of SEEN_FACES seeded faces."""
     descriptor, random = load_descriptor(generator.constant.device), torch.Generator().manual_seed(seed)
     z = torch.randn(SEEN_FACES, generator.style_dim, generator=random)
-    rows: dict[str, list[Tensor]] = {name: [] for name in WEIGHTS}
+    rows: dict[str, list[Tensor]] = {name: [] for name in SEEN_WEIGHTS}
     for w in generator.mapping(z, SEEN_TRUNCATION).detach().split(AT_ONCE // 2):
         w.requires_grad_()
         picture = _picture(generator, w)
@@ -126,9 +126,9 @@ def make_sights(generator: Generator, seed: int) -> Sights:
 
 def sight(sights: Sights, spread: Tensor) -> Tensor:
     """(style_dim, style_dim) R, so that |R d|^2 / style_dim is how much is seen of a change d of w in spreads: colours,
-    detail and person by WEIGHTS, each by its own mean over directions."""
+    detail and person by SEEN_WEIGHTS, each by its own mean over directions."""
     whole = torch.zeros(len(spread), len(spread))
-    for name, weight in WEIGHTS.items():
+    for name, weight in SEEN_WEIGHTS.items():
         rows = torch.from_numpy(getattr(sights, name)) * spread
         seen = rows.T @ rows
         whole += weight * seen / seen.trace()
@@ -142,6 +142,7 @@ def fit_encoder(generator: Generator, work: Path, numbers: Sequence[int], recipe
     make_shards(folder, {f"{SIGHTS}0000": 0}, lambda seed: make_sights(generator, seed))
     taught = photos(folder, numbers)
     w = torch.from_numpy(taught.w)
+    torch.manual_seed(recipe.seed)
     encoder = SmallEncoder(generator.mapping(w[:1], 0.0).detach()[0], w.std(dim=0), generator.n_latent)
     seen = sight(sights(folder, 0), encoder.spread)
     encoder = _after(work, 1, encoder, lambda: lesson_one(encoder, taught, seen, recipe))
@@ -159,7 +160,7 @@ def _after(work: Path, lesson: int, encoder: SmallEncoder, teach: Callable[[], N
 
 
 def lesson_one(encoder: SmallEncoder, taught: Photos, seen: Tensor, recipe: SmallFit = RECIPE) -> None:
-    """Teach w from one look."""
+    """Teach w."""
     random, w = _begin(recipe, 1), torch.from_numpy(taught.w)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
@@ -172,7 +173,7 @@ def lesson_one(encoder: SmallEncoder, taught: Photos, seen: Tensor, recipe: Smal
 
 
 def _begin(recipe: SmallFit, lesson: int) -> torch.Generator:
-    torch.manual_seed(recipe.seed)
+    """What draws the photos of a lesson, which may begin in another process than the one before."""
     return torch.Generator().manual_seed(1000 * recipe.seed + lesson)
 
 

@@ -194,6 +194,9 @@ def test_an_encoder_learns_w_then_pictures_and_goes_on_where_it_was(small, tmp_p
     assert torch.equal(first(shown)[:, 0], first(shown)[:, -1]) and not torch.equal(*encoder(shown)[:, [0, -1]].unbind(1))
     errors = [(generator.picture(generator.styles(network(shown))) - shown).square().mean() for network in (first, encoder)]
     assert errors[1] < errors[0]
+    (tmp_path / "encoder-2.safetensors").write_bytes(b"half")
+    with pytest.raises(UserError, match=r"encoder-2\.safetensors holds no whole encoder .*; delete it and run: "):
+        encoder_fit.fit_encoder(generator, tmp_path, range(1), recipe)
     (tmp_path / "encoder-2.safetensors").unlink()                                # stopped before the last lesson
     again = encoder_fit.fit_encoder(generator, tmp_path, range(1), recipe)
     torch.testing.assert_close(again(shown), encoder(shown), atol=1e-3, rtol=1e-3)

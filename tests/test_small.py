@@ -71,7 +71,7 @@ def test_its_file_gives_it_back_and_broken_and_other_files_are_told(encoder, pho
     whole = path.read_bytes()
     told = r"encoder\.safetensors.*worlds\.faces\.build --part encoder"
     for broken in (whole[:len(whole) // 2], whole.replace(b"small encoder 1", b"drawn encoder 1"),
-                   whole.replace(rb'\"n_latent\": 20', rb'\"n_latent\": -3')):
+                   *(whole.replace(rb'\"n_latent\": 20', rb'\"n_latent\":' + said) for said in (b" -3", b"  0", b"2.5"))):
         assert broken != whole
         path.write_bytes(broken)
         with pytest.raises(UserError, match=told):

@@ -22,6 +22,8 @@ class SmallEncoder(nn.Module):
     Args:
         mean, spread: (style_dim,) of w over faces.
         n_latent: rows of w+.
+    Raises:
+        ValueError: n_latent is no number of rows.
     Source: Tov et al. 2021, of rows that keep near one w, on which edits were learned.
     """
 
@@ -31,6 +33,8 @@ class SmallEncoder(nn.Module):
 
     def __init__(self, mean: Tensor, spread: Tensor, n_latent: int):
         super().__init__()
+        if type(n_latent) is not int or n_latent < 1:                               # it may come from a file
+            raise ValueError(f"n_latent is {n_latent!r}, expected a number of rows")
         self.config = dict(n_latent=n_latent)
         layers: list[nn.Module] = []
         before = 3

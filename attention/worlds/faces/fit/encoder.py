@@ -14,12 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.devices import autocast
+from attention.errors import UserError
 from attention.fits import fit
 from attention.generator import Generator, sample_z
 from attention.images import Damage, area_resize, augment, decibels, to_image, to_pixels
 from attention.inversion.descriptor import face_chips, load_descriptor
 from attention.inversion.invert import slope_error
-from attention.inversion.small import SmallEncoder, load_small
+from attention.inversion.small import KIND, SmallEncoder, load_small
 from attention.worlds.faces.fit.pictures import PHOTOS, SIGHTS, make_shards, read_arrays
 
 SHARD = 1000            # faces
@@ -150,10 +151,18 @@ def fit_encoder(generator: Generator, work: Path, numbers: Sequence[int], recipe
 
 
 def _after(work: Path, lesson: int, encoder: SmallEncoder, teach: Callable[[], None]) -> SmallEncoder:
-    """The encoder after a lesson, which is held once."""
+    """The encoder after a lesson, which is held once.
+
+    Raises:
+        UserError: what the lesson left is broken.
+    """
     path = work / f"encoder-{lesson}.safetensors"
     if path.exists():
-        return load_small(path)
+        try:
+            return load_small(path)
+        except UserError as error:
+            raise UserError(f"{path} holds no whole encoder after lesson {lesson}; delete it and run: "
+                            f"{KIND.remake}") from error
     teach()
     encoder.save(path, torch.float32)
     return encoder

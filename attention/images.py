@@ -100,19 +100,26 @@ class Damage:
     noise: float = 0.12
 
 
-def augment(images: Tensor, random: torch.Generator, damage: Damage = Damage()) -> tuple[Tensor, Tensor]:
+def augment(images: Tensor, random: torch.Generator | Sequence[torch.Generator],
+            damage: Damage = Damage()) -> tuple[Tensor, Tensor]:
     """Make pictures less clean: shift, blur, loss of resolution, shifted colours, noise; one draw for each picture.
 
     Args:
         images: (B, 3, H, H) in [-1, 1].
-        random: on the device of the pictures.
+        random: on the device of the pictures; or N of them, one after the other each for B / N pictures.
     Returns:
         The pictures, differentiable in `images`; and (B, 2) by how much each was shifted, x and y in pixels.
     """
-    batch, side = len(images), images.shape[-1]
+    generators = [random] if isinstance(random, torch.Generator) else random
+    batch, side, each = len(images), images.shape[-1], len(images) // len(generators)
 
     def draw(low: float, high: float, *shape: int) -> Tensor:
-        return torch.empty(batch, *shape, device=images.device).uniform_(low, high, generator=random)
+        return torch.cat([torch.empty(each, *shape, device=images.device).uniform_(low, high, generator=one)
+                          for one in generators])
+
+    def enlarged(part: Tensor, one: torch.Generator) -> Tensor:
+        smaller = int(torch.randint(int(side * damage.coarsest), side, (), generator=one, device=part.device))
+        return F.interpolate(area_resize(part, smaller), size=(side, side), mode="bilinear")
 
     moved = torch.zeros(batch, 2, device=images.device)
     if damage.shift:
@@ -128,17 +135,15 @@ def augment(images: Tensor, random: torch.Generator, damage: Damage = Damage()) 
             soft = F.avg_pool2d(soft, 3, stride=1, padding=1, count_include_pad=False)
         images = torch.lerp(images, soft, draw(-damage.sharp / (1 - damage.sharp), 1, 1, 1, 1).clamp(min=0))
     if damage.coarse:
-        coarse = torch.rand(batch, generator=random, device=images.device) < damage.coarse
-        smaller = int(torch.randint(int(side * damage.coarsest), side, (), generator=random, device=images.device))
-        enlarged = F.interpolate(area_resize(images, smaller), size=(side, side), mode="bilinear")
-        images = torch.where(coarse[:, None, None, None], enlarged, images)
+        coarse = draw(0, 1, 1, 1, 1) < damage.coarse
+        images = torch.where(coarse, torch.cat(list(map(enlarged, images.split(each), generators))), images)
     if damage.gain or damage.offset:
         images = images * draw(1 - damage.gain, 1 + damage.gain, 1, 1, 1) + draw(-damage.offset, damage.offset, 3, 1, 1)
-    noise = torch.randn(images.shape, generator=random, device=images.device)
+    noise = torch.cat([torch.randn(part.shape, generator=one, device=images.device)
+                       for part, one in zip(images.split(each), generators, strict=True)])
     return images + draw(0, damage.noise, 1, 1, 1) * noise, -moved * side / 2
 
 
 def augmented(images: Tensor, seeds: Sequence[int]) -> Tensor:
     """`augment` of pictures (B, 3, H, W) with a seed each: a picture's view does not depend on the others."""
-    return torch.cat([augment(image, torch.Generator(image.device).manual_seed(seed))[0]
-                      for image, seed in zip(images.split(1), seeds, strict=True)])
+    return augment(images, [torch.Generator(images.device).manual_seed(seed) for seed in seeds])[0]

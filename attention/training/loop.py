@@ -90,7 +90,8 @@ def _train(config: TrainConfig, world: World, regions: RegionClusters) -> Path:
     editor = build_editor(config, world, regions)
     if config.init is not None:
         start_from(editor, config, world)
-    optimiser = torch.optim.Adam([{"params": editor.mapper.parameters()}, {"params": editor.attention.parameters()}])
+    optimiser = torch.optim.Adam([{"params": editor.mapper.parameters()}, {"params": editor.attention.parameters()}],
+                                 fused=True)
     sampler = prompts_for(config, world)
     if config.weight("perceptual") > 0:
         world.perceptual                                        # noqa: B018  (loaded now, so that it fails now)
@@ -194,8 +195,8 @@ class _Keeper:
 
 def largest(tensors: Iterable[Tensor]) -> float:
     """The largest absolute value in some tensors; not finite if any value is not."""
-    found = list(tensors)
-    return float(torch.stack(torch._foreach_norm(found, torch.inf)).max().detach()) if found else 0.0
+    found = [torch.stack(tensor.detach().aminmax()) for tensor in tensors]      # a fifth of the time of the norm
+    return float(torch.stack(found).abs().max()) if found else 0.0
 
 
 @contextmanager

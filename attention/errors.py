@@ -39,6 +39,7 @@ def exit_with_message(main: Callable[[], object]) -> None:
     """Run an entry point for the command line: UserError gives exit code 2, Ctrl-C gives 130, both without a traceback,
     warnings are notes of a line, no print fails, and memory is kept."""
     keep_memory()
+    os.environ.pop("MPLBACKEND", None)      # of windows: plots are files here, and matplotlib refuses a name it lacks
     with lasting_streams():
         try:
             with notes(), paths_told():

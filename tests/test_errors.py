@@ -67,8 +67,8 @@ def test_a_note_is_a_note_also_where_warnings_are_errors(capsys):
 
 def test_a_backend_for_windows_that_matplotlib_lacks_costs_no_plot(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "total": 0.5}\n')
-    job = ("import sys; from attention.errors import exit_with_message; from attention.training.run_log import plot_metrics; "
-           "exit_with_message(lambda: plot_metrics(sys.argv[1]))")
+    job = ("import sys; from attention.errors import exit_with_message; from attention.training import run_log; "
+           "exit_with_message(lambda: run_log.plot_metrics(sys.argv[1]))")
     done = subprocess.run([sys.executable, "-c", job, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=60,
                           env=os.environ | {"MPLBACKEND": "nonsense"})
     assert done.returncode == 0 and (tmp_path / "plot.png").exists(), done.stderr[-500:]

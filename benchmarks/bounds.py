@@ -8,6 +8,7 @@ mapper, attention and regions, the worst PSNR of bf16 edits by the shipped edito
 
 import json
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -57,9 +58,9 @@ def convolutions(models: Models, precision: str) -> float:
         shape = (layer.in_channels, layer.out_channels) if doubles else (layer.out_channels, layer.in_channels)
         weight = torch.randn(*shape, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)
         if doubles:
-            total += median_seconds(lambda x=x, weight=weight: F.conv_transpose2d(x, weight, stride=2), REPEATS)
+            total += median_seconds(partial(F.conv_transpose2d, x, weight, stride=2), REPEATS)
         else:
-            total += median_seconds(lambda x=x, weight=weight: F.conv2d(x, weight, padding=1), REPEATS)
+            total += median_seconds(partial(F.conv2d, x, weight, padding=1), REPEATS)
     return total
 
 
@@ -98,7 +99,7 @@ def compile_gain() -> float:
         editor(source, text, text, straight_through=True).image.square().mean().backward()
 
     plain = median_seconds(step, REPEATS)
-    world.generator.synthesis = compiled(world.generator.synthesis)
+    world.generator.synthesis = compiled(world.generator.synthesis)             # type: ignore[method-assign]
     return plain / median_seconds(step, REPEATS)
 
 

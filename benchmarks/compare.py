@@ -252,7 +252,8 @@ def wins(report: dict, preserved: str) -> dict:
         more (None: one of them never succeeds); "all": the prompts for which ours preserves more than every method that is
         not given the mask and is compared there.
     """
-    methods, against = report["methods"], {}
+    methods = report["methods"]
+    against: dict[str, dict] = {}
     for key, other in methods.items():
         if key in ("ours", "nothing") or "ours" not in methods:
             continue
@@ -307,8 +308,8 @@ def pictures(methods: Sequence[Method], prompts: Sequence[str], w: Tensor, faces
     """A block for every prompt: faces down, methods across with their masks, each at its default strength."""
     blocks = []
     for prompt in prompts:
-        images, masks = zip(*(method.edit(w, prompt, method.strength, faces) for method in methods), strict=True)
-        masks = [torch.ones(len(w), 1, 8, 8) if mask is None else mask for mask in masks]
+        images, found = zip(*(method.edit(w, prompt, method.strength, faces) for method in methods), strict=True)
+        masks = [torch.ones(len(w), 1, 8, 8) if mask is None else mask for mask in found]
         blocks.append(edit_sheet(world.picture(w), [f"{prompt}: {method.key}" for method in methods], images, masks))
     sheet = Image.new("RGB", (blocks[0].width, sum(block.height for block in blocks)), "white")
     for number, block in enumerate(blocks):

@@ -15,8 +15,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import torch
 
@@ -31,6 +33,7 @@ from attention.method.defaults import COVERAGE, STRENGTH
 
 SEED, FIRST = 7, "beard"
 STARTS = 3                  # of every command
+Result = TypeVar("Result")
 
 
 class EditingConfig(Config):
@@ -87,18 +90,27 @@ def actions_of(editor: Editor, repeats: int) -> dict[str, list[Callable[[], obje
     # Any text takes the same time, so they may be nonsense as long as each is new.
     texts = [prompts[number % len(prompts)] + " face" * (1 + number // len(prompts)) for number in range(3 * repeats)]
     values = [0.02 + 0.9 * number / repeats for number in range(repeats)]
+
+    def said(*text: str) -> object:
+        return opened.edit(*text).image
+
+    def face(seed: int) -> object:
+        return editor.open_seed(seed).image
+
+    def moved(strength: float, coverage: float) -> object:
+        return edited.retouch(strength, coverage).image
+
     return {
-        "an edit: new text": [lambda text=text: opened.edit(text).image for text in texts[:repeats]],
-        "an edit: new text, new place": [
-            lambda what=what, where=where: opened.edit(what, where).image
-            for what, where in zip(texts[repeats:2 * repeats], texts[2 * repeats:], strict=True)],
-        "another face": [lambda seed=seed: editor.open_seed(seed).image for seed in range(SEED + 1, SEED + 1 + repeats)],
-        "strength only": [lambda value=value: edited.retouch(value, COVERAGE).image for value in values],
-        "coverage only": [lambda value=value: edited.retouch(STRENGTH, value).image for value in values],
+        "an edit: new text": [partial(said, text) for text in texts[:repeats]],
+        "an edit: new text, new place": [partial(said, what, where) for what, where in zip(
+            texts[repeats:2 * repeats], texts[2 * repeats:], strict=True)],
+        "another face": [partial(face, seed) for seed in range(SEED + 1, SEED + 1 + repeats)],
+        "strength only": [partial(moved, value, COVERAGE) for value in values],
+        "coverage only": [partial(moved, STRENGTH, value) for value in values],
     }
 
 
-def timed(actions: Sequence[Callable[[], object]]) -> tuple[list[float], list[object]]:
+def timed(actions: Sequence[Callable[[], Result]]) -> tuple[list[float], list[Result]]:
     """Seconds of each action, and what it gave."""
     seconds, results = [], []
     for action in actions:

@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -110,7 +111,7 @@ def in_precision(name: str, device: torch.device) -> Iterator[None]:
 @contextmanager
 def tf32(allowed: bool) -> Iterator[None]:
     """Whether products and convolutions of float32 may run in tf32."""
-    switches = torch.backends.cuda.matmul, torch.backends.cudnn
+    switches: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [switch.allow_tf32 for switch in switches]
     try:
         for switch in switches:
@@ -148,7 +149,7 @@ def tests(device: torch.device) -> Iterator[Row]:
     for arguments in asked[:sized(device, 2, 1)]:
         command, said = [sys.executable, "-m", "pytest", "-vv", "-rs", "-p", "no:cacheprovider", *arguments], ""
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as running:
-            for line in running.stdout:                 # at once into the log: what is stopped tells where it was
+            for line in running.stdout or ():           # at once into the log: what is stopped tells where it was
                 print(line, end="", flush=True)
                 said = line.strip("= \n") or said
         wrong = running.returncode != 0 or (device.type == "cuda" and "skipped" in said)
@@ -318,7 +319,7 @@ def edit(device: torch.device) -> Iterator[Row]:
         if device.type == "cpu" and precision in GPU_ONLY:
             continue
         if precision == COMPILED:
-            world.generator.synthesis = compiled(world.generator.synthesis, device)
+            world.generator.synthesis = compiled(world.generator.synthesis, device)      # type: ignore[method-assign]
         run = partial(edited, editor, world, source, precision.removesuffix(", compiled"))
         for _ in range(sized(device, WARMING, 0)):
             run()
@@ -357,7 +358,8 @@ def step(device: torch.device) -> Iterator[Row]:
                 run()
             taken = {name: median(seconds_of(run, device) for _ in range(repeats)) for name, run in sides.items()}
             gib = {name: peak_gib(run, device) for name, run in sides.items()}
-        faster, share = taken["plain"] / taken["ours"], gib["ours"] / gib["plain"] if gib["plain"] else None
+        faster = taken["plain"] / taken["ours"]
+        share = gib["ours"] / gib["plain"] if gib["ours"] is not None and gib["plain"] else None
         yield {"what": f"{side} px, {'tf32' if allowed else 'fp32'}", "plain, s": taken["plain"], "ours, s": taken["ours"],
                "times faster": faster, "plain, GiB": gib["plain"], "ours, GiB": gib["ours"], "share of memory": share,
                "7 times": goal(faster >= FASTER, device), "0.4": goal(share is not None and share <= SHARE, device)}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
@@ -32,7 +33,7 @@ THIN = 16                       # thin models divide the widths of the published
 MAP_CHANNELS = 32               # of the largest feature maps at 1024 px
 MOBILE_WIDTHS = (512, 512, 512, 512, 512, 256, 128, 64)     # published, 1024 px
 
-Results = dict[str, Tensor]
+Results = dict[str, Any]        # tensors by name
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Models:
         torch.manual_seed(0)
         world = make(self.side, vgg, self.device)
         if self.exact:
+            assert isinstance(world.generator, StyleGAN2)
             _stir(world.generator, ("noise.weight", "activate.bias", "to_rgb1.bias", *(
                 f"to_rgbs.{i}.bias" for i in range(len(world.generator.to_rgbs)))))
         return world
@@ -199,12 +201,13 @@ def training_step(models: Models, processes: int, prompts: int, target: str, pre
         return _step_results(gradients(others, draw), published_gradients(editor))
 
     def theirs(rows: int) -> Results:
-        results, constants = {}, (generated, targets)
+        results: dict[str, Any] = {}
+        constants = (generated, targets)
         if models.exact and prompts > 1:
             constants = _first_pass(published, source_z, texts, *constants)
         for row in range(rows):
             own = slice(row, row + 1)
-            given = dict(target_z=target_z[own]) if target == "image" else dict(what=texts[own])
+            given: dict[str, Any] = dict(target_z=target_z[own]) if target == "image" else dict(what=texts[own])
             values = plain.plain_step(published, source_z, texts[own], row, *constants,
                                       contrastive_weight=float(prompts), **given)
             found = {name: weight.grad for name, weight in published.editor.items()}
@@ -219,7 +222,9 @@ def training_step(models: Models, processes: int, prompts: int, target: str, pre
 def _first_pass(published: plain.PlainWorld, source_z: Tensor, texts: list[str], generated: Tensor,
                 targets: Tensor) -> tuple[Tensor, Tensor]:
     """The embeddings of all processes; the first rows are those that this step's texts lead to."""
-    source, edits, aims = plain.plain_source(published, source_z), [], []
+    source = plain.plain_source(published, source_z)
+    edits: list[Tensor] = []
+    aims: list[Tensor] = []
     for text in texts:
         aims.append(plain.plain_text(published, [text]))
         edit = plain.plain_edit(published, source, aims[-1], aims[-1])
@@ -229,7 +234,8 @@ def _first_pass(published: plain.PlainWorld, source_z: Tensor, texts: list[str],
 
 def published_gradients(editor: RegionEditor) -> Results:
     """Published name -> gradient."""
-    return {theirs: part.get_parameter(name).grad for part in (editor.mapper, editor.attention)
+    parts: tuple[Any, ...] = (editor.mapper, editor.attention)
+    return {theirs: part.get_parameter(name).grad for part in parts
             for name, theirs in part.released_names().items()}
 
 
@@ -340,7 +346,9 @@ def cluster_features(models: Models) -> Pair:
 
 
 def _plain_generator(models: Models) -> plain.Weights:
-    return {name: tensor.contiguous() for name, tensor in models.world.generator.state_dict().items()}
+    ours = models.world.generator
+    assert isinstance(ours, StyleGAN2)
+    return {name: tensor.contiguous() for name, tensor in ours.state_dict().items()}
 
 
 def attention(models: Models) -> Pair:
@@ -354,7 +362,8 @@ def attention(models: Models) -> Pair:
     out = [torch.randn_like(value) for value in (*models.styles, *([source.labels[:, None].float()] * 3))]
 
     def results(styles: list[Tensor], raw: Tensor, means: Tensor, mask: Tensor, labels: Tensor) -> Results:
-        sum((value * factor).sum() for value, factor in zip([*styles, raw, means, mask], out, strict=True)).backward()
+        total: Any = sum((value * factor).sum() for value, factor in zip([*styles, raw, means, mask], out, strict=True))
+        total.backward()
         return {"raw": raw, "means": means, "mask": mask, "labels": labels}
 
     def fast() -> Results:

@@ -51,7 +51,7 @@ def measure(name: str, item: Item, models: Models, repeats: int) -> dict:
     pair = item.build(models)
     pair.ours()                                                             # warms up
     (pair.part or pair.plain)()
-    seconds = {"plain": [], "ours": []}
+    seconds: dict[str, list[float]] = {"plain": [], "ours": []}
     for _ in range(repeats):
         for side, taken in seconds.items():
             taken.append(seconds_of(getattr(pair, side), models.device))

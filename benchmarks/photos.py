@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     world = editor.world
     if config.refined:
         editor.early.world.truth                        # noqa: B018  (what is missing is told before the work)
-    random, found, shown = np.random.default_rng(config.seed), [], []
+    random = np.random.default_rng(config.seed)
+    found: list[dict[str, float]] = []
+    shown: list[np.ndarray] = []
     for number in tqdm(range(config.photos), desc="photos"):
         scene, w = Scene.draw(random), world.generator.mapping(sample_z(1, world.generator.style_dim, config.seed + number))
         photo = scene.photo(to_pixels(world.picture(w))[0])
@@ -85,9 +87,10 @@ def main(argv: Sequence[str] | None = None) -> Path:
             found[-1] |= edits(editor, scene, w, photo, own, inverted)
         if steps and len(shown) < SHOWN:
             shown.append(np.concatenate(pictures, axis=1))
-    report = {"photos": config.photos, "steps": config.steps, "threads": torch.get_num_threads(), "figures": figures(found)}
+    measured = figures(found)
+    report = {"photos": config.photos, "steps": config.steps, "threads": torch.get_num_threads(), "figures": measured}
     write_text(folder / "photos.json", json.dumps({**report, "rows": found}, indent=1))
-    table = markdown(report["figures"], f"{config.photos} photos", {key: (key, ".3g") for key in ("mean", "median", "95 %",
+    table = markdown(measured, f"{config.photos} photos", {key: (key, ".3g") for key in ("mean", "median", "95 %",
                                                                                                   "photos")})
     write_text(folder / "photos.md", table + "\n")
     if shown:

@@ -12,6 +12,7 @@ all feature maps to the other processes.
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,9 +34,9 @@ class PlainWorld:
     generator: Weights              # published names
     mean_w: Tensor                  # (D,)
     truncation: float
-    clip: nn.Module                 # of open_clip
+    clip: Any                       # of open_clip
     tokenize: Callable[[list[str]], Tensor]
-    vgg: nn.Module                  # VGG-16 up to relu4_3
+    vgg: nn.Sequential              # VGG-16 up to relu4_3
     editor: Weights                 # mapper and attention, published names and shapes
     centroids: Tensor               # (K, C + 2 * (C // 16))
     layer: int                      # where edits blend, from 0
@@ -62,7 +63,7 @@ class PlainEdit:
     means: Tensor
 
 
-def plain_world(world, editor, vgg: nn.Module, dtype: torch.dtype = torch.float32) -> PlainWorld:
+def plain_world(world, editor, vgg: nn.Sequential, dtype: torch.dtype = torch.float32) -> PlainWorld:
     """Copy the weights of ours.
 
     Args:
@@ -113,14 +114,14 @@ def plain_step(world: PlainWorld, source_z: Tensor, where: list[str], row: int, 
     for weight in world.editor.values():
         weight.grad = None
     source = plain_source(world, source_z)
-    target = plain_text(world, what) if target_z is None else plain_target(world, target_z)              # (B, D)
+    target = plain_text(world, what or []) if target_z is None else plain_target(world, target_z)        # (B, D)
     edit = plain_edit(world, source, target, plain_text(world, where))
     generated = plain_embed(world, edit.image)                                                           # (B, D)
     terms = plain_losses(world, source, edit)
     terms["clip_contrastive"] = (contrastive_weight, info_nce(
         torch.cat([all_generated[:row], generated, all_generated[row + len(generated):]]),
         torch.cat([all_targets[:row], target, all_targets[row + len(target):]])))
-    total = sum(weight * term for weight, term in terms.values())
+    total: Any = sum(weight * term for weight, term in terms.values())
     total.backward()
     return {"total": total.item(), **{name: term.item() for name, (_, term) in terms.items()}}
 
@@ -187,7 +188,7 @@ def clip_input(images: Tensor) -> Tensor:
     return F.avg_pool2d(F.interpolate(images, scale_factor=ENLARGE, mode="nearest"), images.shape[-1] // CLIP_SIDE)
 
 
-def vgg_features(vgg: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def vgg_features(vgg: nn.Sequential, images: Tensor) -> tuple[Tensor, Tensor]:
     """relu2_2, which is compared, and relu4_3, which is not."""
     shallow = vgg[:RELU2_2](clip_input(images))
     return shallow, vgg[RELU2_2:](shallow)
@@ -311,7 +312,8 @@ def synthesis(weights: Weights, styles: Sequence[Tensor], blend: tuple[int, Tens
     names = layer_names(weights)
     blended = () if blend is None else (blend[0], next(i for i in range(blend[0], len(names)) if "rgb" in names[i]))
     constant = weights["input.input"].repeat(len(styles[0]), 1, 1, 1)                # (B, C, 4, 4)
-    x, picture, features, number = constant, None, [], 0
+    x, features, number = constant, [], 0
+    picture: Any = None                                                              # until the first rgb layer
     for index, (name, style) in enumerate(zip(names, styles, strict=True)):
         if "rgb" in name:
             picture = out = to_rgb(weights, name, x, style, picture)
@@ -319,7 +321,7 @@ def synthesis(weights: Weights, styles: Sequence[Tensor], blend: tuple[int, Tens
             noise = None if fresh_noise else weights[f"noises.noise_{number}"]
             x = out = styled_conv(weights, name, x, style, noise)
             number += 1
-        if index in blended:
+        if blend is not None and index in blended:
             mask = F.interpolate(blend[1], size=out.shape[-2:], mode="nearest")
             out = mask * out + (1 - mask) * blend[2][index]
             x, picture = (x, out) if "rgb" in name else (out, picture)
@@ -369,8 +371,9 @@ def mobile_synthesis(weights: Weights, styles: Sequence[Tensor],
     x, features = weights["input"].repeat(len(styles[0]), 1, 1, 1), []              # (B, C, 4, 4)
     for index, style in enumerate(styles):
         x = x * style[:, :, None, None]
-        depthwise, weight, noise, bias = (weights.get(f"synthesis_layers.{index}.{name}")
-                                          for name in ("depthwise", "weight", "noise", "bias"))
+        own: dict[str, Any] = {name: weights.get(f"synthesis_layers.{index}.{name}")
+                               for name in ("depthwise", "weight", "noise", "bias")}
+        depthwise, weight, noise, bias = own.values()
         if depthwise is not None:
             x = F.conv2d(x, depthwise, padding=1, groups=x.shape[1])
         if weight is not None:

@@ -78,9 +78,9 @@ def sizes(name: str, quick: bool, device: torch.device) -> tuple[Models, int]:
 
 
 @cache
-def models_of(side: int, device: torch.device, **counts: int) -> Models:
+def models_of(side: int, device: torch.device, prompts: int = PROCESSES, faces: int = 2) -> Models:
     """One for all items that share it: models take seconds to make."""
-    return Models(side, device, **counts)
+    return Models(side, device, prompts, faces)
 
 
 # --- clustering
@@ -119,7 +119,8 @@ def scaling(quick: bool, device: torch.device) -> dict[str, dict[str, list[float
 
     With `quick` in thin networks, whose proportions are others.
     """
-    sides, step_side, note = (64, 128, 256, 512, 1024), 256, ""
+    sides: tuple[int, ...] = (64, 128, 256, 512, 1024)
+    step_side, note = 256, ""
     if quick:
         sides, step_side, note = sides[:3], 64, ", thin networks"
 
@@ -133,10 +134,10 @@ def scaling(quick: bool, device: torch.device) -> dict[str, dict[str, list[float
         f"prompts (a step at {step_side} px{note})": (
             (1, 2, 4, 8), lambda count: training_step(models(step_side), PROCESSES // count, count, "text")),
     }
-    found = {}
-    for title, (sizes, build) in panels.items():
-        found[title] = {"x": list(sizes), "plain": [], "ours": []}
-        for x in sizes:
+    found: dict[str, dict[str, list[float]]] = {}
+    for title, (values, build) in panels.items():
+        found[title] = {"x": list(values), "plain": [], "ours": []}
+        for x in values:
             give_back(device)
             pair = build(x)
             pair.ours()                                                     # warms up

@@ -95,7 +95,8 @@ def world_around(generator: StyleGAN2, clip: nn.Module, vgg: nn.Module, device: 
         vgg: VGG-16 up to relu2_2.
         samples: of the mean w.
     """
-    generator, vgg = (network.requires_grad_(False).eval().to(device) for network in (generator, vgg))
+    for network in (generator, vgg):
+        network.requires_grad_(False).eval().to(device)
     generator.set_mean_w(samples)
     return World(FFHQ, generator, "", device, clip=OpenClip(clip).to(device),
                  perceptual=lambda images: vgg(area_resize(images, VGG_SIDE)))

@@ -40,14 +40,24 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     """
     if precision == "fp16" and device.type == "cpu":
         raise UserError("--precision is fp16, but this runs on a CPU, which has no fast fp16; use --precision bf16 there")
-    imitated = precision == "bf16" and device.type == "cpu" and not _bf16_units()
+    imitated = precision == "bf16" and not _has_bf16(device)
+    if imitated:
+        _tell_imitated()
     return torch.autocast(device.type, PRECISIONS[precision], enabled=precision != "fp32" and not imitated)
 
 
+def rough(device: torch.device) -> torch.autocast:
+    """bf16 where the device has it: the precision of pictures that nobody keeps, such as those by which a dose is found."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=_has_bf16(device))
+
+
 @lru_cache
-def _bf16_units() -> bool:
-    """Whether torch's convolutions have bf16 on this CPU; if not, that is told once."""
-    found = torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    if not found:
-        warnings.warn("this processor has no bf16, so that fp32 is taken in its place", stacklevel=3)
-    return found
+def _has_bf16(device: torch.device) -> bool:
+    """Whether torch's convolutions have bf16 here."""
+    return device.type != "cpu" or (
+        torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+
+
+@lru_cache
+def _tell_imitated() -> None:
+    warnings.warn("this processor has no bf16, so that fp32 is taken in its place", stacklevel=3)

@@ -13,7 +13,7 @@ from tiny import LinearCLIP, tiny_world
 from warm import Program
 
 from attention.config import TrainConfig
-from attention.devices import _bf16_units, autocast
+from attention.devices import _has_bf16, _tell_imitated, autocast, rough
 from attention.errors import UserError
 from attention.files.published import SHIPPED
 from attention.generator import StyleGAN2
@@ -186,19 +186,22 @@ def test_fp16_on_a_cpu_is_refused():
 
 def test_a_processor_without_bf16_takes_fp32_in_its_place_and_says_so_once(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: False)
-    _bf16_units.cache_clear()
+    _has_bf16.cache_clear()
+    _tell_imitated.cache_clear()
     convolution, image = torch.nn.Conv2d(1, 1, 1), torch.zeros(1, 1, 4, 4)
+    with rough(image.device):                                           # nobody asked for it, so nothing is told
+        assert convolution(image).dtype == torch.float32
     with pytest.warns(UserWarning, match="no bf16.* fp32 is taken") as told:
         for _ in range(2):
             with autocast("bf16", image.device):
                 assert convolution(image).dtype == torch.float32
     assert len(told) == 1
-    _bf16_units.cache_clear()
+    _has_bf16.cache_clear()
 
 
 def test_edits_of_the_shipped_editor_in_bf16_equal_those_in_float32_to_40_db(monkeypatch):
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)       # or imitated: here it is slow
-    _bf16_units.cache_clear()
+    _has_bf16.cache_clear()
     editor, world, _ = load_run(SHIPPED, device="cpu")
     text = world.clip.encode_text(["blonde hair", "beard", "rosy cheeks", "glasses"])
     edits = {}
@@ -209,7 +212,7 @@ def test_edits_of_the_shipped_editor_in_bf16_equal_those_in_float32_to_40_db(mon
     assert torch.equal(edits["bf16"].mask, edits["fp32"].mask)          # nothing that decides is rounded
     error = (edits["bf16"].image.clamp(-1, 1) - edits["fp32"].image.clamp(-1, 1)).square().mean(dim=(1, 2, 3))
     assert (10 * torch.log10(4 / error)).min() >= 40
-    _bf16_units.cache_clear()
+    _has_bf16.cache_clear()
 
 
 @pytest.mark.slow

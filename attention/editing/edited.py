@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from attention.devices import rough
 from attention.editing.masks import MaskLike, of_square, pack_mask, unpack_mask
 from attention.editing.placed import Placed
 from attention.editing.recipes import MOST_CHANGES, RECIPE_KEY, pack, unpack
@@ -393,8 +394,9 @@ class Edited:
             return 1.0
         doses, key = self._kept.doses, (change.what, json.dumps(change.where), change.coverage)
         if key not in doses:
-            early = self.early()
-            doses[key] = float(early.editor.region_editor.doses(early.source, self._embedding(change.what), mask))
+            early, text = self.early(), self._embedding(change.what)
+            with rough(mask.device):
+                doses[key] = float(early.editor.region_editor.doses(early.source, text, mask))
         return doses[key]
 
     def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...], masks: tuple[Tensor, ...]) -> "Edited":

@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from attention.devices import rough
 from attention.errors import UserError
 from attention.extras import have
 from attention.fits import fit
@@ -111,7 +112,9 @@ def _refine(generators: Sequence[Generator], image: Tensor, guess: Tensor, faces
     def distance_of(shown: Generator, shared: Tensor, own: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """All that is minimised, the squared error in it, and the latent."""
         latent = start + (shared + own) * deviations @ directions
-        made = shown.picture(shown.styles(latent))
+        styles = shown.styles(latent)
+        with rough(latent.device):
+            made = shown.picture(styles)
         wanted = area_resize(image, made.shape[-1])
         error = (made - wanted).square().mean()
         whole = (error + SLOPES * slope_error(made, wanted) + sum(distance(made, wanted).mean() for distance in distances)

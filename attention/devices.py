@@ -21,7 +21,7 @@ def checked_device(name: str) -> torch.device:
         return torch.device("cuda", local_rank()) if torch.cuda.is_available() else torch.device("cpu")
     try:
         device = torch.device("cuda", local_rank()) if name == "cuda" else torch.device(name)
-    except RuntimeError:
+    except (RuntimeError, TypeError):
         raise UserError(f"--device is {name!r}, expected auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise UserError(f"--device is {name!r}, expected auto, cpu, cuda or cuda:N")

@@ -82,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
             continue
         steps = config.steps if sum("refined_psnr" in row for row in found) < config.refined else 0
         row, pictures, inverted = opened(world, recogniser, photo, own, landmarks, steps)
-        found.append({"found": 1.0, "corner_error": corner_error(own, scene.frame), **row})
+        found.append({"found": 1.0, "corner_error": own.apart(scene.frame), **row})
         if steps:
             found[-1] |= edits(editor, scene, w, photo, own, inverted)
         if steps and len(shown) < SHOWN:
@@ -140,13 +140,6 @@ def spoiled(photo: Image.Image, kind: str) -> Image.Image:
         photo.save(file, "JPEG", quality=30)
         return Image.open(file).convert("RGB")
     return photo
-
-
-def corner_error(found: Frame, true: Frame) -> float:
-    """Mean distance of the corners, as a share of the true side."""
-    corners = [np.array([frame.center + across * frame.right + down * frame.down
-                         for across, down in ((-1, -1), (1, -1), (1, 1), (-1, 1))]) for frame in (found, true)]
-    return float(np.linalg.norm(corners[0] - corners[1], axis=1).mean() / (2 * true.half))
 
 
 def opened(world: World, recogniser: Recogniser, photo: Image.Image, frame: Frame, landmarks: np.ndarray,

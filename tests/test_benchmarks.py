@@ -269,7 +269,7 @@ def test_a_made_photo_shows_its_face_where_it_says():
         if scene.kind != "grey":
             gain = float((seen + 1).mean() / (face + 1).mean())                                 # some are dark
             assert psnr((seen + 1) / gain - 1, face).item() > 28
-        assert photos.corner_error(frame, frame) == 0
+        assert frame.apart(frame) == 0
 
 
 def test_a_made_photo_is_edited_within_its_frame_and_given_back_at_its_own_size():
@@ -287,8 +287,8 @@ def test_a_made_photo_is_edited_within_its_frame_and_given_back_at_its_own_size(
 
 def test_the_error_of_a_frame_is_the_mean_distance_of_its_corners_over_its_side():
     true = Frame(np.array([100.0, 80.0]), np.array([50.0, 0.0]))
-    assert photos.corner_error(Frame(np.array([103.0, 84.0]), true.right), true) == pytest.approx(0.05)
-    assert photos.corner_error(Frame(true.center, np.array([60.0, 0.0])), true) == pytest.approx(0.1 * 2**0.5)
+    assert Frame(np.array([103.0, 84.0]), true.right).apart(true) == pytest.approx(0.05)
+    assert Frame(true.center, np.array([60.0, 0.0])).apart(true) == pytest.approx(0.1 * 2**0.5)
     points = np.array([[100.0, 80.0], [150.0, 130.0]])
     assert true.within(points, 64).tolist() == [[32, 32], [64, 64]]
     turned = Frame(true.center, np.array([30.0, 40.0]))

@@ -1,6 +1,7 @@
 """The command line that edits: seeds, framed pictures, photos with landmarks, folders, and mistakes."""
 
 import json
+import os
 import re
 import signal
 import sys
@@ -94,7 +95,8 @@ def test_an_interrupted_refinement_keeps_the_best_so_far(editor, monkeypatch):
     def picture(styles):
         if len(made) == 6:
             raise KeyboardInterrupt
-        made.append(editor.world.generator.synthesis(styles)[0])
+        with torch.autocast("cpu", enabled=False):          # pictures that can be told apart to 1e-4
+            made.append(editor.world.generator.synthesis(styles)[0])
         return made[-1]
 
     generator = SimpleNamespace(picture=picture, styles=editor.world.generator.styles, style_dim=512,
@@ -242,6 +244,12 @@ def test_a_picture_of_others_is_replaced_only_if_that_is_said(main, editor, tmp_
     assert len(written) == 3 and all(path.stat().st_mtime_ns > time for path, time in written.items())
 
 
+def test_a_pipe_in_the_place_of_a_picture_is_told_and_not_waited_for(main, tmp_path):
+    os.mkfifo(tmp_path / "a_mask.png")
+    with pytest.raises(UserError, match=r"a_mask\.png is there already, was not written by Where2Edit"):
+        main("--seed", 7, "--what", "beard", "--save_mask", "--out", tmp_path / "a.png")
+
+
 def test_of_a_folder_no_picture_of_others_is_replaced(main, tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "out").mkdir()
@@ -321,7 +329,7 @@ def test_mistakes_are_told_in_a_sentence_and_nothing_is_written(words, message, 
 def test_pictures_that_would_have_one_name_are_refused(main, tmp_path):
     for name in ("a.png", "a.jpg"):
         Image.new("RGB", (32, 32)).save(tmp_path / name)
-    with pytest.raises(UserError, match="differ only in their ending"):
+    with pytest.raises(UserError, match=r"differ only in their ending, but all edits end in \.png: a\.jpg, a\.png; rename"):
         main(tmp_path, "--what", "beard", "--aligned", "--out", tmp_path / "out")
 
 

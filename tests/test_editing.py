@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from conftest import Calls, square
 from PIL import Image
 
+from attention.editing.session import load_editor
 from attention.errors import UserError
 from attention.images import to_image
 from attention.method.defaults import COVERAGE, STRENGTH
@@ -180,10 +181,35 @@ def test_seeds_that_are_none_are_refused(seed, editor):
         editor.open_seed(seed)
 
 
-@pytest.mark.parametrize("latent", [np.zeros(5), np.full(64, np.nan), np.array([None] * 64), 7, None])
+@pytest.mark.parametrize("latent", [np.zeros(5), np.full(64, np.nan), np.array([None] * 64), 7, None,
+                                    torch.zeros(512, dtype=torch.bool), torch.full((512,), torch.nan), [0.0] * 512])
 def test_latents_that_are_none_are_refused(latent, editor):
     with pytest.raises(UserError, match=r"the latent is .* finite numbers"):
         editor.open_latent(latent)
+
+
+def test_a_latent_beyond_all_faces_is_told_and_no_endless_number_is_printed(editor):
+    with pytest.raises(UserError, match=r"^the latent is none of a face: its picture has values beyond 1000, where"):
+        editor.open_latent(1e6 * editor.world.sample_w(1, 7))
+    for opens, value in ((editor.open_seed, 10**400), (editor.open_latent, [0.5] * 512)):
+        with pytest.raises(UserError) as told:
+            opens(value)
+        assert len(str(told.value)) < 320
+
+
+@pytest.mark.parametrize("picture", [None, 5, torch.zeros(3, 64, 64), b"photo"])
+def test_what_is_no_picture_is_named_with_what_is(picture, editor):
+    for opens in (editor.open_photo, editor.open_seed(7).resemble):
+        with pytest.raises(UserError, match=r"^the picture is .*, expected a path, a picture or an array of uint8$"):
+            opens(picture)
+
+
+def test_aligned_and_a_device_are_of_their_kinds(editor):
+    with pytest.raises(UserError, match="aligned is 'no', expected True or False"):
+        editor.open_photo(np.zeros((64, 64, 3), np.uint8), aligned="no")
+    for device in (None, 5.5, "gpu"):
+        with pytest.raises(UserError, match=r"--device is .*, expected auto, cpu, cuda or cuda:N"):
+            load_editor("drawn", device=device)
 
 
 @pytest.mark.parametrize("arguments, message", [
@@ -200,6 +226,7 @@ def test_latents_that_are_none_are_refused(latent, editor):
     (dict(what="beard", mask=(square() > 0).astype(np.uint8)), "black"),
     (dict(what="beard", mask=square() * 1j), "complex"),
     (dict(what="beard", mask=np.zeros((64, 32))), "expected a square"),
+    (dict(what="beard", mask=np.zeros((0, 0))), "expected a square"),
     (dict(what="beard", mask=np.zeros((64, 64))), "black"),
 ])
 def test_arguments_that_make_no_edit_are_refused(arguments, message, editor):

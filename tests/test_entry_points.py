@@ -1,6 +1,7 @@
 """The three entry points, end to end through main([...]) on the shipped drawn world, and what they say of mistakes."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -165,3 +166,10 @@ def test_processes_that_are_asked_for_beside_those_of_a_launcher_are_refused(mon
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="ask for 2 processes, but the environment says that 1 of 1"):
         train(tmp_path, "--gpu_id", "0,1", "--multiprocessing-distributed", "--device", "cpu")
+
+
+def test_a_folder_of_weights_that_nobody_can_look_into_stops_no_help(tmp_path):
+    for weights in (str(tmp_path / ("x" * 300)), ""):
+        done = subprocess.run([sys.executable, "-m", "attention", "edit", "--help"], cwd=ROOT, capture_output=True,
+                              text=True, env=os.environ | {"WHERE2EDIT_WEIGHTS": weights}, timeout=60)
+        assert done.returncode == 0 and "--what" in done.stdout, done.stderr

@@ -92,6 +92,8 @@ REFUSED = {
 REFUSED_OF_REAL_FACES = {
     "black hair and brown eyes": "without 'brown', 'eyes'; did you mean black hair?", "frown": "did you mean serious?",
     "night background": "did you mean dark background?",
+    **dict.fromkeys(("cover the grey hair", "conceal her beard", "a shorter beard"), "says that something should not be"),
+    "thin eyebrows": "did you mean light eyebrows?", "bushy eyebrows": "did you mean dark eyebrows?",
     "a bright blue background": "names bright background and blue background, of which only one can be",
 }
 READ_PLACES = {

@@ -24,7 +24,8 @@ NEGATIONS = frozenset(words_of("""
     less fewer rid off away free stop stops hide hides sans lacking lacks except excluding exclude drop clear cut trim
     trimmed reduce reduced removal loss shrink gone opposite instead undo hardly barely dont doesnt didnt isnt arent
     wasnt werent hasnt havent hadnt cant cannot couldnt wont wouldnt shouldnt mustnt aint anything outside beyond than
-    keep keeps keeping kept leave leaves leaving preserve preserving unchanged untouched
+    keep keeps keeping kept leave leaves leaving preserve preserving unchanged untouched cover covers covered covering
+    conceal conceals concealed
 """))
 BEFORE = frozenset(("no", "not", "never", "without", "instead", "than", "except", "excluding"))     # they deny what follows
 

@@ -57,7 +57,7 @@ def pack_mask(mask: Image.Image | np.ndarray | Tensor, side: int) -> str:
     array = array[0, 0] if array.shape[:-2] == (1, 1) else array
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UserError("the mask holds numbers that are not finite, expected floats from 0 to 1")
-    if array.ndim != 2 or array.shape[0] != array.shape[1] or array.dtype.kind not in "buf":
+    if array.ndim != 2 or array.shape[0] != array.shape[1] or not array.size or array.dtype.kind not in "buf":
         raise UserError(f"the mask is an array of {array.dtype} and shape {array.shape}, expected a square of booleans, "
                         "uint8 or floats, white where to edit; a mask of a whole photo is given as a picture")
     most = np.iinfo(array.dtype).max if array.dtype.kind == "u" else 1

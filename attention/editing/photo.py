@@ -36,6 +36,8 @@ def read_photo(source: str | Path | Image.Image | np.ndarray) -> Image.Image:
             raise UserError(f"the picture is an array of {source.dtype} and shape {source.shape}, expected uint8 and "
                             "(H, W), (H, W, 3) or (H, W, 4)")
         source = Image.fromarray(source)
+    if not isinstance(source, str | Path | Image.Image):
+        raise UserError(f"the picture is {shown(repr(source), 40)}, expected a path, a picture or an array of uint8")
     picture = read_picture(source)
     if min(picture.size) < SMALLEST_SIDE:
         raise UserError(f"{name} is {picture.width} x {picture.height} pixels, expected at least {SMALLEST_SIDE} on each "
@@ -88,7 +90,8 @@ def all_landmarks(photo: Image.Image, detect: Callable[[np.ndarray], list | None
     found = sorted((np.asarray(points) * scale for points in detect(np.asarray(small)) or []),
                    key=lambda points: -float(np.prod(np.ptp(points, axis=0))))
     if not found:
-        raise UserError("no face was found in the photo; give a larger or more frontal one, or its landmarks in a file")
+        name = shown(photo.info["path"]) if "path" in photo.info else "the photo"
+        raise UserError(f"no face was found in {name}; give a larger or more frontal one, or its landmarks in a file")
     return found
 
 

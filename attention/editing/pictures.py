@@ -56,9 +56,10 @@ def edit_folder(folder: Path, config: EditConfig) -> Path:
     if config.landmarks is not None and not os.path.isdir(config.landmarks):
         raise UserError(f"--landmarks {shown(config.landmarks)} is no folder, but for a folder of photos one was expected, "
                         "of files of the photos' names")
-    if len({path.stem for path in paths}) < len(paths):
-        raise UserError(f"{shown(folder)} holds pictures that differ only in their ending, but all edits end in .png; "
-                        "rename one of each")
+    stems = [path.stem for path in paths]
+    if alike := [shown(path.name) for path in paths if stems.count(path.stem) > 1]:
+        raise UserError(f"{shown(folder)} holds pictures that differ only in their ending, but all edits end in .png: "
+                        f"{', '.join(alike[:4])}{', ...' * (len(alike) > 4)}; rename or move one of each")
     outputs = {path: config.out / f"{path.stem}.png" for path in paths}
     points = {path: _landmarks_of(path, config.landmarks) for path in paths}
     written = [file for out in outputs.values() for file in written_for(out, config)]
@@ -88,8 +89,9 @@ def edit_folder(folder: Path, config: EditConfig) -> Path:
     if unchanged:
         print(f"nothing changed in {len(unchanged)} pictures: {', '.join(unchanged)}")
     if failed:
-        raise UserError(f"{len(failed)} of {len(paths) + len(others)} pictures were passed over: {', '.join(failed)}; the "
-                        f"others are in {shown(config.out)}")
+        count = len(paths) + len(others)
+        rest = f"the others are in {shown(config.out)}" if len(failed) < count else "none is left"
+        raise UserError(f"{len(failed)} of {count} pictures were passed over: {', '.join(failed)}; {rest}")
     print(f"edited {len(paths)} pictures into {shown(config.out)}")
     return config.out
 

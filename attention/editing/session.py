@@ -11,6 +11,7 @@
 import hashlib
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from numbers import Integral
@@ -43,6 +44,8 @@ from attention.worlds.world import World
 
 GRID_SIDE = 320             # pixels of a picture in a grid, at most: its titles shall be read
 DETECTION_SIDE = 512        # pixels of a framed face that is searched
+ELSEWHERE = 0.2             # of its side, by how much a square may miss the face that is said to lie in it, untold
+LARGEST_VALUE = 1e3         # of a picture, about [-1, 1] of any face
 
 
 def load_editor(name: str | Path, device: str = "auto", trust: bool = False, ckpt: Path | None = None) -> "Editor":
@@ -86,7 +89,7 @@ class Editor:
             UserError: the seed is no whole number from 0 to LARGEST_SEED.
         """
         if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
-            raise UserError(f"the seed is {seed!r}, expected a whole number from 0 to {LARGEST_SEED}")
+            raise UserError(f"the seed is {shown(repr(seed), 40)}, expected a whole number from 0 to {LARGEST_SEED}")
         return self._opened({"seed": int(seed), "threads": torch.get_num_threads()})
 
     def open_latent(self, w: Tensor | np.ndarray) -> Edited:
@@ -102,8 +105,12 @@ class Editor:
     def _opened(self, origin: dict, photo: Placed | None = None) -> Edited:
         """What a recipe says that it came of, made as it was then."""
         with threads_of(origin):
-            source = self.region_editor.source if photo is None else self.region_editor.source_of_photo
-            return Edited(self, origin, source(self.latent(origin)), photo=photo)
+            source_of = self.region_editor.source if photo is None else self.region_editor.source_of_photo
+            source = source_of(self.latent(origin))
+            if not source.image.abs().max() <= LARGEST_VALUE:                                       # nan is none either
+                raise UserError("the latent is none of a face: its picture has values beyond "
+                                f"{LARGEST_VALUE:g}, where about -1 to 1 was expected; give one nearer to the mean")
+            return Edited(self, origin, source, photo=photo)
 
     def latent(self, origin: dict) -> Tensor:
         """w (1, style_dim) or w+ (1, n_latent, style_dim) of what a recipe says that a picture came of."""
@@ -145,6 +152,8 @@ class Editor:
             raise UserError(f"face is {face!r}, expected the number of a face, 0 for the largest")
         if not isinstance(refine, Integral) or refine < 0:
             raise UserError(f"refine is {refine!r}, expected a whole number of steps, at least 0")
+        if not isinstance(aligned, bool):
+            raise UserError(f"aligned is {aligned!r}, expected True or False")
         photo = read_photo(source)
         if aligned:
             if photo.width != photo.height:
@@ -158,9 +167,8 @@ class Editor:
         placed = Placed(photo, frame)
         crop = placed.square(self.world.generator.resolution)
         persons = self.world.entry.recognised and have("photos")
-        if persons and (aligned or landmarks is not None) and not load_detector()(placed.square(DETECTION_SIDE)):
-            warnings.warn("no face was found where the photo is said to have one, and what is edited is the face that "
-                          "comes nearest to it", stacklevel=2)
+        if persons and (aligned or landmarks is not None) and (told := self._not_framed(placed.square(DETECTION_SIDE))):
+            warnings.warn(told, stacklevel=2)
         if (tone := placed.tone) is not None:
             name = "black and white" if tone.grey else "in shades of one colour"
             warnings.warn(f"the face is {name}, and so are its edits", stacklevel=2)
@@ -250,16 +258,33 @@ class Editor:
             raise UserError(f"{path} has a garbled recipe: the face lies outside of the photo") from None
         return Placed(picture, frame)
 
+    def _not_framed(self, square: np.ndarray) -> str:
+        """What is to be told of a picture (S, S, 3) that is said to be framed; nothing if a face lies as it should."""
+        frames = []
+        for points in load_detector()(square):
+            with suppress(UserError):                       # one seen from the side
+                frames.append(self.world.frame(points))
+        if not frames:
+            return ("no face was found where the photo is said to have one, and what is edited is the face that comes "
+                    "nearest to it")
+        middle = len(square) / 2
+        whole = Frame(np.array([middle, middle]), np.array([middle, 0.0]))
+        away = min(frame.apart(whole) for frame in frames)
+        return "" if away <= ELSEWHERE else (
+            f"the face does not lie where framed pictures have it: the square round it is {away:.0%} of the side away, so "
+            "that edits may miss it; let the face be searched instead")
+
     def _latent(self, w: Tensor | np.ndarray) -> Tensor:
         """(1, style_dim) or (1, n_latent, style_dim) float32 of a latent of any kind."""
         generator = self.world.generator
         numbers = isinstance(w, np.ndarray) and w.dtype.kind in "fiu"
         found = torch.from_numpy(np.ascontiguousarray(w, np.float32)) if numbers else w
         for shape in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
-            if (isinstance(found, Tensor) and not found.is_complex() and tuple(found.shape) in (shape, (1, *shape))
-                    and torch.isfinite(found).all()):
+            if (isinstance(found, Tensor) and not found.is_complex() and found.dtype != torch.bool
+                    and tuple(found.shape) in (shape, (1, *shape)) and torch.isfinite(found).all()):
                 return found.reshape(1, *shape).float().to(self.world.device)
-        told = f"an array of shape {tuple(w.shape)}" if isinstance(w, Tensor | np.ndarray) else repr(w)
+        told = f"an array of {w.dtype} and shape {tuple(w.shape)}" if isinstance(w, Tensor | np.ndarray) else shown(repr(w))
+        told += ", not all of it finite" if isinstance(found, Tensor) and not torch.isfinite(found).all() else ""
         raise UserError(f"the latent is {told}, expected {generator.style_dim} or {generator.n_latent} x "
                         f"{generator.style_dim} finite numbers")
 

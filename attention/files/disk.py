@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 
 from attention.errors import UserError
 from attention.files.pictures import decoding, open_picture
-from attention.files.reading import shown
+from attention.files.reading import readable, shown
 
 WRITER_KEY, WRITER = "Software", "Where2Edit"      # a text of the PNG files that are written here
 KEPT_OF_NAME = 40               # signs of a file's name that its temporary name keeps; 255 bytes are the most of both
@@ -151,7 +151,7 @@ def refuse_pictures_of_others(paths: Iterable[Path], overwrite: bool, how: str =
 
 def _written_here(path: Path) -> bool:
     try:
-        with decoding(shown(path)), open_picture(path) as picture:
+        with decoding(shown(path)), open_picture(readable(path, "a picture")) as picture:
             return picture.info.get(WRITER_KEY) == WRITER
     except (UserError, OSError):
         return False

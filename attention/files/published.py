@@ -23,7 +23,7 @@ INSTALLED = (_PACKAGE / "shipped").is_dir()         # only a wheel brings the sh
 PRETRAINED = user_cache_path("where2edit") if INSTALLED else ROOT / "pretrained_models"
 SHIPPED = _PACKAGE / "shipped" if INSTALLED else PRETRAINED / "drawn"               # made by this project
 SHIPPED_FACES = _PACKAGE / "shipped_faces" if INSTALLED else PRETRAINED / "faces"
-WEIGHTS = Path(os.environ.get("WHERE2EDIT_WEIGHTS", PRETRAINED))                    # published files; may lie elsewhere
+WEIGHTS = Path(os.environ.get("WHERE2EDIT_WEIGHTS") or PRETRAINED)                  # published files; may lie elsewhere
 PUBLISHED: dict[str, dict] = json.loads(Path(__file__).with_name("published.json").read_text(encoding="utf-8"))
 SETS = {"ffhq": ("stylegan2-ffhq-config-f.pt", "ViT-B-32.pt", VGG_FILE), "faces": (MOBILE_FILE,),
         "mesh": (MESH_FILE,)}                           # names of several

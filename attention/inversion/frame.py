@@ -68,6 +68,12 @@ class Frame:
         """Half the side of the square in pixels of the photo."""
         return float(np.hypot(*self.right))
 
+    def apart(self, other: "Frame") -> float:
+        """Mean distance of the corners from those of another, as a share of the other's side."""
+        corners = np.array([[-1, -1], [1, -1], [1, 1], [-1, 1]])
+        moved = self.center - other.center + corners @ np.stack([self.right - other.right, self.down - other.down])
+        return float(np.linalg.norm(moved, axis=1).mean() / (2 * other.half))
+
     def holds(self, x: float, y: float) -> bool:
         """Whether a place of the photo lies in the square."""
         away = np.array([x, y]) - self.center

@@ -1,5 +1,6 @@
 """How alike pictures look: VGG-16's features, which the perceptual loss compares, and LPIPS."""
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
@@ -52,7 +53,7 @@ def vgg_features(path: Path, length: int) -> nn.Sequential:
 
 def lpips_available() -> bool:
     """Whether load_lpips has its file and its package here."""
-    return VGG_WEIGHTS.is_file() and find_spec("torchmetrics") is not None
+    return os.path.isfile(VGG_WEIGHTS) and find_spec("torchmetrics") is not None
 
 
 @lru_cache(maxsize=2)

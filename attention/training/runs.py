@@ -248,7 +248,8 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
     generator = ckpt or config.ckpt
     if generator is not None and not os.path.isfile(generator):
         named = "--ckpt" if ckpt else f"{path} was trained on the generator"
-        raise UserError(f"{named} {shown(generator)}, which is missing; say where it lies now with --ckpt")
+        how = "no regular file" if os.path.lexists(generator) else "missing"
+        raise UserError(f"{named} {shown(generator)}, which is {how}; say where it lies now with --ckpt")
     world = load_world(config.domain, generator, device, config.clip_model, trust, config.truncation)
     if known_hash not in (UNKNOWN, world.generator_hash):
         raise UserError(f"{path} was trained on the generator {known_hash}, but {shown(generator or config.domain)} has "

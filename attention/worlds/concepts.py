@@ -93,7 +93,8 @@ OTHER_WORDS: dict[str, tuple[str, ...]] = {
     "earrings": ("ear ring", "ear rings"),
     "glasses": ("spectacles", "specs", "eyewear"),
     "no hair": ("bald", "balding", "hairless"),
-    "no beard": ("clean shaven", "cleanshaven", "shaved", "shaven", "shave"),
+    "no beard": ("clean shaven", "cleanshaven", "shaved", "shaven", "shave", "shorter beard", "smaller beard",
+                 "thinner beard"),
 }
 # What the small CLIP has nothing for -> the phrase that comes nearest, for a hint.
 NEAREST = {"moustache": "beard", "mustache": "beard", "sunglasses": "glasses",

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
@@ -31,7 +32,7 @@ BEST = FACES.name           # of the worlds whose editors are shipped
 
 def usual_world() -> str:
     """Where editing begins: BEST, if its generator is there, else the world that needs no download."""
-    return BEST if WORLDS[BEST].generator.is_file() else DRAWN.name
+    return BEST if os.path.isfile(WORLDS[BEST].generator) else DRAWN.name      # False also where nobody may look
 
 
 def usual_run(cls: type[Config], given: Mapping[str, Any]) -> dict[str, Any]:

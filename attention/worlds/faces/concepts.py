@@ -22,8 +22,8 @@ CONCEPTS = (
     Concept("mouth closed", "mouth", "mouth_open", ("a closed mouth",)),
     Concept("big eyes", "eyes", "eye_opening", ("large eyes", "wide eyes")),
     Concept("narrow eyes", "eyes", "eye_opening", ("small eyes",)),
-    Concept("dark eyebrows", "brows", "brow_darkness", ("bushy eyebrows", "thick eyebrows")),
-    Concept("light eyebrows", "brows", "brow_darkness", ("thin eyebrows",)),
+    Concept("dark eyebrows", "brows", "brow_darkness"),
+    Concept("light eyebrows", "brows", "brow_darkness"),
     *(Concept(f"{colour} background", "background", "background_colour") for colour in ("dark", "bright", "green", "blue")),
 )
 BY_PHRASE = {concept.phrase: concept for concept in CONCEPTS}
@@ -43,7 +43,9 @@ OTHER_WORDS = {
     "serious": ("neutral", "stern", "solemn"),
     "mouth open": ("open lips", "parted lips"),
 }
+# How thick brows are is not known, only how dark.
 NEAREST = {"moustache": "beard", "mustache": "beard", "night background": "dark background",
+           "bushy eyebrows": "dark eyebrows", "thick eyebrows": "dark eyebrows", "thin eyebrows": "light eyebrows",
            **dict.fromkeys(("frowning", "frown", "sad", "angry"), "serious")}
 OTHER_COLOURS = frozenset(("orange", "yellow", "auburn", "turquoise", "gold", "purple", "violet", "pink", "amber", "teal",
                            "beige", "hazel"))

@@ -201,12 +201,13 @@ def compare(config: TrainConfig, world: World, editor: RegionEditor, sampler: Ph
     wanted["clip_model"], made["clip_model"] = (os.path.basename(said["clip_model"] or "") for said in (wanted, made))
     pairs = [(f"--{name}", made.get(name), value) for name, value in wanted.items()]
     pairs += [("the domain", state.domain, world.name), ("the generator", state.generator_hash, world.generator_hash),
-              ("the regions", state.regions, editor.regions.metadata), ("processes", state.processes, world_size()),
+              *((f"the regions' {name}", state.regions.get(name), here) for name, here in editor.regions.metadata.items()),
+              ("processes", state.processes, world_size()),
               ("the prompts", state.prompts, prompts_hash(sampler) if state.prompts else "")]
     differs = [f"{what} {shown(there)} there, {shown(here)} here" for what, there, here in pairs if there != here]
     centroids = state.editor.get("regions.centroids")
     if centroids is None or not torch.equal(centroids, editor.regions.centroids.cpu()):
-        differs.append("the regions' centroids are others")
+        differs.append("the regions are other ones")
     if differs:
         raise UserError(f"{shown(path)} was made with other options: {'; '.join(differs)}; use the same, or another --run")
     return options

@@ -42,7 +42,7 @@ GAIN, OFFSET = 0.06, 0.04
 class SmallFit:
     """How the shipped encoder is taught: of every lesson the steps, the rate and the photos of a step."""
 
-    steps: tuple[int, int] = (6000, 400)
+    steps: tuple[int, int] = (6000, 2200)
     rates: tuple[float, float] = (2e-3, 5e-4)
     photos: tuple[int, int] = (64, 12)
     plain: float = 0.1              # weight of errors of w that are not seen

@@ -377,6 +377,7 @@ def test_detail_is_kept_as_far_as_an_edit_follows_it(made, kept):
     assert kept_detail(before, made(before).astype(np.float32))[20:-20, 20:-20].mean() == pytest.approx(kept, abs=0.05)
     flat = np.full((600, 600, 3), 80, np.float32)
     assert (kept_detail(flat, flat + 50) == 1).all()                                        # there is nothing to follow
+    assert kept_detail(flat, flat / 2).mean() == pytest.approx(0.5, abs=0.01)               # and half of the light is left
 
 
 def test_a_recoloured_part_keeps_the_photo_s_own_detail_and_a_new_one_shows_nothing_of_it():

@@ -167,8 +167,8 @@ class Frame:
 
 def kept_detail(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """How much of the fine structure of a picture stands after an edit of it, in [0, KEPT_MOST]: the slope by which the
-    pixels after the edit follow those before, in a window round each pixel, as a guided filter fits it (He et al. 2013),
-    1 where there is nothing to follow.
+    pixels after the edit follow those before, in a window round each pixel, as a guided filter fits it (He et al. 2013).
+    Where there is nothing to follow, it is the share of the light that is left, at most 1: black hair shines less than fair.
 
     Args:
         before, after: (R, R, 3) in [0, 255].
@@ -179,7 +179,8 @@ def kept_detail(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     first, second = (means(picture, WINDOWS) for picture in pictures)
     together = (means(pictures[0] * pictures[1], WINDOWS) - first * second).sum(dim=1)              # (1, R, R)
     own = (means(pictures[0].square(), WINDOWS) - first.square()).sum(dim=1)
-    slope = (together + SMOOTH) / (own + SMOOTH)
+    light = ((second.mean(dim=1) + 1) / (first.mean(dim=1) + 1)).clamp(max=1)
+    slope = (together + SMOOTH * light) / (own + SMOOTH)
     return slope[0].clamp(0, KEPT_MOST).numpy()
 
 

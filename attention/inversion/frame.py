@@ -168,7 +168,7 @@ class Frame:
 def kept_detail(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     """How much of the fine structure of a picture stands after an edit of it, in [0, KEPT_MOST]: the slope by which the
     pixels after the edit follow those before, in a window round each pixel, as a guided filter fits it (He et al. 2013).
-    Where there is nothing to follow, it is the share of the light that is left, at most 1: black hair shines less than fair.
+    Where there is nothing to follow, it is the share of the light that is left, at most 1: black hair has no fair shine.
 
     Args:
         before, after: (R, R, 3) in [0, 255].

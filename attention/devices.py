@@ -33,7 +33,7 @@ def checked_device(name: str) -> torch.device:
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     """The precision of synthesis, a key of PRECISIONS; regions, attention, gate and losses stay in float32 by themselves,
-    and so does all on a CPU without bf16 units, which takes a dozen times as long to imitate them.
+    and so does all on a device without bf16, which would imitate it: a CPU takes a dozen times as long for that.
 
     Raises:
         UserError: fp16 on a CPU, whose convolutions have no fast half precision.
@@ -53,9 +53,10 @@ def rough(device: torch.device) -> torch.autocast:
 
 @lru_cache
 def _has_bf16(device: torch.device) -> bool:
-    """Whether torch's convolutions have bf16 here."""
-    return device.type != "cpu" or (
-        torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()))
+    """Whether torch's convolutions have bf16 here: GPUs have it from Ampere on."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 @lru_cache

@@ -15,7 +15,6 @@ from conftest import assert_close_to_max
 from attention.editing.session import load_editor
 from attention.errors import UserError
 from attention.images import psnr, to_pixels
-from attention.inversion.frame import Frame
 from benchmarks import faces, gpu, measure, photos, plain, run, training_step
 from benchmarks.items import ITEMS, Item, Models, Pair, largest_difference
 
@@ -283,13 +282,3 @@ def test_a_made_photo_is_edited_within_its_frame_and_given_back_at_its_own_size(
     assert changed[top:bottom, left:right].mean() > 0.02
     changed[top:bottom, left:right] = False
     assert not changed.any()
-
-
-def test_the_error_of_a_frame_is_the_mean_distance_of_its_corners_over_its_side():
-    true = Frame(np.array([100.0, 80.0]), np.array([50.0, 0.0]))
-    assert Frame(np.array([103.0, 84.0]), true.right).apart(true) == pytest.approx(0.05)
-    assert Frame(true.center, np.array([60.0, 0.0])).apart(true) == pytest.approx(0.1 * 2**0.5)
-    points = np.array([[100.0, 80.0], [150.0, 130.0]])
-    assert true.within(points, 64).tolist() == [[32, 32], [64, 64]]
-    turned = Frame(true.center, np.array([30.0, 40.0]))
-    np.testing.assert_allclose(turned.in_photo(turned.within(points, 64), 64), points)

@@ -393,6 +393,16 @@ def test_a_recoloured_part_keeps_the_photo_s_own_detail_and_a_new_one_shows_noth
     assert np.abs(replaced - other)[20:-20, 20:-20].mean() < 4
 
 
+def test_frames_are_apart_by_the_mean_distance_of_their_corners_over_the_side():
+    true = Frame(np.array([100.0, 80.0]), np.array([50.0, 0.0]))
+    assert Frame(np.array([103.0, 84.0]), true.right).apart(true) == pytest.approx(0.05)
+    assert Frame(true.center, np.array([60.0, 0.0])).apart(true) == pytest.approx(0.1 * 2**0.5)
+    points = np.array([[100.0, 80.0], [150.0, 130.0]])
+    assert true.within(points, 64).tolist() == [[32, 32], [64, 64]]
+    turned = Frame(true.center, np.array([30.0, 40.0]))
+    np.testing.assert_allclose(turned.in_photo(turned.within(points, 64), 64), points)
+
+
 @pytest.mark.parametrize("center, right", [((50, 50), (0, 0)), ((500, 500), (30, 0))])
 def test_a_square_without_size_or_outside_of_the_photo_is_refused(center, right):
     with pytest.raises(UserError, match="landmarks coincide or lie outside"):

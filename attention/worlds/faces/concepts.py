@@ -35,7 +35,7 @@ PART_NAMES = {"hair": ("hair", "the hair"), "skin": ("skin", "the skin", "the fa
 OTHER_WORDS = {
     **{word: others for word, others in concepts.OTHER_WORDS.items()
        if word in ("hair", "eyes", "eyebrows", "cheeks", "lips", "skin", "grey", "blonde", "red", "black", "tanned",
-                   "big", "wide", "small", "thin", "blonde hair", "brown hair", "red hair", "grey hair", "pale skin",
+                   "big", "wide", "small", "blonde hair", "brown hair", "red hair", "grey hair", "pale skin",
                    "tanned skin", "rosy cheeks", "smiling", "mouth closed", "beard", "no hair", "no beard")},
     "background": ("backdrop",),
     "dark": ("gloomy",),

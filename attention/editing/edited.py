@@ -52,6 +52,7 @@ class Change:
         strength, coverage: see RegionEditor and threshold_for.
         replace: let earlier changes give way to this one there, instead of adding to them.
         dose: how much of the strength is taken, see RegionEditor.doses; None until it is found.
+        edges: whether it ends at the picture's edges, see RegionEditor.follows_edges; None until it is made.
     Raises:
         UserError: a text is empty or too long; strength, coverage or dose is no number or out of range.
         ValueError: what or where is of another kind, which only a garbled recipe can be.
@@ -63,6 +64,7 @@ class Change:
     coverage: float = COVERAGE
     replace: bool = False
     dose: float | None = None
+    edges: bool | None = None
 
     def __post_init__(self) -> None:
         for name in ("strength", "coverage", *["dose"] * (self.dose is not None)):
@@ -312,7 +314,8 @@ class Edited:
         edits = [(edit.image, *edit.styles, *edit.features) for edit in self.edits]
         source, early = self.source, self._kept.early
         faces = [face for one in (source, early) if one is not None for face in (one, one.shared) if face is not None]
-        sources = [(face.image, face.labels, *face.styles, *face.features) for face in faces]
+        sources = [(face.image, face.labels, *face.styles, *face.features, *vars(face).get("edges", ()),
+                    *([] if face.guide is None else [face.guide])) for face in faces]
         return [*sum(sources, ()), *self.masks, *sum(edits, ()), *sum(maps, ())]
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
@@ -376,8 +379,9 @@ class Edited:
         editor, source, mask = self.editor.region_editor, self.source, self._mask(change)
         before = self.edits[-1] if self.edits else None
         change = change if change.dose is not None else replace(change, dose=self._dose(change, mask))
+        change = change if change.edges is not None else replace(change, edges=editor.follows_edges)
         if change.replace and before is not None:               # what earlier changes made there gives way to this one
-            source, before = replace(source, features=before.features), None
+            source, before = replace(source, features=before.features, image=before.image), None
         if isinstance(change.what, dict) and "styles_of" in change.what:
             count = len(editor.edited)
             face = self.editor.world.generator.styles(unpack(change.what["styles_of"]).to(mask.device))
@@ -385,7 +389,7 @@ class Edited:
         else:
             assert change.dose is not None
             styles = editor.mapper(source.styles, self._embedding(change.what), change.strength * change.dose)
-        edit = editor.apply(source, styles, mask, before)
+        edit = editor.apply(source, styles, mask, before, edges=change.edges)
         return self._with((*self.changes, change), (*self.edits, edit), (*self.masks, mask))
 
     def _dose(self, change: Change, mask: Tensor) -> float:

@@ -139,6 +139,7 @@ class SaidChange(_Part):
     coverage: float = Field(COVERAGE, description="a number")
     replace: bool = Field(False, description="true or false")
     dose: float = Field(1.0, description="a number")
+    edges: bool = Field(False, description="true or false")
 
 
 class SaidPhoto(_Part):

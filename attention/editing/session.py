@@ -110,6 +110,8 @@ class Editor:
             if not source.image.abs().max() <= LARGEST_VALUE:                                       # nan is none either
                 raise UserError("the latent is none of a face: its picture has values beyond "
                                 f"{LARGEST_VALUE:g}, where about -1 to 1 was expected; give one nearer to the mean")
+            if photo is not None:
+                source = replace(source, guide=to_image(photo.square(source.image.shape[-1])[None]).to(source.image.device))
             return Edited(self, origin, source, photo=photo)
 
     def latent(self, origin: dict) -> Tensor:
@@ -230,8 +232,8 @@ class Editor:
             raise UserError(f"{name} is no edit of a photo, so the photo has no use here; leave it out")
         found = self._photo(name, origin["photo"], photo) if "photo" in origin else None
         try:
-            # A recipe that says no dose took every strength as it is.
-            changes = [Change(**{"dose": 1.0, **change}) for change in recipe["changes"]]
+            # A recipe that says no dose took every strength as it is, and one that says no edges followed none.
+            changes = [Change(**{"dose": 1.0, "edges": False, **change}) for change in recipe["changes"]]
         except UserError as error:
             raise UserError(f"{name} has a garbled recipe: {error}") from None
         return self._opened(origin, found).with_changes(changes)

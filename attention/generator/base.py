@@ -65,6 +65,12 @@ def nearest(x: Tensor, side: int) -> Tensor:
     return x if x.shape[-1] == side else F.interpolate(x, size=(side, side), mode="nearest")
 
 
+def window_means(maps: Tensor, window: int) -> Tensor:
+    """Mean of maps (B, C, H, W) in a window round each pixel, an odd number wide; beyond an edge lies what is at it."""
+    padded = F.pad(maps, [window // 2] * 4, mode="replicate")
+    return F.avg_pool2d(F.avg_pool2d(padded, (window, 1), stride=1), (1, window), stride=1)
+
+
 class Synthesis(NamedTuple):
     """What synthesis makes: the picture, and every layer's output in order (an rgb entry is the picture so far)."""
 

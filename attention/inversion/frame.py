@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from attention.errors import UserError
+from attention.generator import window_means
 from attention.images import area_resize
 
 BAND = 256                  # rows of a photo that an edit is put back into at once: large photos need no more memory
@@ -211,9 +212,7 @@ def lost_colour(seen: np.ndarray, before: np.ndarray, after: np.ndarray, share: 
 
 def means(maps: Tensor, windows: int) -> Tensor:
     """Mean of square maps (B, C, S, S) in a window round each pixel, of which so many fit into a side."""
-    window = maps.shape[-1] // windows | 1
-    padded = F.pad(maps, [window // 2] * 4, mode="replicate")
-    return F.avg_pool2d(F.avg_pool2d(padded, (window, 1), stride=1), (1, window), stride=1)
+    return window_means(maps, maps.shape[-1] // windows | 1)
 
 
 def ffhq_frame(landmarks: np.ndarray) -> Frame:

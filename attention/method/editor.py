@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from attention.method.defaults import STRENGTH
 from attention.method.dose import ENOUGH, SHARES, least_share
 from attention.method.mapper import MAPPERS, MAX_CHANGE
 from attention.method.regions import RegionClusters, pool_by_region
+from attention.method.seam import Edges
 from attention.method.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention
 
 
@@ -23,7 +25,8 @@ class Source:
     """Unedited pictures: styles by layer, image (B, 3, R, R) in [-1, 1], labels (B, h, w) of regions.
 
     Features are by layer, shrunk to the side of the blend layer (or of the regions' if it is larger): no more is read.
-    Of a photo, `shared` is the face of the mean of its latent's rows, see `RegionEditor.source_of_photo`.
+    Of a photo, `shared` is the face of the mean of its latent's rows, see `RegionEditor.source_of_photo`, and `guide`
+    (1, 3, S, S) in [-1, 1] the photo itself, whose edges are those that an edit shall follow.
     """
 
     styles: list[Tensor]
@@ -31,6 +34,13 @@ class Source:
     image: Tensor
     labels: Tensor
     shared: "Source | None" = None
+    guide: Tensor | None = None
+
+    @cached_property
+    def edges(self) -> Edges:
+        """Of the picture, or of its guide."""
+        guide = self.image if self.guide is None else F.adaptive_avg_pool2d(self.guide, self.image.shape[-1])
+        return Edges.of(guide, self.labels.shape[-1])
 
     def __len__(self) -> int:
         return len(self.image)
@@ -81,6 +91,8 @@ class RegionEditor(nn.Module):
         judge: CLIP's embedding (B, D) of pictures (B, 3, R, R) in [-1, 1], by which `doses` finds how much suits a face;
             None, as in training, leaves every strength as it is.
         enough: a ByText, how much of the most that a text can gain is enough.
+        follows_edges: pictures show an edit up to the edges of what it lies on (seam.py), and not, as in training, all that
+            the generator makes of a mask of a few dozen cells.
     """
 
     def __init__(self, generator: Generator, regions: RegionClusters, layer: int, text_dim: int, mapper: str = "style",
@@ -97,6 +109,7 @@ class RegionEditor(nn.Module):
         self._generator = (generator,)
         self.judge: Callable[[Tensor], Tensor] | None = None
         self.enough = ByText(ENOUGH)
+        self.follows_edges = False
 
     @property
     def generator(self) -> Generator:
@@ -160,7 +173,7 @@ class RegionEditor(nn.Module):
         return Place.of(raw, pool_by_region(raw, labels, self.regions.num_regions), threshold, straight_through)
 
     def apply(self, source: Source, styles: list[Tensor], mask: Tensor,     # type: ignore[override]  # not Module.apply
-              before: Edit | None = None, keep_features: bool = True) -> Edit:
+              before: Edit | None = None, keep_features: bool = True, edges: bool | None = None) -> Edit:
         """Show styles inside a mask; outside it the picture stays the source, or `before`.
 
         Args:
@@ -168,6 +181,7 @@ class RegionEditor(nn.Module):
             mask: (B, 1, h, h) in [0, 1], blended with as it is.
             before: an earlier edit of the same source, its features kept: the change is added to it.
             keep_features: of the result, for edits that come after it.
+            edges: whether the edit ends at the picture's edges; None does as `follows_edges` says.
         """
         blend = Blend(self.layer, mask, source.features)
         if before is not None:
@@ -175,7 +189,10 @@ class RegionEditor(nn.Module):
         side = self.attention.map_size if keep_features else 0
         image, features = self.generator.synthesis(styles, blend=blend, feature_side=side)
         assert image is not None                                                                # synthesis stops nowhere
-        return Edit(image.float(), styles, mask, features)
+        image = image.float()
+        if self.follows_edges if edges is None else edges:
+            image = torch.lerp(source.image if before is None else before.image, image, source.edges.share(mask))
+        return Edit(image, styles, mask, features)
 
     def forward(self, source: Source, what: Tensor, where: Tensor, strength: float | None = None,
                 threshold: float = THRESHOLD, straight_through: bool = False) -> Edit:
@@ -210,7 +227,7 @@ class RegionEditor(nn.Module):
         before, gains = F.cosine_similarity(self.judge(source.image.clamp(-1, 1)), what), []               # (B,)
         for share in SHARES:
             edit = self.apply(source, self.mapper(source.styles, what, share * self.mapper.strength), mask,
-                              keep_features=False)
+                              keep_features=False, edges=False)         # the calibration's, and costs less
             gains.append(F.cosine_similarity(self.judge(edit.image.clamp(-1, 1)), what) - before)
         return least_share(gains, enough=self.enough(what))
 

@@ -261,7 +261,7 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
     editor = build_editor(config, world, regions.to(world.device))
     fill(editor, tensors, path)
     calibration.teach(editor, world)
-    editor.judge = judge_of(world)
+    editor.judge, editor.follows_edges = judge_of(world), world.entry.follows_edges
     return editor.requires_grad_(False).eval(), world, config
 
 

@@ -40,6 +40,7 @@ class WorldEntry:
         recognised: its pictures are photographs of persons, framed as FFHQ's are, whom dlib's recogniser tells apart
             (inversion/identity.py).
         dosed: of every strength, as much is taken as suits a face by its CLIP (method/dose.py).
+        follows_edges: edits end where the picture has edges (method/seam.py).
         truth: a key of TRUTHS; None where nothing but its pictures is known.
         editor: run folder of the editor that is shipped for this world, if one is.
         examples: seed, what and where of the edits that the page begins with; () takes the first prompts.
@@ -65,6 +66,7 @@ class WorldEntry:
     refine: int = 0
     recognised: bool = False
     dosed: bool = False
+    follows_edges: bool = False
     truth: str | None = None
     editor: Path | None = None
     examples: tuple[tuple[int, str, str], ...] = ()

@@ -59,6 +59,7 @@ class TomlWorld(BaseModel):
     refine: int = Field(0, ge=0, le=MOST_REFINED, description=f"a whole number up to {MOST_REFINED:,}")
     recognised: bool = Field(False, description="true or false")
     dosed: bool = Field(False, description="true or false")
+    follows_edges: bool = Field(False, description="true or false")
     truncation: float = Field(0.7, ge=0, le=1, description="a number from 0 to 1")
     captions: Name | None = Field(None, description="a text")
     where: list[Phrase] = Field([], description=f"a list of texts of at most {LONGEST} signs")
@@ -112,7 +113,8 @@ def read_toml(path: Path) -> WorldEntry:
         encoder=Part(said.encoder.kind, _local(path, said.encoder.source)) if said.encoder else None, words=said.words,
         synonyms=said.synonyms, places=tuple(said.where), frame=said.frame, views=said.views,
         perceptual=said.perceptual, truth=said.truth, refine=said.refine, recognised=said.recognised, dosed=said.dosed,
-        captions=path.parent / said.captions if said.captions else None, settings=settings)
+        follows_edges=said.follows_edges, settings=settings,
+        captions=path.parent / said.captions if said.captions else None)
 
 
 def _local(path: Path, source: str) -> Path | str:

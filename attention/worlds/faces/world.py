@@ -20,7 +20,7 @@ FACES = WorldEntry(
     early=SHIPPED_FACES / "early.safetensors", preview=SHIPPED_FACES / "preview.safetensors",
     encoder=Part("faces", SHIPPED_FACES / "encoder.safetensors"), refine=120,
     recognised=True, words="people", views="noisy", perceptual="pixels",
-    dosed=True, truth="faces", editor=SHIPPED_FACES,
+    dosed=True, follows_edges=True, truth="faces", editor=SHIPPED_FACES,
     # docs/faces.md says why each differs from the paper's.
     settings=dict(cluster_num=192, step=1200, lr=0.002, temperature=0.06, negatives=32, relative=True, mapper="natural",
                   max_change=50.0, lambda_ess=1.0, lambda_sec=0.007, lambda_area=0.5, lambda_id=0.8, lambda_delta=0.1,

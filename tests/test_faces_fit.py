@@ -182,7 +182,7 @@ def test_an_encoder_learns_w_then_pictures_and_goes_on_where_it_was(small, tmp_p
     monkeypatch.setattr(encoder_fit, "SEEN_FACES", 8)
     pictures.make_shards(tmp_path / "pictures", {"photos-0000": 0},
                          lambda number: encoder_fit.make_photos(generator, number))
-    recipe = replace(encoder_fit.RECIPE, steps=(30, 6), photos=(16, 4))
+    recipe = replace(encoder_fit.RECIPE, steps=(30, 6, 4), photos=(16, 4))
     encoder = encoder_fit.fit_encoder(generator, tmp_path, range(1), recipe)
     taught = encoder_fit.photos(tmp_path / "pictures", [0])
     shown, w = to_image(taught.pixels), torch.from_numpy(taught.w)
@@ -194,10 +194,13 @@ def test_an_encoder_learns_w_then_pictures_and_goes_on_where_it_was(small, tmp_p
     assert torch.equal(first(shown)[:, 0], first(shown)[:, -1]) and not torch.equal(*encoder(shown)[:, [0, -1]].unbind(1))
     errors = [(generator.picture(generator.styles(network(shown))) - shown).square().mean() for network in (first, encoder)]
     assert errors[1] < errors[0]
+    once = load_small(tmp_path / "encoder-2.safetensors")                        # the second lesson is given twice
+    assert not torch.allclose(once(shown), encoder(shown), atol=1e-3)
     (tmp_path / "encoder-2.safetensors").write_bytes(b"half")
     with pytest.raises(UserError, match=r"encoder-2\.safetensors holds no whole encoder .*; delete it and run: "):
         encoder_fit.fit_encoder(generator, tmp_path, range(1), recipe)
-    (tmp_path / "encoder-2.safetensors").unlink()                                # stopped before the last lesson
+    for lesson in (2, 3):                                                        # stopped after the first
+        (tmp_path / f"encoder-{lesson}.safetensors").unlink()
     again = encoder_fit.fit_encoder(generator, tmp_path, range(1), recipe)
     torch.testing.assert_close(again(shown), encoder(shown), atol=1e-3, rtol=1e-3)
 

@@ -1,11 +1,13 @@
 """The encoder of real-looking faces (inversion/small.py), taught by generated ones in two lessons.
 
 One: w, whose errors count by how much of them is seen. Two: the picture and the person, by the generator, which takes a
-dozen times as long; there what rows of w+ have of their own is learned, for there are photos that no w draws: grey ones.
+dozen times as long; there what rows of w+ have of their own is learned, for there are photos that no w draws: grey ones. It
+may be given again: its rate falls to nothing, and rises anew.
 """
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +42,9 @@ GAIN, OFFSET = 0.06, 0.04
 
 @dataclass(frozen=True)
 class SmallFit:
-    """How the shipped encoder is taught: of every lesson the steps, the rate and the photos of a step."""
+    """How the shipped encoder is taught: the rate and the photos of a step of either lesson."""
 
-    steps: tuple[int, int] = (6000, 2200)
+    steps: tuple[int, ...] = (6000, 2200, 2800)         # of lesson one, and of lesson two, each time that it is given
     rates: tuple[float, float] = (2e-3, 5e-4)
     photos: tuple[int, int] = (64, 12)
     plain: float = 0.1              # weight of errors of w that are not seen
@@ -146,12 +148,15 @@ def fit_encoder(generator: Generator, work: Path, numbers: Sequence[int], recipe
     torch.manual_seed(recipe.seed)
     encoder = SmallEncoder(generator.mapping(w[:1], 0.0).detach()[0], w.std(dim=0), generator.n_latent)
     seen = sight(sights(folder, 0), encoder.spread)
-    encoder = _after(work, 1, encoder, lambda: lesson_one(encoder, taught, seen, recipe))
-    return _after(work, 2, encoder, lambda: lesson_two(encoder, generator, taught, seen, recipe))
+    encoder = _after(work, 1, encoder, lambda encoder: lesson_one(encoder, taught, seen, recipe))
+    for given in range(1, len(recipe.steps)):
+        encoder = _after(work, 1 + given, encoder,
+                         partial(lesson_two, generator=generator, taught=taught, seen=seen, recipe=recipe, given=given))
+    return encoder
 
 
-def _after(work: Path, lesson: int, encoder: SmallEncoder, teach: Callable[[], None]) -> SmallEncoder:
-    """The encoder after a lesson, which is held once.
+def _after(work: Path, lesson: int, encoder: SmallEncoder, teach: Callable[[SmallEncoder], None]) -> SmallEncoder:
+    """The encoder after the lesson of this number, which is held once.
 
     Raises:
         UserError: what the lesson left is broken.
@@ -163,7 +168,7 @@ def _after(work: Path, lesson: int, encoder: SmallEncoder, teach: Callable[[], N
         except UserError as error:
             raise UserError(f"{path} holds no whole encoder after lesson {lesson}; delete it and run: "
                             f"{KIND.remake}") from error
-    teach()
+    teach(encoder)
     encoder.save(path, torch.float32)
     return encoder
 
@@ -178,7 +183,7 @@ def lesson_one(encoder: SmallEncoder, taught: Photos, seen: Tensor, recipe: Smal
         wrong = _changes(encoder, shown)[:, 0] - (w[rows] - encoder.mean) / encoder.spread
         return _seen_error(wrong, seen, recipe), {}
 
-    _teach(encoder, loss, 0, recipe)
+    _teach(encoder, loss, recipe.steps[0], recipe.rates[0], "encoder, lesson 1")
 
 
 def _begin(recipe: SmallFit, lesson: int) -> torch.Generator:
@@ -212,20 +217,19 @@ def _seen_error(wrong: Tensor, seen: Tensor, recipe: SmallFit) -> Tensor:
     return (wrong @ seen.T).square().mean() + recipe.plain * wrong.square().mean()
 
 
-def _teach(encoder: SmallEncoder, loss: Callable[[int], tuple[Tensor, dict[str, float]]], lesson: int,
-           recipe: SmallFit) -> None:
+def _teach(encoder: SmallEncoder, loss: Callable[[int], tuple[Tensor, dict[str, float]]], steps: int, rate: float,
+           name: str) -> None:
     encoder.requires_grad_(True).train()
-    steps, rate = recipe.steps[lesson], recipe.rates[lesson]
     optimiser = torch.optim.AdamW(encoder.parameters(), lr=rate, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, rate, total_steps=steps, pct_start=0.1)
-    fit(optimiser, loss, steps, f"encoder, lesson {lesson + 1}", schedule)
+    fit(optimiser, loss, steps, name, schedule)
     encoder.requires_grad_(False).eval()
 
 
 def lesson_two(encoder: SmallEncoder, generator: Generator, taught: Photos, seen: Tensor,
-               recipe: SmallFit = RECIPE) -> None:
-    """Teach the picture, beside lesson one."""
-    random, w, descriptor = _begin(recipe, 2), torch.from_numpy(taught.w), load_descriptor(encoder.mean.device)
+               recipe: SmallFit = RECIPE, given: int = 1) -> None:
+    """Teach the picture, beside lesson one; for the first, second, ... time that it is given, counted from 1."""
+    random, w, descriptor = _begin(recipe, 1 + given), torch.from_numpy(taught.w), load_descriptor(encoder.mean.device)
 
     def loss(step: int) -> tuple[Tensor, dict[str, float]]:
         for layer in encoder.modules():             # so few photos say nothing of channels' means
@@ -241,4 +245,4 @@ def lesson_two(encoder: SmallEncoder, generator: Generator, taught: Photos, seen
                  + recipe.latent * _seen_error(wrong, seen, recipe) + recipe.own * changes[:, 1:].square().mean())
         return whole, {"psnr": float(decibels(error.detach() / 4)), "apart": float(apart.detach())}
 
-    _teach(encoder, loss, 1, recipe)
+    _teach(encoder, loss, recipe.steps[given], recipe.rates[1], f"encoder, lesson 2, given {given}")

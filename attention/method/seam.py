@@ -11,7 +11,7 @@ from attention.generator import window_means
 CELL = 4                    # pixels of a cell's side in which edges are looked for
 WINDOW = 13                 # of these pixels: how near the mask's own edge the picture's is looked for
 FLAT = 1e-4                 # variance of colours in [0, 1], below which there is no edge
-SOLID = 0.4                 # of a mask, from which on all of an edit is shown
+SOLID = 0.25                # of a mask, from which on all of an edit is shown
 NARROW = 9                  # cells: what is less wide is a narrow part, as lips and brows are, ...
 WIDER = 2                   # ... and gets so many cells more, for convolutions past the blend draw much of it there
 NOTHING, ALL = 0.02, 0.98   # rounding apart, none of an edit and all of it

@@ -70,6 +70,15 @@ def test_an_edit_ends_where_the_picture_does_and_not_where_the_mask_does():
     assert plain[:, edge + 2:].min() < 0.1                              # it would have left a rim of the old colour
 
 
+def test_a_share_that_is_known_is_given_for_its_own_mask_alone():
+    edges, masks = Edges.of(random_maps(1, 3, SIDE, SIDE) * 2 - 1, CELLS), torch.zeros(2, 1, CELLS, CELLS)
+    masks[0, :, :5], masks[1, :, :, 9:] = 1, 1
+    fresh = [Edges.of(edges.picture, CELLS).share(mask[None]) for mask in masks]
+    assert not torch.equal(*fresh)
+    for number in (0, 0, 1, 0, 1):
+        assert torch.equal(edges.share(masks[number][None].clone()), fresh[number])
+
+
 def test_only_what_is_narrow_is_widened():
     mask = torch.zeros(1, 1, 40, 40)
     mask[..., 4:4 + NARROW, 4:20] = 1                                   # wide

@@ -314,8 +314,10 @@ class Edited:
         edits = [(edit.image, *edit.styles, *edit.features) for edit in self.edits]
         source, early = self.source, self._kept.early
         faces = [face for one in (source, early) if one is not None for face in (one, one.shared) if face is not None]
-        sources = [(face.image, face.labels, *face.styles, *face.features, *vars(face).get("edges", ()),
-                    *([] if face.guide is None else [face.guide])) for face in faces]
+        edges = [vars(face)["edges"] for face in faces if "edges" in vars(face)]
+        sources = [(face.image, face.labels, *face.styles, *face.features, *([] if face.guide is None else [face.guide]))
+                   for face in faces]
+        sources += [(one.picture, one.small, one.mean, one.inverse, *one.known) for one in edges]
         return [*sum(sources, ()), *self.masks, *sum(edits, ()), *sum(maps, ())]
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:

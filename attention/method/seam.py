@@ -1,6 +1,6 @@
 """Where an edit ends in the picture: a mask of a few dozen cells, made to follow the edges of what it lies on."""
 
-from typing import NamedTuple
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,8 @@ WIDER = 2                   # ... and gets so many cells more, for convolutions 
 NOTHING, ALL = 0.02, 0.98   # rounding apart, none of an edit and all of it
 
 
-class Edges(NamedTuple):
+@dataclass(frozen=True)
+class Edges:
     """A picture, and what a guided filter knows of it before it has a mask (He et al. 2013, section 3.4).
 
     Attributes:
@@ -25,12 +26,14 @@ class Edges(NamedTuple):
         small: (B, 3, s, s) in [0, 1], CELL pixels for a cell.
         mean: of its windows.
         inverse: (B, s, s, 3, 3), of the covariance of their colours.
+        known: the last mask and its share, for a slider of strength moves no mask.
     """
 
     picture: Tensor
     small: Tensor
     mean: Tensor
     inverse: Tensor
+    known: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def of(cls, picture: Tensor, cells: int) -> "Edges":
@@ -48,6 +51,11 @@ class Edges(NamedTuple):
 
         The filter is computed at the small side and applied at the whole one (He and Sun 2015).
         """
+        if not (self.known and torch.equal(self.known[0], mask)):
+            self.known[:] = mask, self._share(mask)
+        return self.known[1]
+
+    def _share(self, mask: Tensor) -> Tensor:
         with torch.autocast(mask.device.type, enabled=False):
             wanted = widened((mask.float() / SOLID).clamp(max=1))
             wanted = F.interpolate(wanted, size=self.small.shape[-2:], mode="bilinear")

@@ -317,7 +317,7 @@ class Edited:
         edges = [vars(face)["edges"] for face in faces if "edges" in vars(face)]
         sources = [(face.image, face.labels, *face.styles, *face.features, *([] if face.guide is None else [face.guide]))
                    for face in faces]
-        sources += [(one.picture, one.small, one.mean, one.inverse, *one.known) for one in edges]
+        sources += [(one.picture, one.small, one.mean, one.inverse, *sum(one.known, ())) for one in edges]
         return [*sum(sources, ()), *self.masks, *sum(edits, ()), *sum(maps, ())]
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:

@@ -33,7 +33,7 @@ class Edges:
     small: Tensor
     mean: Tensor
     inverse: Tensor
-    known: list[Tensor] = field(default_factory=list)
+    known: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
     def of(cls, picture: Tensor, cells: int) -> "Edges":
@@ -51,9 +51,11 @@ class Edges:
 
         The filter is computed at the small side and applied at the whole one (He and Sun 2015).
         """
-        if not (self.known and torch.equal(self.known[0], mask)):
-            self.known[:] = mask, self._share(mask)
-        return self.known[1]
+        of, share = self.known[0] if self.known else (None, None)           # read once: other threads put theirs there
+        if of is None or share is None or not torch.equal(of, mask):
+            share = self._share(mask)
+            self.known[:] = [(mask, share)]
+        return share
 
     def _share(self, mask: Tensor) -> Tensor:
         with torch.autocast(mask.device.type, enabled=False):

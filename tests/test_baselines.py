@@ -33,6 +33,7 @@ from attention.config import parse_config
 from attention.errors import UserError
 from attention.files.safetensors import write_safetensors
 from attention.generator import conv_layers
+from attention.method.dose import Judge
 from attention.method.losses import attention_variation
 from attention.method.regions import RegionClusters
 from attention.method.spatial_attention import blur_mask
@@ -238,7 +239,7 @@ def test_the_ceiling_changes_nothing_outside_its_blurred_mask_at_the_blend(world
 
 
 def test_a_sweep_has_the_place_and_the_doses_of_every_prompt(world, editor, ready, faces, monkeypatch):
-    monkeypatch.setattr(editor, "judge", lambda images: world.clip.encode_image(images).square())
+    monkeypatch.setattr(editor, "judge", Judge(lambda images: world.clip.encode_image(images).square(), world.generator))
     (w, params), method, source, found = faces, ready("ours"), editor.source(faces[0]), []
     for prompt in PROMPTS:
         text = world.clip.encode_text([prompt]).expand(2, -1)

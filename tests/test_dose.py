@@ -12,7 +12,7 @@ from attention.editing.edited import Edited
 from attention.editing.recipes import pack
 from attention.editing.session import Editor, load_editor
 from attention.files.published import SHIPPED
-from attention.method.dose import ENOUGH, SHARES, least_share
+from attention.method.dose import ENOUGH, SHARES, Judge, least_share
 from attention.training.runs import load_run
 from attention.worlds import registry
 
@@ -38,7 +38,7 @@ def test_a_face_has_the_dose_that_its_own_edits_say():
     editor = tiny_editor()
     torch.manual_seed(0)
     seen = torch.nn.Conv2d(3, 8, 3)
-    editor.judge = lambda images: seen(images).square().mean(dim=(2, 3))
+    editor.judge = Judge(lambda images: seen(images).square().mean(dim=(2, 3)), editor.generator)
     source = editor.source(torch.randn(3, 16, generator=torch.Generator().manual_seed(1)))
     text = torch.randn(3, 8, generator=torch.Generator().manual_seed(2))
     whole = editor(source, text, text, strength=0.4, threshold=0.0)
@@ -47,7 +47,7 @@ def test_a_face_has_the_dose_that_its_own_edits_say():
         one, mask = text[face:face + 1], whole.mask[face:face + 1]
         edits = [editor.apply(alone, editor.mapper(alone.styles, one, share * editor.mapper.strength), mask)
                  for share in (0, *SHARES)]
-        similar = [float(F.cosine_similarity(editor.judge(edit.image.clamp(-1, 1)), one)) for edit in edits]
+        similar = [float(F.cosine_similarity(editor.judge.embed(edit.image.clamp(-1, 1)), one)) for edit in edits]
         dose = searched([value - similar[0] for value in similar[1:]], SHARES, ENOUGH)
         assert editor.doses(source, text, whole.mask)[face].item() == pytest.approx(dose, abs=0.02)
         plain = editor.apply(alone, editor.mapper(alone.styles, one, 0.4 * dose), mask).image
@@ -59,7 +59,7 @@ def dosed():
     """The shipped editor of drawn faces, with doses."""
     plain = load_editor("drawn")
     region_editor = plain.region_editor.with_generator(plain.world.generator)
-    region_editor.judge = plain.world.clip.encode_image
+    region_editor.judge = Judge(plain.world.clip.encode_image, plain.world.generator)
     return Editor(region_editor, plain.world, plain.identity)
 
 
@@ -91,7 +91,7 @@ def test_doses_are_given_where_the_world_asks_for_them(monkeypatch):
     entry = registry.WORLDS["drawn"]
     monkeypatch.setitem(registry.WORLDS, "drawn", dataclasses.replace(entry, dosed=True))
     editor, world, _ = load_run(SHIPPED)
-    assert editor.judge == world.clip.encode_image
+    assert editor.judge == Judge(world.clip.encode_image, world.generator)
 
 
 def test_of_a_photo_the_dose_is_the_mean_of_its_own_and_of_that_of_the_face_its_rows_share(dosed):

@@ -1,5 +1,6 @@
 """Early pictures: of the same layers as whole ones, and what a slider shows while it moves."""
 
+import dataclasses
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from attention.editing.session import Editor
 from attention.errors import UserError
 from attention.files.generator import early_generator, save_head
 from attention.generator import MobileStyleGAN
+from attention.method.dose import SHARES, Judge
 from attention.method.editor import RegionEditor
 from attention.method.regions import RegionClusters
 from attention.worlds.base import Part, WorldEntry
@@ -50,7 +52,7 @@ def small_editor(small, tmp_path):
     save_head(tmp_path / "head.safetensors", early.head)
     clip = TinyCLIP(["hair", "lips"], dim=8, image_size=16, width=4, text_width=8, text_heads=2, text_layers=1).freeze()
     entry = WorldEntry("small", tmp_path / "none", ("hair", "lips"), Part("tiny", "none"),
-                       preview=tmp_path / "head.safetensors")
+                       early=tmp_path / "head.safetensors", preview=tmp_path / "head.safetensors")
     editor = RegionEditor(whole, RegionClusters(torch.randn(4, 8), 12, "small"), 12, 8, mapper="natural",
                           faces=whole.styles(torch.randn(100, 8))[:13])
     for parameter in editor.mapper.to_change.parameters():
@@ -66,6 +68,22 @@ def test_early_edits_are_those_of_the_early_generator_whatever_came_before(small
     assert early.tensor.shape[-1] == 128 and whole.then(change).tensor.shape[-1] == 512
     assert torch.equal(early.tensor, alone.tensor) and not torch.equal(early.tensor, whole.early().source.image)
     assert whole.early().source is whole.early().source                                         # made once
+
+
+def test_doses_are_those_of_small_pictures_whatever_is_shown(small_editor):
+    world, editor = small_editor.world, small_editor.region_editor
+    assert world.preview().smallest.resolution == world.smallest.resolution == 128 and world.smallest is world.smallest
+    editor.judge = Judge(lambda images: images.mean(dim=(2, 3)).repeat(1, 3)[:, :8], world.smallest)
+    face, alone = small_editor.open_seed(3), small_editor.early.open_seed(3)
+    small = editor.with_generator(world.smallest)
+    source, text, mask = small.source(world.sample_w(1, 3)), small_editor.embed("hair"), torch.ones(1, 1, 64, 64)
+    source = dataclasses.replace(source, w=None)                                # it is judged as it is
+    wanted = small.doses(source, text, mask)
+    assert torch.equal(editor.doses(face.source, text, mask), wanted) and 0 < wanted < SHARES[-1]
+    assert torch.equal(small_editor.early.region_editor.doses(alone.source, text, mask), wanted)
+    assert not torch.equal(editor.doses(dataclasses.replace(face.source, w=None), text, mask), wanted)
+    held = face.source.judged
+    assert len(held) == 1 and held[0].image.shape[-1] == 128 and any(value is held[0].image for value in face.tensors())
 
 
 def test_the_face_that_a_photo_s_rows_share_is_early_too(small_editor):

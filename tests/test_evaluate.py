@@ -17,6 +17,7 @@ from attention.evaluation.metrics import METRICS, grow
 from attention.evaluation.regions import best_union
 from attention.evaluation.reports import refuse_fewer, refuse_others
 from attention.files.published import SHIPPED
+from attention.method.dose import Judge
 from attention.method.spatial_attention import threshold_for
 from attention.training.runs import load_run
 from attention.worlds.drawn.concepts import BY_PHRASE
@@ -148,7 +149,7 @@ def test_the_seconds_are_the_median_without_the_run_that_warms_up(monkeypatch):
 @torch.no_grad()
 def test_edits_inside_stored_masks_are_the_editors_own():
     editor, world, _ = load_run(SHIPPED)
-    editor.judge = world.clip.encode_image                                                  # as in worlds that are dosed
+    editor.judge = Judge(world.clip.encode_image, world.generator)                          # as in worlds that are dosed
     sources = [editor.source(w) for w in world.sample_w(3, seed=5).split(2)]
     places = generated.locate(editor, world, sources, "red hair", coverage=0.8)
     doses = generated.suited(editor, world, sources, places, "red hair", "fp32")

@@ -8,7 +8,7 @@ from plain_faces import small_generator
 from torch.nn import functional as F
 
 from attention.errors import UserError
-from attention.inversion.invert import _refine, invert
+from attention.inversion.invert import CORRECTION, LOOKS, _refine, guess, invert
 from attention.inversion.small import STARTS, SmallEncoder, load_small
 
 
@@ -46,8 +46,23 @@ def test_a_photo_is_inverted_to_rows_and_refined_from_there(encoder, photos):
     faces = generator.mapping(torch.randn(64, 8, generator=torch.Generator().manual_seed(2))).detach()
     shown = F.avg_pool2d(photos[:1], 2)
     found, refined = (invert(generator, encoder, shown, faces, steps) for steps in (0, 6))
-    torch.testing.assert_close(found.w, encoder(shown))
+    assert torch.equal(found.w, guess(generator, encoder, shown)[0]) and torch.equal(found.before, found.after)
     assert refined.w.shape == (1, 20, 8) and refined.psnr_after > refined.psnr_before == found.psnr_before
+
+
+@pytest.mark.parametrize(("seen", "left"), [
+    (0.5, (1 - 0.5 * CORRECTION) ** LOOKS * 0.5),           # of what is there; what is missing shrinks with every look
+    (1.0, 0.0),
+    (6.0, 5.0),                                             # a correction leads further away, and is not taken
+])
+def test_a_guess_is_corrected_by_what_is_seen_otherwise_in_its_own_picture_if_that_comes_nearer(seen, left):
+    """By a generator whose pictures show w, and an encoder that sees so much of it."""
+    generator = SimpleNamespace(style_dim=3, n_latent=20, styles=lambda w: w,
+                                picture=lambda w: w[:, :, None, None].expand(-1, -1, 8, 8))
+    wanted = torch.tensor([[0.1, -0.2, 0.05]], dtype=torch.float64)
+    found, made = guess(generator, lambda image: seen * image.mean(dim=(2, 3)), generator.picture(wanted))
+    torch.testing.assert_close((found - wanted).abs(), left * wanted.abs())
+    torch.testing.assert_close(made, generator.picture(found).clamp(-1, 1))
 
 
 def test_refinement_takes_back_what_rows_of_a_guess_have_of_their_own_where_nothing_asks_for_it():

@@ -189,15 +189,8 @@ class Edited:
         if editor is self.editor:
             return self
         if self._kept.early is None:
-            w, generator = editor.latent(self.origin), editor.world.generator
-
-            def shown(source: Source, w: Tensor) -> Source:
-                styles = generator.styles(w)
-                return replace(source, styles=styles, image=generator.picture(styles))
-
-            with torch.no_grad(), threads_of(self.origin):
-                shared = None if self.source.shared is None else shown(self.source.shared, w.mean(dim=1))
-                self._kept.early = replace(shown(self.source, w), shared=shared)
+            with threads_of(self.origin):
+                self._kept.early = editor.region_editor.seen_of(self.source)
         return Edited(editor, self.origin, self._kept.early, self.changes, self.edits, self._kept, self.photo, self.masks)
 
     @property
@@ -314,6 +307,7 @@ class Edited:
         edits = [(edit.image, *edit.styles, *edit.features) for edit in self.edits]
         source, early = self.source, self._kept.early
         faces = [face for one in (source, early) if one is not None for face in (one, one.shared) if face is not None]
+        faces += [judged for face in faces for judged in face.judged]
         edges = [vars(face)["edges"] for face in faces if "edges" in vars(face)]
         sources = [(face.image, face.labels, *face.styles, *face.features, *([] if face.guide is None else [face.guide]))
                    for face in faces]
@@ -395,14 +389,14 @@ class Edited:
         return self._with((*self.changes, change), (*self.edits, edit), (*self.masks, mask))
 
     def _dose(self, change: Change, mask: Tensor) -> float:
-        """How much of its strength suits this face, by early pictures; all of it, unless the change is said by a text."""
+        """How much of its strength suits this face, by small pictures; all of it, unless a text says the change."""
         if not isinstance(change.what, str):
             return 1.0
         doses, key = self._kept.doses, (change.what, json.dumps(change.where), change.coverage)
         if key not in doses:
-            early, text = self.early(), self._embedding(change.what)
+            text = self._embedding(change.what)
             with rough(mask.device):
-                doses[key] = float(early.editor.region_editor.doses(early.source, text, mask))
+                doses[key] = float(self.editor.region_editor.doses(self.source, text, mask))
         return doses[key]
 
     def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...], masks: tuple[Tensor, ...]) -> "Edited":

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -134,7 +133,7 @@ class Tried(NamedTuple):
     """What became of a prompt in the faces that lacked it, at every one of SHARES."""
 
     held: np.ndarray        # (faces, shares) bool: the face has it, as METRICS counts success
-    gains: Tensor           # (faces, shares): by how much its picture's similarity to the text rose
+    gains: Tensor           # (faces, shares): see `at_shares`
 
     @property
     def success(self) -> dict[float, float]:
@@ -147,30 +146,31 @@ def at_all_shares(editor: RegionEditor, world: World, sources: Sequence[Source],
                   config: CalibrateConfig) -> dict[str, Tried]:
     """Every prompt that a face lacks, tried in all such faces."""
     rows = {attribute.phrase: row for row, attribute in enumerate(world.truth.attributes)}
-    texts = dict(zip(world.prompts, world.clip.encode_text(list(world.prompts)), strict=True))
     found: dict[str, list[tuple[np.ndarray, Tensor]]] = {prompt: [] for prompt in world.prompts}
     for number, source in enumerate(tqdm(sources, desc="strengths")):
         face, before = faces.take([number]), source.image.clamp(-1, 1)
-        lacked, seen = lacking(face, world.truth.read(before, face))[:, 0], world.clip.encode_image(before)
+        lacked = lacking(face, world.truth.read(before, face))[:, 0]
         for prompt in world.prompts:
             if lacked[rows[prompt]]:
-                edits, same = at_shares(editor, world, source, prompt, config), faces.take([number] * len(SHARES))
+                (edits, gains), same = at_shares(editor, world, source, prompt, config), faces.take([number] * len(SHARES))
                 held = world.truth.read(edits, same).holds()[rows[prompt]] & same.shows(prompt, edits)
-                similar = F.cosine_similarity(torch.cat([seen, world.clip.encode_image(edits)]), texts[prompt][None])
-                found[prompt].append((held, (similar[1:] - similar[0]).cpu()))
+                found[prompt].append((held, gains))
     return {prompt: Tried(np.stack([held for held, _ in each]), torch.stack([gains for _, gains in each]))
             for prompt, each in found.items() if each}
 
 
-def at_shares(editor: RegionEditor, world: World, source: Source, prompt: str, config: CalibrateConfig) -> Tensor:
-    """(shares, 3, R, R) in [-1, 1]: one face edited at every share of the usual strength."""
+def at_shares(editor: RegionEditor, world: World, source: Source, prompt: str,
+              config: CalibrateConfig) -> tuple[Tensor, Tensor]:
+    """One face edited at every share of the usual strength: pictures (shares, 3, R, R) in [-1, 1], and by how much the
+    judge of doses finds each nearer to the text, (shares,) on the CPU; zeros where there is none."""
     text = world.clip.encode_text([prompt])
     place = editor.locate(source, text, threshold_for(config.coverage))
     strengths = STRENGTH * torch.tensor(SHARES, device=text.device)[:, None]
     styles = editor.mapper(source.styles, text.expand(len(SHARES), -1), strengths)
     with autocast(config.precision, world.device):
         image = editor.apply(source, styles, place.mask.expand(len(SHARES), -1, -1, -1), keep_features=False).image
-    return image.clamp(-1, 1)
+        gains = editor.gains(source, text, place.mask, SHARES) if editor.judge else [torch.zeros(1)] * len(SHARES)
+    return image.clamp(-1, 1), torch.cat(gains).float().cpu()
 
 
 def suiting(success: Mapping[float, float], slack: float) -> float:

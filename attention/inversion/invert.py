@@ -1,4 +1,5 @@
-"""From a framed picture to a latent that draws it again: the encoder's guess, made better by descent if time allows."""
+"""From a framed picture to a latent that draws it again: the encoder's guess, corrected by what the encoder sees in the
+guess's own picture, and made better by descent if time allows."""
 
 import math
 import warnings
@@ -17,6 +18,8 @@ from attention.images import area_resize, decibels, psnr
 from attention.inversion.descriptor import face_chips, load_descriptor
 from attention.inversion.perceptual import load_lpips, lpips_available
 
+LOOKS = 2                   # more that an encoder has, at the picture of its guess, ...
+CORRECTION = 0.6            # ... and how much of what it sees otherwise there is made good
 RATE = 0.1                  # of Adam, in standard deviations over faces; it falls to 0 over the last COOL_DOWN of the steps
 COOL_DOWN = 0.6
 COARSE = 2 / 3              # of the steps are taken by earlier, smaller pictures, where there are such: they cost a third
@@ -52,7 +55,7 @@ class Inversion(NamedTuple):
 
 def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tensor, steps: int = 0,
            by_lpips: bool = True, of_persons: bool = False, early: Generator | None = None) -> Inversion:
-    """Find the latent of a picture.
+    """Find the latent of a picture: see `guess`, and refinement after it.
 
     Args:
         encoder: picture -> w (1, style_dim) or w+ (1, n_latent, style_dim).
@@ -66,12 +69,8 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tenso
         UserError: the encoder was made for another generator.
     """
     distance = _small_lpips(image.device) if lpips_available() else None
-    with torch.no_grad():
-        w = encoder(image)
-        if w.shape[1:] not in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
-            raise UserError(f"the encoder makes latents of {tuple(w.shape[1:])}, but this generator takes "
-                            f"{generator.n_latent} x {generator.style_dim}; give the encoder of this generator")
-        before = after = generator.picture(generator.styles(w)).clamp(-1, 1)
+    w, before = guess(generator, encoder, image)
+    after = before
     if steps > 0:
         seen = [distance if distance is not None and by_lpips else _agreement(encoder, faces)]
         seen += [_likeness(image.device)] if of_persons and have("photos") else []
@@ -80,6 +79,31 @@ def invert(generator: Generator, encoder: nn.Module, image: Tensor, faces: Tenso
             after = generator.picture(generator.styles(w)).clamp(-1, 1)
     first, last = (_nearness(made, image, distance) for made in (before, after))
     return Inversion(w, before, after, first[0], last[0], first[1], last[1])
+
+
+@torch.no_grad()
+def guess(generator: Generator, encoder: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+    """The encoder's latent of a picture (1, 3, R, R) in [-1, 1], and the picture (1, 3, R, R) in [-1, 1] that it draws.
+
+    An encoder that was taught by squared errors keeps near the mean face. It does so with the picture of its guess as well,
+    and what it sees otherwise there is made good by CORRECTION of it, as long as that comes nearer to the picture.
+    Source: ReStyle (Alaluf et al. 2021), whose encoder is another network, taught to see the difference.
+
+    Raises:
+        UserError: the encoder was made for another generator.
+    """
+    w = seen = encoder(image)
+    if w.shape[1:] not in ((generator.style_dim,), (generator.n_latent, generator.style_dim)):
+        raise UserError(f"the encoder makes latents of {tuple(w.shape[1:])}, but this generator takes "
+                        f"{generator.n_latent} x {generator.style_dim}; give the encoder of this generator")
+    made = generator.picture(generator.styles(w)).clamp(-1, 1)
+    for _ in range(LOOKS):
+        other = w + CORRECTION * (seen - encoder(made))
+        corrected = generator.picture(generator.styles(other)).clamp(-1, 1)
+        if not (corrected - image).square().mean() < (made - image).square().mean():
+            break
+        w, made = other, corrected
+    return w, made
 
 
 @torch.no_grad()

@@ -1,13 +1,29 @@
 """How much of a strength suits a face. Ours: calibration finds what suits a text on the mean, but a style that is far from
 what a text says goes further at the same strength, and hair that is grey at half of it turns blue at the whole."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from attention.generator import Generator
+
 SHARES = (0.6, 1.0, 1.7)        # of a strength, at which a face is looked at
 ENOUGH = 0.87                   # of the most that similarity to a text gains at these, where calibration knows no better
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Who says how near a face has come to a text.
+
+    Attributes:
+        embed: pictures (B, 3, S, S) in [-1, 1] -> CLIP's embeddings (B, D).
+        generator: of the pictures that it is shown: the editor's own, or the same with earlier, smaller ones.
+    """
+
+    embed: Callable[[Tensor], Tensor]
+    generator: Generator
 
 
 def least_share(gains: Sequence[Tensor], shares: Sequence[float] = SHARES, enough: float | Tensor = ENOUGH) -> Tensor:

@@ -1,8 +1,8 @@
 """The method, once: training, evaluation, demo and tests all edit through RegionEditor."""
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -13,7 +13,7 @@ from attention.errors import UserError
 from attention.generator import Blend, Generator, blended_layers, edited_layers, nearest
 from attention.method.by_text import ByText
 from attention.method.defaults import STRENGTH
-from attention.method.dose import ENOUGH, SHARES, least_share
+from attention.method.dose import ENOUGH, SHARES, Judge, least_share
 from attention.method.mapper import MAPPERS, MAX_CHANGE
 from attention.method.regions import RegionClusters, pool_by_region
 from attention.method.seam import Edges
@@ -26,7 +26,9 @@ class Source:
 
     Features are by layer, shrunk to the side of the blend layer (or of the regions' if it is larger): no more is read.
     Of a photo, `shared` is the face of the mean of its latent's rows, see `RegionEditor.source_of_photo`, and `guide`
-    (1, 3, S, S) in [-1, 1] the photo itself, whose edges are those that an edit shall follow.
+    (1, 3, S, S) in [-1, 1] the photo itself, whose edges are those that an edit shall follow. `w` (B, style_dim) or
+    (B, n_latent, style_dim) is what the styles came of, where that is known; `judged` holds these faces in the pictures by
+    which doses are found, once they were asked for.
     """
 
     styles: list[Tensor]
@@ -35,6 +37,8 @@ class Source:
     labels: Tensor
     shared: "Source | None" = None
     guide: Tensor | None = None
+    w: Tensor | None = None
+    judged: list["Source"] = field(default_factory=list)
 
     @cached_property
     def edges(self) -> Edges:
@@ -88,8 +92,7 @@ class RegionEditor(nn.Module):
         mapper: a key of MAPPERS.
         faces, max_change, strength: see StyleMapper.
     Attributes:
-        judge: CLIP's embedding (B, D) of pictures (B, 3, R, R) in [-1, 1], by which `doses` finds how much suits a face;
-            None, as in training, leaves every strength as it is.
+        judge: by which `doses` finds how much suits a face; None, as in training, leaves every strength as it is.
         enough: a ByText, how much of the most that a text can gain is enough.
         follows_edges: pictures show an edit up to the edges of what it lies on (seam.py), and not, as in training, all that
             the generator makes of a mask of a few dozen cells.
@@ -107,7 +110,7 @@ class RegionEditor(nn.Module):
         self.attention = SpatialAttention(generator.layers, generator.constant.shape[1], text_dim, side)
         # Frozen and saved elsewhere: kept out of this module's parameters and state dict.
         self._generator = (generator,)
-        self.judge: Callable[[Tensor], Tensor] | None = None
+        self.judge: Judge | None = None
         self.enough = ByText(ENOUGH)
         self.follows_edges = False
 
@@ -124,7 +127,16 @@ class RegionEditor(nn.Module):
     @torch.no_grad()
     def source(self, w: Tensor) -> Source:
         """w (B, style_dim) or w+ (B, n_latent, style_dim) -> the unedited pictures."""
-        return self.source_of(self.generator.styles(w))
+        return replace(self.source_of(self.generator.styles(w)), w=w)
+
+    @torch.no_grad()
+    def seen_of(self, source: Source) -> Source:
+        """The faces of a source, whose w is known, in this generator's pictures; another one with the same first layers
+        made it."""
+        assert source.w is not None
+        styles = self.generator.styles(source.w)
+        shared = None if source.shared is None else self.seen_of(source.shared)
+        return replace(source, styles=styles, image=self.generator.picture(styles), shared=shared)
 
     @torch.no_grad()
     def source_of(self, styles: list[Tensor]) -> Source:
@@ -224,12 +236,28 @@ class RegionEditor(nn.Module):
             return torch.ones(len(what), 1, device=what.device)
         if source.shared is not None:
             return (self.doses(replace(source, shared=None), what, mask) + self.doses(source.shared, what, mask)) / 2
-        before, gains = F.cosine_similarity(self.judge(source.image.clamp(-1, 1)), what), []               # (B,)
-        for share in SHARES:
-            edit = self.apply(source, self.mapper(source.styles, what, share * self.mapper.strength), mask,
-                              keep_features=False, edges=False)         # the calibration's, and costs less
-            gains.append(F.cosine_similarity(self.judge(edit.image.clamp(-1, 1)), what) - before)
-        return least_share(gains, enough=self.enough(what))
+        return least_share(self.gains(source, what, mask, SHARES), enough=self.enough(what))
+
+    @torch.no_grad()
+    def gains(self, source: Source, what: Tensor, mask: Tensor, shares: Sequence[float]) -> list[Tensor]:
+        """By how much the judge finds faces nearer to texts at every share of the usual strength: (B,) of each.
+
+        Args:
+            what, mask: see `doses`.
+        """
+        assert self.judge is not None
+        editor = self
+        if source.w is not None and self.judge.generator is not self.generator:
+            editor = self.with_generator(self.judge.generator)
+            if not source.judged:
+                source.judged.append(editor.seen_of(source))
+            source = source.judged[0]
+        before, gains = F.cosine_similarity(self.judge.embed(source.image.clamp(-1, 1)), what), []          # (B,)
+        for share in shares:
+            edit = editor.apply(source, self.mapper(source.styles, what, share * self.mapper.strength), mask,
+                                keep_features=False, edges=False)       # the calibration's, and costs less
+            gains.append(F.cosine_similarity(self.judge.embed(edit.image.clamp(-1, 1)), what) - before)
+        return gains
 
     def _added(self, source: Source, styles: list[Tensor], mask: Tensor, before: Edit) -> list[Tensor]:
         """Features of an earlier edit with the change of further styles added: before + mask * (styles' - source's)."""

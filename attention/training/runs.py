@@ -23,6 +23,7 @@ from attention.files.reading import parse_json, shown
 from attention.files.regions import load_regions, regions_from_metadata
 from attention.files.safetensors import read_safetensors, write_metadata, write_safetensors
 from attention.generator import blended_layers, edited_layers
+from attention.method.dose import Judge
 from attention.method.editor import RegionEditor
 from attention.method.mapper import MAPPERS
 from attention.method.regions import UNKNOWN, RegionClusters, fit_command
@@ -265,9 +266,9 @@ def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path
     return editor.requires_grad_(False).eval(), world, config
 
 
-def judge_of(world: World) -> Callable[[Tensor], Tensor] | None:
+def judge_of(world: World) -> Judge | None:
     """What finds the doses of a world's edits; None where every face gets the same strength."""
-    return world.clip.encode_image if world.entry.dosed else None
+    return Judge(world.clip.encode_image, world.smallest) if world.entry.dosed else None
 
 
 def trained_steps(folder: Path) -> int:

@@ -68,6 +68,16 @@ class World:
         world.generator = early_generator(self.generator, head)
         return world
 
+    @cached_property
+    def smallest(self) -> Generator:
+        """Its generator with the smallest pictures that there are, whichever it shows.
+
+        Raises:
+            UserError: see `early`.
+        """
+        whole = self.generator.whole if isinstance(self.generator, EarlyGenerator) else self.generator
+        return whole if self.entry.early is None else early_generator(whole, self.entry.early)
+
     @property
     def name(self) -> str:
         return self.entry.name

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -135,14 +136,24 @@ def test_a_text_that_is_changed_toward_another_gets_what_both_would_say(tmp_path
     assert torch.equal(moved.locate(source, beard).raw, plain.locate(source, beard).raw)
 
 
-@pytest.mark.parametrize("late, taken", [(False, 0.8), (True, 0.87)])
-def test_enough_is_the_least_with_which_faces_get_what_they_lack(late, taken):
-    """Gains that rise straight up to a share of 1.7, so that e of them is had at 1.7 e; nearest to 1.6 from 1.44 on."""
+@pytest.mark.parametrize("least, taken", [(0.6, (0.45, 0.8)), (1.6, (2.0, 0.8)), (9.0, (1.0, 0.87))])
+def test_amount_and_enough_are_those_that_move_faces_least_and_give_them_what_they_lack(least, taken):
+    """Gains that rise straight up to a share of 1.7, so that of an amount a up to 1 a share e is had at 1.7 a e; a share is
+    nearest to 0.6 from 0.52 on, to 1.6 from 1.442 on, which 1.456 comes nearest to: 0.8 on the line from 1.2 to 2. Nothing
+    is known of what never succeeds."""
     shares = torch.tensor(calibration.SHARES)
-    held = (shares >= (1.6 if late else 0.6)).numpy()
+    held = (shares >= least).numpy()
     tried = calibration.Tried(held[None].repeat(3, axis=0), (shares / 1.7).clamp(max=1).expand(3, -1))
-    assert calibration.sufficing(tried, 1.0, 0.05) == taken
+    assert calibration.dosing(tried, 0.05) == taken
     assert tried.success == dict(zip(calibration.SHARES, held.astype(float), strict=True))
+
+
+def test_an_amount_beyond_which_success_falls_is_not_taken_for_what_succeeds_again():
+    shares = torch.tensor(calibration.SHARES)
+    held = ((shares == 0.45) | (shares >= 1.3)).numpy()
+    held = np.stack([held, (shares >= 1.3).numpy()])                            # 0.5 at 0.45, 1 from 1.3 on
+    amount, _ = calibration.dosing(calibration.Tried(held, shares.expand(2, -1)), 0.05)
+    assert amount <= 0.45
 
 
 @pytest.mark.parametrize("table", ["amounts", "offsets", "enough"])

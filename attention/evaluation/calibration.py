@@ -64,8 +64,9 @@ def _calibrate(config: CalibrateConfig, path: Path) -> Path:
     tried = at_all_shares(editor, world, sources, faces, config)
     success = {prompt: tried[prompt].success if prompt in tried else {} for prompt in world.prompts}
     amounts = {prompt: suiting(by_share, config.slack) for prompt, by_share in success.items()}
-    enough = {prompt: sufficing(found, amounts[prompt], config.slack) for prompt, found in tried.items()
-              if editor.judge is not None}
+    dosed = {prompt: dosing(found, config.slack) for prompt, found in tried.items() if editor.judge is not None}
+    amounts |= {prompt: amount for prompt, (amount, _) in dosed.items()}
+    enough = {prompt: share for prompt, (_, share) in dosed.items()}
     write_calibration(path, Calibration(amounts, offsets, enough, places, toward))
     print(report(reached, offsets, places, success, amounts, enough))
     print(f"written into {path}")
@@ -179,22 +180,34 @@ def suiting(success: Mapping[float, float], slack: float) -> float:
     Args:
         success: by share of the usual strength, in rising order.
     """
-    before_fall: dict[float, float] = {}
+    kept = before_fall(success)
+    best = max(kept.values(), default=0.0)
+    return next((share for share, value in kept.items() if value >= best - slack), 1.0) if best else 1.0
+
+
+def before_fall(success: Mapping[float, float]) -> dict[float, float]:
+    """Success by share in rising order, as far as it has not fallen by FALL."""
+    kept: dict[float, float] = {}
     for share, value in success.items():
-        if value < max(before_fall.values(), default=0.0) - FALL:
+        if value < max(kept.values(), default=0.0) - FALL:
             break
-        before_fall[share] = value
-    best = max(before_fall.values(), default=0.0)
-    return next((share for share, value in before_fall.items() if value >= best - slack), 1.0) if best else 1.0
+        kept[share] = value
+    return kept
 
 
-def sufficing(tried: Tried, amount: float, slack: float) -> float:
-    """How much of what a text can gain is enough: the least of ENOUGHS whose success lies within `slack` of the best, if
-    every face gets the dose of this amount that it leads to."""
-    gains = [torch.tensor([np.interp(amount * share, SHARES, row) for row in tried.gains.numpy()]) for share in dose.SHARES]
-    success = {}
-    for enough in ENOUGHS:
-        shares = amount * dose.least_share(gains, enough=enough)                                # (faces, 1)
-        nearest = (shares / torch.tensor(SHARES)).log().abs().argmin(dim=1).numpy()
-        success[enough] = tried.held[np.arange(len(nearest)), nearest].mean()
-    return next(enough for enough, value in success.items() if value >= max(success.values()) - slack)
+def dosing(tried: Tried, slack: float) -> tuple[float, float]:
+    """The amount, and how much of what a text can gain is enough, where every face gets the dose that they lead to: those
+    by which faces move least on the mean, of all whose success lies within `slack` of the best before the first FALL; 1
+    and dose.ENOUGH where none succeeds."""
+    found: dict[tuple[float, float], tuple[float, float]] = {}
+    for amount in before_fall(tried.success):
+        gains = [torch.tensor([np.interp(amount * share, SHARES, row) for row in tried.gains.numpy()])
+                 for share in dose.SHARES]
+        for enough in ENOUGHS:
+            shares = amount * dose.least_share(gains, enough=enough)                            # (faces, 1)
+            nearest = (shares / torch.tensor(SHARES)).log().abs().argmin(dim=1).numpy()
+            held = tried.held[np.arange(len(nearest)), nearest]
+            found[amount, enough] = float(held.mean()), float(shares.mean())
+    best = max(success for success, _ in found.values())
+    enough_of = {pair: moved for pair, (success, moved) in found.items() if success >= best - slack}
+    return min(enough_of, key=enough_of.__getitem__) if best else (1.0, dose.ENOUGH)

@@ -250,7 +250,7 @@ class RegionEditor(nn.Module):
         if source.w is not None and self.judge.generator is not self.generator:
             editor = self.with_generator(self.judge.generator)
             if not source.judged:
-                source.judged.append(editor.seen_of(source))
+                source.judged.append(replace(editor.seen_of(source), judged=[]))
             source = source.judged[0]
         before, gains = F.cosine_similarity(self.judge.embed(source.image.clamp(-1, 1)), what), []          # (B,)
         for share in shares:

@@ -80,7 +80,7 @@ def test_refinement_brings_the_picture_nearer_and_says_how_near(main, editor, tm
     monkeypatch.setattr(invert, "load_lpips", lambda device: lambda made, wanted: (made - wanted).abs().mean(dim=(1, 2, 3)))
     drawing = Image.fromarray(draw_faces(FaceParams.sample(1, seed=8)).images[0])
     drawing.save(tmp_path / "a.png")
-    out = main(tmp_path / "a.png", "--aligned", "--refine", 8, "--what", "beard", "--out", tmp_path / "b.png")
+    out = main(tmp_path / "a.png", "--aligned", "--refine", 16, "--what", "beard", "--out", tmp_path / "b.png")
     origin = read_recipe(out)["source"]
     (before, after), (far, near) = origin["psnr"], origin["lpips"]
     assert after > before + 0.3 and near < far

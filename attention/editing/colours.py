@@ -17,7 +17,7 @@ from attention.files.pictures import CODE_POINTS
 
 LARGEST_PROFILE = 1_000_000     # bytes; Pillow opens no PNG that holds a larger one
 SEEN = 2                        # levels: profiles that move no colour by more are taken for sRGB itself
-LIGHTS = (0.005, 0.02, 0.05, *(step / 10 for step in range(1, 10)), 0.95, 0.98, 0.995)      # shares of pixels: steps of a known tone
+LIGHTS = (0.005, 0.02, 0.05, *(step / 10 for step in range(1, 10)), 0.95, 0.98, 0.995)  # of pixels: steps of a known tone
 STRANGE = 8                     # levels, of noise, by which pixels of one lightness differ in a picture of one tone
 STRAY = 0.05                    # of such a picture may have another colour: a stamp, a date
 SPACES = {"L": "GRAY", "CMYK": "CMYK", "LAB": "Lab", "RGB": "RGB"}         # mode -> what its profile is of

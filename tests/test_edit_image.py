@@ -78,9 +78,9 @@ def test_a_photo_is_edited_in_the_mask_and_elsewhere_stays_bit_for_bit(main, edi
 def test_refinement_brings_the_picture_nearer_and_says_how_near(main, editor, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(invert, "lpips_available", lambda: True)
     monkeypatch.setattr(invert, "load_lpips", lambda device: lambda made, wanted: (made - wanted).abs().mean(dim=(1, 2, 3)))
-    drawing = Image.fromarray(draw_faces(FaceParams.sample(1, seed=8)).images[0])
+    drawing = Image.fromarray(draw_faces(FaceParams.sample(1, seed=12)).images[0])          # its guess leaves much to do
     drawing.save(tmp_path / "a.png")
-    out = main(tmp_path / "a.png", "--aligned", "--refine", 16, "--what", "beard", "--out", tmp_path / "b.png")
+    out = main(tmp_path / "a.png", "--aligned", "--refine", 8, "--what", "beard", "--out", tmp_path / "b.png")
     origin = read_recipe(out)["source"]
     (before, after), (far, near) = origin["psnr"], origin["lpips"]
     assert after > before + 0.3 and near < far

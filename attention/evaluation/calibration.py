@@ -209,5 +209,5 @@ def dosing(tried: Tried, slack: float) -> tuple[float, float]:
             held = tried.held[np.arange(len(nearest)), nearest]
             found[amount, enough] = float(held.mean()), float(shares.mean())
     best = max(success for success, _ in found.values())
-    enough_of = {pair: moved for pair, (success, moved) in found.items() if success >= best - slack}
-    return min(enough_of, key=enough_of.__getitem__) if best else (1.0, dose.ENOUGH)
+    moves = {pair: moved for pair, (success, moved) in found.items() if success >= best - slack}
+    return min(moves, key=moves.__getitem__) if best else (1.0, dose.ENOUGH)

@@ -25,8 +25,8 @@ DRAWN = WorldEntry(
     words="faces", frame="drawn", views="noisy",
     perceptual="pixels",            # VGG's photographs say nothing about drawings
     # The worst of 500 drawn photos (worlds/drawn/photos.py, seeds 0 to 499) comes back from the encoder with 13.2 dB, the
-    # median with 22.2; of 57 pictures of other things the median comes to 8.4 and the best to 13.4, noise to at most 8.9
-    # at the encoder's first look; its others add 0.3 to what is no drawn face, 0.6 to the median of those.
+    # median with 21.6; of 57 pictures of other things the median comes to 8.4 and the best to 13.4, noise to at most 8.9:
+    # at its first look. Further ones bring drawings nearer than they do other things.
     least_psnr=12.5,
     truth="drawn", editor=SHIPPED,
     examples=((21, "purple hair", ""), (3, "beard", ""), (7, "smiling", "mouth"), (11, "red lipstick", "lips"),

@@ -8,9 +8,10 @@ red hair hardly shows. Here, on generated faces, other ones than those of the ev
 part first gets the offset of its attention with the narrowest gate that overlaps the true part nearly as well as the best;
 a prompt whose part's name finds the part better is read as that name there. Then every prompt edits the faces at several
 shares of the usual strength; the least is taken at which success (attention/evaluate.py says what that is) comes within
---slack of its best. All become a part of the editor: RUN/editor.safetensors is written again, its weights as they were, and
-a coverage of 0.8 and a strength of 0.1 then mean for every text what suits it. Run again, it begins anew; --forget takes it
-away.
+--slack of its best. This is done with all edited layers, and without the coarse ones, which draw shapes; as many are left
+out as success allows. All become a part of the editor: RUN/editor.safetensors is written again, its weights as they were,
+and a coverage of 0.8 and a strength of 0.1 then mean for every text what suits it. Run again, it begins anew; --forget
+takes it away.
 """
 
 import sys

@@ -43,6 +43,7 @@ def test_what_suits_a_prompt_becomes_a_part_of_the_editor_and_can_be_taken_away(
     whole = path.read_bytes()
     monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], prompts=PROMPTS))
     monkeypatch.setattr(calibration, "SHARES", (0.05, 0.8, 1.0))
+    monkeypatch.setattr(calibration, "KEPT_BELOW", (0,))
     assert calibrate.main(["--run", str(tmp_path), "--faces", "4", "--device", "cpu"]) == path
     assert capsys.readouterr().out.count("| purple hair |") == 2                        # its place, and its strength
     _, metadata = read_safetensors(path, KIND, "")
@@ -156,7 +157,44 @@ def test_an_amount_beyond_which_success_falls_is_not_taken_for_what_succeeds_aga
     assert amount <= 0.45
 
 
-@pytest.mark.parametrize("table", ["amounts", "offsets", "enough"])
+def test_layers_that_suit_a_text_unchanged_stay_so_when_the_editor_is_loaded(tmp_path):
+    path = tmp_path / "editor.safetensors"
+    tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
+    write_safetensors(path, tensors, metadata)
+    write_calibration(path, Calibration(kept={"beard": 2}))
+    editor, world, _ = load_run(tmp_path, "cpu")
+    source = editor.source(world.sample_w(1, 3))
+    moved = editor.mapper(source.styles, world.clip.encode_text(["beard"]), 0.1)
+    kept = [torch.equal(style, after) for style, after in zip(source.styles, moved, strict=True)]
+    assert kept == [not 2 <= layer < len(editor.edited) for layer in range(len(kept))]
+
+
+def tried(success: dict[float, float]) -> calibration.Tried:
+    """Four faces whose success by share is this, else none; their gains rise straight up to a share of 1.7."""
+    shares = torch.tensor(calibration.SHARES)
+    wanted = torch.tensor([success.get(round(share, 2), 0.0) for share in shares.tolist()])
+    return calibration.Tried((torch.arange(4)[:, None] < 4 * wanted).numpy(), (shares / 1.7).clamp(max=1).expand(4, -1))
+
+
+@pytest.mark.parametrize("dosed", [False, True])
+@pytest.mark.parametrize("by_kept, taken", [
+    ({0: {1.0: 1.0}, 4: {2.0: 1.0}, 7: {2.0: 0.75}}, 4),        # as good, of which it changes least
+    ({0: {1.0: 1.0}, 4: {2.0: 0.75}}, 0),
+    ({0: {1.0: 0.5}, 4: {0.3: 0.75}}, 4),
+    ({0: {}, 4: {}}, 0), ({}, 0)])                              # nothing is known
+def test_as_many_layers_are_kept_as_success_allows(by_kept, taken, dosed):
+    found = calibration.suit({kept: tried(success) for kept, success in by_kept.items()}, 0.05, dosed)
+    assert found.kept == taken and (found.enough is not None) == (dosed and bool(by_kept))
+    assert dosed or found.amount == (min(by_kept[taken]) if any(by_kept.values()) else 1.0)
+
+
+def test_layers_are_tried_without_those_of_small_maps():
+    editor, _, _ = load_run(SHIPPED, "cpu")
+    nothing, coarse = calibration.kept_counts(editor.edited)
+    assert nothing == 0 and editor.edited[coarse - 1].resolution == 8 and editor.edited[coarse].resolution == 16
+
+
+@pytest.mark.parametrize("table", ["amounts", "offsets", "enough", "kept"])
 @pytest.mark.parametrize("said", ["{", "[]", '{"a": "b"}', '{"a": NaN}', '{"a": 1e9}', '{"a": true}', '{"a": -30}'])
 def test_a_garbled_table_is_refused_with_its_file(said, table, tmp_path):
     path = tmp_path / "editor.safetensors"

@@ -208,3 +208,18 @@ def test_a_calibrated_text_moves_by_what_suits_it_and_an_unlike_one_as_before(na
     mapper.amount.forget()
     assert all(torch.equal(*pair) for pair in zip(mapper(styles, texts, 0.1), plain, strict=True))
     assert not [key for key in mapper.state_dict() if "amount" in key]                      # files are as they were
+
+
+@pytest.mark.parametrize("name", MAPPERS)
+@pytest.mark.parametrize("kept", [0, 1, 3])
+def test_layers_that_a_text_keeps_are_those_of_the_source_to_the_last_bit(name, kept):
+    mapper, styles = MAPPERS[name](EDITED, TEXT_DIM, faces=many_faces()), random_styles(1)
+    with torch.no_grad():
+        for parameter in mapper.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    text = torch.randn(1, TEXT_DIM)
+    plain = mapper(styles, text, 0.1)
+    mapper.kept.otherwise = float(kept)                                                     # of every text
+    moved = mapper(styles, text, 0.1)
+    for i, (style, before, after) in enumerate(zip(styles[:len(mapper.layers)], plain, moved, strict=False)):
+        assert torch.equal(after, style if i < kept else before)

@@ -1,5 +1,5 @@
-"""What suits each text, measured on generated faces: how far its attention reaches, then how much of a strength; see
-attention/calibrate.py."""
+"""What suits each text, measured on generated faces: how far its attention reaches, then which layers it changes and by
+how much of a strength; see attention/calibrate.py."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +15,7 @@ from attention.devices import autocast
 from attention.errors import UserError
 from attention.evaluation.metrics import iou, lacking
 from attention.evaluation.tables import markdown
-from attention.generator import sample_z
+from attention.generator import LayerSpec, sample_z
 from attention.method import dose
 from attention.method.defaults import STRENGTH
 from attention.method.editor import RegionEditor, Source
@@ -30,6 +30,7 @@ FALL = 0.2          # of success: a share at which it has fallen by so much is o
 ENOUGHS = (0.8, 0.84, dose.ENOUGH, 0.9, 0.93, 0.96)               # of what a text can gain, that are tried
 NEARLY = 0.95       # of the best IoU, which the narrowest gate must have that is taken
 BETTER = 0.05       # of IoU, that another text must bring
+KEPT_BELOW = (0, 16)            # px: layers of smaller maps leave their styles as they are; what is tried
 OFFSETS = tuple(step / 4 for step in range(-24, 17))            # of the attention's logits, that are tried
 
 
@@ -60,31 +61,35 @@ def _calibrate(config: CalibrateConfig, path: Path) -> Path:
     places = better_named(overlap, world)
     reached = by_texts(overlap) | {prompt: overlap[name, prompt] for prompt, name in places.items()}
     offsets = {text: reaching(by_offset) for text, by_offset in reached.items()}
-    Calibration(offsets=offsets, places=places, toward=toward).teach(editor, world)
-    tried = at_all_shares(editor, world, sources, faces, config)
-    success = {prompt: tried[prompt].success if prompt in tried else {} for prompt in world.prompts}
-    amounts = {prompt: suiting(by_share, config.slack) for prompt, by_share in success.items()}
-    dosed = {prompt: dosing(found, config.slack) for prompt, found in tried.items() if editor.judge is not None}
-    amounts |= {prompt: amount for prompt, (amount, _) in dosed.items()}
-    enough = {prompt: share for prompt, (_, share) in dosed.items()}
-    write_calibration(path, Calibration(amounts, offsets, enough, places, toward))
-    print(report(reached, offsets, places, success, amounts, enough))
+    known = Calibration(offsets=offsets, places=places, toward=toward)
+    tried: dict[int, dict[str, Tried]] = {}
+    for kept in kept_counts(editor.edited):
+        known._replace(kept=dict.fromkeys(world.prompts, kept)).teach(editor, world)
+        tried[kept] = at_all_shares(editor, world, sources, faces, config)
+    suits = {prompt: suit({kept: by_prompt[prompt] for kept, by_prompt in tried.items() if prompt in by_prompt},
+                          config.slack, editor.judge is not None) for prompt in world.prompts}
+    write_calibration(path, known._replace(
+        amounts={prompt: found.amount for prompt, found in suits.items()},
+        enough={prompt: found.enough for prompt, found in suits.items() if found.enough is not None},
+        kept={prompt: found.kept for prompt, found in suits.items() if found.kept}))
+    print(report(reached, offsets, places, suits))
     print(f"written into {path}")
     return path
 
 
 def report(reached: Mapping[str, Mapping[float, float]], offsets: Mapping[str, float], places: Mapping[str, str],
-           success: Mapping[str, Mapping[float, float]], amounts: Mapping[str, float], enough: Mapping[str, float]) -> str:
+           suits: Mapping[str, "Suit"]) -> str:
     """What was measured and what was taken, as two Markdown tables."""
     gates: dict = {text: {"before": by_offset[0.0], "after": by_offset[offsets[text]], "taken": offsets[text],
                           "place": places.get(text)} for text, by_offset in reached.items()}
-    shares: dict = {prompt: {**by_share, "taken": amounts[prompt], "enough": enough.get(prompt)}
-                    for prompt, by_share in success.items()}
+    shares: dict = {prompt: {**found.success, "taken": found.amount, "enough": found.enough, "kept": found.kept}
+                    for prompt, found in suits.items()}
     columns: dict = {share: (f"{share:g}", ".2f") for share in SHARES}
     return "\n\n".join([
         markdown(gates, "IoU with the part", {"before": ("as trained", ".2f"), "after": ("calibrated", ".2f"),
                                               "taken": ("offset", "g"), "place": ("read as", "")}),
-        markdown(shares, f"success at {STRENGTH} times", {**columns, "taken": ("taken", "g"), "enough": ("enough", "g")})])
+        markdown(shares, f"success at {STRENGTH} times", {**columns, "taken": ("taken", "g"), "enough": ("enough", "g"),
+                                                          "kept": ("layers kept", "g")})])
 
 
 Overlaps = dict[tuple[str, str], dict[float, float]]        # (text, prompt) -> offset -> IoU
@@ -195,19 +200,57 @@ def before_fall(success: Mapping[float, float]) -> dict[float, float]:
     return kept
 
 
+class Suit(NamedTuple):
+    """What suits a prompt: `Mapper.kept`, `Mapper.amount`, `RegionEditor.enough` where doses are taken, and its success by
+    share of the strength."""
+
+    kept: int
+    amount: float
+    enough: float | None
+    success: Mapping[float, float]
+
+
+def kept_counts(layers: Sequence[LayerSpec]) -> tuple[int, ...]:
+    """How many of the first edited layers are tried without a change, none first."""
+    return tuple(dict.fromkeys(sum(layer.resolution < side for layer in layers) for side in KEPT_BELOW))
+
+
+def suit(tried: Mapping[int, Tried], slack: float, dosed: bool) -> Suit:
+    """The most layers that may be kept at a success within `slack` of the best, with what suits the prompt then; as trained
+    where none succeeds.
+
+    Args:
+        tried: by how many layers were kept; empty where no face lacked the prompt.
+    """
+    found: dict[float, list[Suit]] = {}
+    for kept, one in tried.items():
+        if dosed:
+            amount, enough = dosing(one, slack)
+            found.setdefault(at_doses(one, amount, enough)[0], []).append(Suit(kept, amount, enough, one.success))
+        else:
+            amount = suiting(one.success, slack)
+            found.setdefault(one.success.get(amount, 0.0), []).append(Suit(kept, amount, None, one.success))
+    if not max(found, default=0.0):
+        return Suit(0, 1.0, dose.ENOUGH if tried and dosed else None, {})
+    good = [one for success, suits in found.items() if success >= max(found) - slack for one in suits]
+    return max(good, key=lambda one: one.kept)
+
+
 def dosing(tried: Tried, slack: float) -> tuple[float, float]:
     """The amount, and how much of what a text can gain is enough, where every face gets the dose that they lead to: those
     by which faces move least on the mean, of all whose success lies within `slack` of the best before the first FALL; 1
     and dose.ENOUGH where none succeeds."""
-    found: dict[tuple[float, float], tuple[float, float]] = {}
-    for amount in before_fall(tried.success):
-        gains = [torch.tensor([np.interp(amount * share, SHARES, row) for row in tried.gains.numpy()])
-                 for share in dose.SHARES]
-        for enough in ENOUGHS:
-            shares = amount * dose.least_share(gains, enough=enough)                            # (faces, 1)
-            nearest = (shares / torch.tensor(SHARES)).log().abs().argmin(dim=1).numpy()
-            held = tried.held[np.arange(len(nearest)), nearest]
-            found[amount, enough] = float(held.mean()), float(shares.mean())
+    found = {(amount, enough): at_doses(tried, amount, enough)
+             for amount in before_fall(tried.success) for enough in ENOUGHS}
     best = max(success for success, _ in found.values())
     moves = {pair: moved for pair, (success, moved) in found.items() if success >= best - slack}
     return min(moves, key=moves.__getitem__) if best else (1.0, dose.ENOUGH)
+
+
+def at_doses(tried: Tried, amount: float, enough: float) -> tuple[float, float]:
+    """Success, and the mean share of the strength, where every face gets the dose that an amount and what is enough lead
+    to: of the share tried that is nearest."""
+    gains = [torch.tensor([np.interp(amount * share, SHARES, row) for row in tried.gains.numpy()]) for share in dose.SHARES]
+    shares = amount * dose.least_share(gains, enough=enough)                                    # (faces, 1)
+    nearest = (shares / torch.tensor(SHARES)).log().abs().argmin(dim=1).numpy()
+    return float(tried.held[np.arange(len(nearest)), nearest].mean()), float(shares.mean())

@@ -27,12 +27,14 @@ class Mapper(nn.Module):
         amount: what every strength is multiplied by for a text. Ours: in the paper all texts share one strength, at which
             some changes overshoot and others fall short.
         shift: of a text that is better changed by another embedding than its own, to that one. Ours.
+        kept: how many of the first edited layers leave their styles as they are for a text, rounded. Ours: coarse layers
+            draw shapes, and who asks for grey hair asks for no shorter hair.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], strength: float = STRENGTH):
         super().__init__()
         self.layers, self.strength = tuple(layers), strength
-        self.amount, self.shift = ByText(otherwise=1.0), ByText(otherwise=0.0)
+        self.amount, self.shift, self.kept = ByText(otherwise=1.0), ByText(otherwise=0.0), ByText(otherwise=0.0)
 
     def forward(self, styles: Sequence[Tensor], text: Tensor, strength: float | Tensor | None = None) -> list[Tensor]:
         """Edit styles.
@@ -46,11 +48,16 @@ class Mapper(nn.Module):
         """
         strength = self.strength if strength is None else strength
         with torch.autocast(text.device.type, enabled=False):   # cheap, and an edit is a small difference of styles
-            strength = strength * self.amount(text)                                         # (B, 1)
+            strengths = strength * self.amount(text) * self._shares(text)                   # (B, edited layers)
             text = text.float() + self.shift(text)                                          # (B, D)
-            edited = [style + strength * self.change(i, style, text)
+            edited = [style + strengths[:, i:i + 1] * self.change(i, style, text)
                       for i, style in enumerate(styles[:len(self.layers)])]
         return edited + list(styles[len(edited):])              # layers past the blend keep their styles
+
+    def _shares(self, text: Tensor) -> Tensor:
+        """(B, edited layers) of the strength at which each layer's style moves for a text: 0 where it is `kept`, else 1."""
+        numbers = torch.arange(1, len(self.layers) + 1, device=text.device)
+        return (numbers > self.kept(text).round()).float()
 
     def change(self, i: int, style: Tensor, text: Tensor) -> Tensor:
         """The way (B, C) of layer i's style (B or 1, C) at strength 1."""

@@ -127,19 +127,21 @@ TOWARD = 0.4                # of the way from a text to another: less lets glow 
 
 
 class Calibration(NamedTuple):
-    """What suits each text: {text: number} for `Mapper.amount`, `SpatialAttention.offset` and `RegionEditor.enough`,
-    {text: text that finds its place} for `SpatialAttention.shift`, and {text: text toward which it is changed, by TOWARD of
-    the way} for `Mapper.shift`; empty if nobody measured."""
+    """What suits each text: {text: number} for `Mapper.amount`, `Mapper.kept`, `SpatialAttention.offset` and
+    `RegionEditor.enough`, {text: text that finds its place} for `SpatialAttention.shift`, and {text: text toward which it
+    is changed, by TOWARD of the way} for `Mapper.shift`; empty if nobody measured."""
 
     amounts: Mapping[str, float] = MappingProxyType({})
     offsets: Mapping[str, float] = MappingProxyType({})
     enough: Mapping[str, float] = MappingProxyType({})
     places: Mapping[str, str] = MappingProxyType({})
     toward: Mapping[str, str] = MappingProxyType({})
+    kept: Mapping[str, float] = MappingProxyType({})
 
     def teach(self, editor: RegionEditor, world: World) -> None:
         """Let an editor of a world know these alone."""
-        numbers = {editor.mapper.amount: self.amounts, editor.attention.offset: self.offsets, editor.enough: self.enough}
+        numbers = {editor.mapper.amount: self.amounts, editor.attention.offset: self.offsets, editor.enough: self.enough,
+                   editor.mapper.kept: self.kept}
         for by_text, table in numbers.items():
             by_text.forget()
             if table:
@@ -153,7 +155,7 @@ class Calibration(NamedTuple):
                 shift.set(said, mixed / mixed.norm(dim=1, keepdim=True) * other.norm(dim=1, keepdim=True) - said)
 
 
-BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0)}       # of the numbers of a Calibration
+BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0), "kept": (0.0, 30.0)}     # of numbers
 
 
 class Saved(NamedTuple):

@@ -222,18 +222,15 @@ def suit(tried: Mapping[int, Tried], slack: float, dosed: bool) -> Suit:
     Args:
         tried: by how many layers were kept; empty where no face lacked the prompt.
     """
-    found: dict[float, list[Suit]] = {}
+    found: list[tuple[float, Suit]] = []
     for kept, one in tried.items():
-        if dosed:
-            amount, enough = dosing(one, slack)
-            found.setdefault(at_doses(one, amount, enough)[0], []).append(Suit(kept, amount, enough, one.success))
-        else:
-            amount = suiting(one.success, slack)
-            found.setdefault(one.success.get(amount, 0.0), []).append(Suit(kept, amount, None, one.success))
-    if not max(found, default=0.0):
+        amount, enough = dosing(one, slack) if dosed else (suiting(one.success, slack), None)
+        success = one.success.get(amount, 0.0) if enough is None else at_doses(one, amount, enough)[0]
+        found.append((success, Suit(kept, amount, enough, one.success)))
+    best = max((success for success, _ in found), default=0.0)
+    if not best:
         return Suit(0, 1.0, dose.ENOUGH if tried and dosed else None, {})
-    good = [one for success, suits in found.items() if success >= max(found) - slack for one in suits]
-    return max(good, key=lambda one: one.kept)
+    return max((one for success, one in found if success >= best - slack), key=lambda one: one.kept)
 
 
 def dosing(tried: Tried, slack: float) -> tuple[float, float]:

@@ -188,6 +188,29 @@ def test_as_many_layers_are_kept_as_success_allows(by_kept, taken, dosed):
     assert dosed or found.amount == (min(by_kept[taken]) if any(by_kept.values()) else 1.0)
 
 
+def test_every_prompt_is_tried_without_coarse_layers_and_what_was_kept_is_written(tmp_path, monkeypatch, capsys):
+    """Hair succeeds either way, a beard with all layers alone."""
+    tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
+    write_safetensors(tmp_path / "editor.safetensors", tensors, metadata)
+    monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], prompts=PROMPTS))
+    monkeypatch.setattr(calibration, "OFFSETS", (0.0,))
+    seen = []
+
+    def measured(editor, world, sources, faces, config):
+        kept = editor.mapper.kept(world.clip.encode_text(list(PROMPTS))).round().flatten().tolist()
+        seen.append(kept)
+        return {"purple hair": tried({1.3: 1.0}), "beard": tried({0.6: 0.25 if kept[1] else 1.0})}
+
+    monkeypatch.setattr(calibration, "at_all_shares", measured)
+    path = calibrate.main(["--run", str(tmp_path), "--faces", "1", "--device", "cpu"])
+    coarse = calibration.kept_counts(load_run(tmp_path, "cpu")[0].edited)[1]
+    assert seen == [[0, 0], [coarse, coarse]]
+    _, metadata = read_safetensors(path, KIND, "")
+    assert json.loads(metadata["kept"]) == {"purple hair": coarse}
+    assert json.loads(metadata["amounts"]) == {"purple hair": 1.3, "beard": 0.6}
+    assert "layers kept" in capsys.readouterr().out
+
+
 def test_layers_are_tried_without_those_of_small_maps():
     editor, _, _ = load_run(SHIPPED, "cpu")
     nothing, coarse = calibration.kept_counts(editor.edited)

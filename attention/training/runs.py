@@ -155,7 +155,8 @@ class Calibration(NamedTuple):
                 shift.set(said, mixed / mixed.norm(dim=1, keepdim=True) * other.norm(dim=1, keepdim=True) - said)
 
 
-BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0), "kept": (0.0, 30.0)}     # of numbers
+# Of the numbers of a Calibration.
+BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0), "kept": (0.0, 30.0)}
 
 
 class Saved(NamedTuple):

@@ -117,17 +117,18 @@ def test_a_text_that_is_read_as_another_is_where_that_one_is_and_what_it_says_st
                                                   plain.mapper(source.styles, beard, 0.1), strict=True))
 
 
-def test_a_text_that_is_changed_toward_another_gets_what_both_would_say(tmp_path):
-    """The mapper's own change by 0.6 of the one embedding and 0.4 of the other; where it is about stays its own."""
+@pytest.mark.parametrize("shares, share", [({}, 0.4), ({"beard": 0.7, "hair": 0.1}, 0.7)])
+def test_a_text_that_is_changed_toward_another_gets_what_both_would_say(shares, share, tmp_path):
+    """The mapper's own change by so much of the other embedding and the rest of its own, at its own place."""
     path = tmp_path / "editor.safetensors"
     tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
     write_safetensors(path, tensors, metadata)
     plain, world, _ = load_run(tmp_path, "cpu")
-    write_calibration(path, Calibration(toward={"beard": "glasses"}))
+    write_calibration(path, Calibration(toward={"beard": "glasses"}, shares=shares))
     moved, _, _ = load_run(tmp_path, "cpu")
     source = plain.source(world.sample_w(1, 3))
     beard, glasses, hair = world.clip.encode_text(["beard", "glasses", "purple hair"]).split(1)
-    both = torch.nn.functional.normalize(0.6 * beard + 0.4 * glasses) * glasses.norm()
+    both = torch.nn.functional.normalize((1 - share) * beard + share * glasses) * glasses.norm()
     before = torch.cat(source.styles, dim=1)
     pairs = ((moved, beard), (plain, both), (plain, beard), (moved, hair), (plain, hair))
     changed, wanted, own, other, same = (torch.cat(editor.mapper(source.styles, text, 0.1), dim=1) - before
@@ -217,7 +218,7 @@ def test_layers_are_tried_without_those_of_small_maps():
     assert nothing == 0 and editor.edited[coarse - 1].resolution == 8 and editor.edited[coarse].resolution == 16
 
 
-@pytest.mark.parametrize("table", ["amounts", "offsets", "enough", "kept"])
+@pytest.mark.parametrize("table", ["amounts", "offsets", "enough", "kept", "shares"])
 @pytest.mark.parametrize("said", ["{", "[]", '{"a": "b"}', '{"a": NaN}', '{"a": 1e9}', '{"a": true}', '{"a": -30}'])
 def test_a_garbled_table_is_refused_with_its_file(said, table, tmp_path):
     path = tmp_path / "editor.safetensors"

@@ -73,8 +73,8 @@ COLOURED = [
     ("hair", (200, 170, 110), "blonde hair", "black hair"), ("hair", (130, 50, 25), "red hair", "grey hair"),
     ("hair", (150, 150, 152), "grey hair", "red hair"), ("skin", (200, 178, 166), "pale skin", "tanned skin"),
     ("skin", (150, 110, 80), "tanned skin", "pale skin"), ("lips", (165, 55, 60), "red lipstick", "pale lips"),
-    ("lips", (195, 105, 125), "pink lipstick", "pale lips"), ("lips", (180, 125, 118), "pale lips", "red lipstick"),
-    ("brows", (40, 35, 30), "dark eyebrows", "light eyebrows"),
+    ("lips", (195, 105, 125), "pink lipstick", "pale lips"), ("lips", (192, 142, 130), "pale lips", "red lipstick"),
+    ("brows", (95, 78, 66), "dark eyebrows", "light eyebrows"),
     ("background", (30, 30, 30), "dark background", "bright background"),
     ("background", (240, 240, 240), "bright background", "dark background"),
     ("background", (60, 120, 50), "green background", "blue background"),
@@ -83,7 +83,7 @@ COLOURED = [
 
 @pytest.mark.parametrize("part, colour, true, false", COLOURED, ids=[row[2] for row in COLOURED])
 def test_a_colour_in_a_part_makes_its_phrase_true(part, colour, true, false):
-    found = truths(plain_face({part: colour}))
+    found = truths(plain_face({"skin": (205, 165, 145), part: colour}))
     assert found[true] == 1 and found[false] == 0
 
 
@@ -95,6 +95,20 @@ def test_flat_paint_is_no_hair():
 def test_lips_are_red_beside_the_skin_and_not_by_red_light():
     everywhere = dict.fromkeys(("skin", "lips"), (180, 40, 50))
     assert truths(plain_face(everywhere))["red lipstick"] == 0
+
+
+def test_a_wide_mouth_smiles_sooner_than_a_small_one():
+    wide, small = plain_mesh(), plain_mesh()
+    for mesh, way in ((wide, 3), (small, -3)):
+        mesh.points[61] += (-way, -1)
+        mesh.points[291] += (way, -1)
+    assert truths(plain_face(mesh=wide))["smiling"] == 1 and truths(plain_face(mesh=small))["smiling"] == 0
+
+
+def test_dark_skin_hides_what_would_be_rosy_on_fair_skin():
+    for skin, cheeks, rosy in (((190, 150, 130), (199, 145, 128), 1), ((110, 75, 60), (119, 71, 58), 0)):
+        face = plain_face({"skin": skin, "cheeks": cheeks})
+        assert measure(face)["cheeks_red"] == pytest.approx(6.2, abs=0.3) and (truths(face)["rosy cheeks"] == 1) == rosy
 
 
 def test_lips_that_glow_are_no_lipstick():

@@ -53,15 +53,16 @@ def _calibrate(config: CalibrateConfig, path: Path) -> Path:
         print(f"{path} gives every text the same strength and the same gate again")
         return path
     editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt, World.preview)
-    toward = read_editor(path).calibration.toward     # what a text means, which nothing here measures
-    Calibration(toward=toward).teach(editor, world)
+    before = read_editor(path).calibration
+    meant = Calibration(toward=before.toward, shares=before.shares)    # what a text means, which nothing here measures
+    meant.teach(editor, world)
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]
     overlap = overlaps(editor, world, sources, faces, config)
     places = better_named(overlap, world)
     reached = by_texts(overlap) | {prompt: overlap[name, prompt] for prompt, name in places.items()}
     offsets = {text: reaching(by_offset) for text, by_offset in reached.items()}
-    known = Calibration(offsets=offsets, places=places, toward=toward)
+    known = meant._replace(offsets=offsets, places=places)
     tried: dict[int, dict[str, Tried]] = {}
     for kept in kept_counts(editor.edited):
         known._replace(kept=dict.fromkeys(world.prompts, kept)).teach(editor, world)

@@ -123,13 +123,13 @@ def editor_file(name: str | Path) -> Path:
     return path if path.suffix == ".safetensors" else run_of(name) / EDITOR
 
 
-TOWARD = 0.4                # of the way from a text to another: less lets glow what the other does not, more is the other
+TOWARD = 0.4                # of the way from a text to another, where nothing is said: more is the other
 
 
 class Calibration(NamedTuple):
     """What suits each text: {text: number} for `Mapper.amount`, `Mapper.kept`, `SpatialAttention.offset` and
     `RegionEditor.enough`, {text: text that finds its place} for `SpatialAttention.shift`, and {text: text toward which it
-    is changed, by TOWARD of the way} for `Mapper.shift`; empty if nobody measured."""
+    is changed} for `Mapper.shift`, by so much of the way as `shares` says or TOWARD; empty if nobody measured."""
 
     amounts: Mapping[str, float] = MappingProxyType({})
     offsets: Mapping[str, float] = MappingProxyType({})
@@ -137,6 +137,7 @@ class Calibration(NamedTuple):
     places: Mapping[str, str] = MappingProxyType({})
     toward: Mapping[str, str] = MappingProxyType({})
     kept: Mapping[str, float] = MappingProxyType({})
+    shares: Mapping[str, float] = MappingProxyType({})
 
     def teach(self, editor: RegionEditor, world: World) -> None:
         """Let an editor of a world know these alone."""
@@ -146,17 +147,19 @@ class Calibration(NamedTuple):
             by_text.forget()
             if table:
                 by_text.set(world.clip.encode_text(list(table)), torch.tensor(list(table.values()))[:, None])
-        shifts = ((editor.attention.shift, self.places, 1.0), (editor.mapper.shift, self.toward, TOWARD))
+        shifts = ((editor.attention.shift, self.places, [1.0] * len(self.places)),
+                  (editor.mapper.shift, self.toward, [self.shares.get(text, TOWARD) for text in self.toward]))
         for shift, others, share in shifts:
             shift.forget()
             if others:
                 said, other = (world.clip.encode_text(list(some)) for some in (others, others.values()))        # (N, D)
-                mixed = torch.lerp(said, other, share)
+                mixed = torch.lerp(said, other, said.new_tensor(share)[:, None])
                 shift.set(said, mixed / mixed.norm(dim=1, keepdim=True) * other.norm(dim=1, keepdim=True) - said)
 
 
 # Of the numbers of a Calibration.
-BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0), "kept": (0.0, 30.0)}
+BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0), "kept": (0.0, 30.0),
+          "shares": (0.0, 1.0)}
 
 
 class Saved(NamedTuple):

@@ -1,0 +1,71 @@
+"""What is measured of real-looking faces is what people see in them, and what people say is read with care."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from attention.errors import UserError
+from attention.files.published import MOBILE_FILE, WEIGHTS
+from attention.worlds.faces.concepts import PROMPTS
+from attention.worlds.faces.measures import MEASURES
+from benchmarks import judged
+from benchmarks.judged import Judged, read_judged, verdicts
+
+BY_EYE = Path(__file__).parent / "golden" / "judged_faces.npz"
+
+
+def test_measures_say_what_two_people_say_who_knew_nothing_of_them():
+    judged = read_judged(BY_EYE)
+    agreement = {phrase: judged[phrase].agreement(phrase) for phrase in PROMPTS}
+    assert min(agreement.values()) >= 0.7 and np.mean(list(agreement.values())) >= 0.84, agreement
+
+
+def test_agreement_counts_photographs_that_both_are_sure_of():
+    numbers = np.full((5, len(MEASURES)), np.nan)
+    numbers[:, list(MEASURES).index("mouth_gap")] = [0.0, 0.2, 0.2, 0.0, 0.2]
+    one = Judged(numbers, np.ones(5), np.array([0, 1, 1, 1, 1]), np.array([[0, 0], [1, 1], [0, 0], [1, 0], [0, 0]]),
+                 np.array([[0, 0], [0, 0], [0, 0], [0, 0], [0, 1]], bool))
+    assert one.agreement("mouth open") == pytest.approx(2 / 3)
+    row = one.row("mouth open")
+    assert (row["pictures"], row["judges"], row["edits"]) == (5, 0.8, 4)
+    assert row["seen"] == pytest.approx(3 / 8) and row["measured"] == 0.75 and row["bad"] == pytest.approx(1 / 8)
+    unedited = Judged(*(column[:1] for column in one)).row("mouth open")
+    assert unedited["seen"] is None and unedited["measured"] is None and unedited["agreement"] == 1
+
+
+def test_half_dyed_hair_is_not_what_the_median_says():
+    half = Judged(np.array([[25.0] * len(MEASURES)]), np.array([0.4]), np.ones(1), np.ones((1, 2)), np.zeros((1, 2), bool))
+    assert not half.measured("black hair").any()
+
+
+@pytest.mark.parametrize("said", [None, "no JSON", {}, [], {"0": "yg"}, {"0": "yg", "1": "xg"}, {"0": "yg", "1": "y"},
+                                  {"0": "yg", "1": 3}, {"0": "yg", "1": "ng", "2": "ng"}])
+def test_a_judgement_that_lacks_something_is_told(said, tmp_path):
+    for name in judged.JUDGES:
+        (tmp_path / name).write_text(json.dumps({"0": "yg", "1": "ub"}))
+    assert verdicts(tmp_path, 2)[0].tolist() == [[1, 1], [0.5, 0.5]]
+    second = tmp_path / judged.JUDGES[1]
+    second.unlink() if said is None else second.write_text(said if isinstance(said, str) else json.dumps(said))
+    with pytest.raises(UserError, match=re.escape(judged.JUDGES[1])):
+        verdicts(tmp_path, 2)
+
+
+@pytest.mark.skipif(not (WEIGHTS / MOBILE_FILE).exists(), reason="needs: python -m attention.download faces mesh")
+def test_sheets_and_judgements_make_a_table(tmp_path, monkeypatch):
+    monkeypatch.setattr(judged, "PROMPTS", ("smiling", "black hair"))
+    judged.main(["--out", str(tmp_path), "--faces", "1"])
+    pictures = len(judged.load(tmp_path / "numbers.npz")["smiling"])
+    assert pictures and (tmp_path / "smiling" / "sheet_00.png").exists()
+    with pytest.raises(UserError, match=r"judge_a\.json"):
+        judged.main(["--out", str(tmp_path)])
+    for phrase in judged.PROMPTS:
+        count = len(judged.load(tmp_path / "numbers.npz")[phrase])
+        for name in judged.JUDGES:
+            text = json.dumps(dict.fromkeys(map(str, range(count)), "yg"))
+            (tmp_path / phrase.replace(" ", "_") / name).write_text(text)
+    table = judged.main(["--out", str(tmp_path)]).read_text()
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| smiling", "| black hair"]
+    assert f"| smiling | {pictures} | 1.00 |" in table

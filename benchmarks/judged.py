@@ -1,10 +1,10 @@
-"""Do the measures of real faces see what people see? Sheets to judge by eye, and how far both agree.
+"""Do the measures of real faces see what whoever looks at them sees? Sheets to judge by eye, and how far both agree.
 
     python -m benchmarks.judged --out runs/judged           # sheets of every prompt
-    python -m benchmarks.judged --out runs/judged           # again, when two people have judged: the table
+    python -m benchmarks.judged --out runs/judged           # again, when two have judged them: the table
 
 Faces as they were generated and their edits, at shares of the usual strength, lie in random order in
-runs/judged/PHRASE/sheet_*.png; who judges knows nothing of either. Two people write runs/judged/PHRASE/judge_a.json and
+runs/judged/PHRASE/sheet_*.png; who judges knows nothing of either. Two judges write runs/judged/PHRASE/judge_a.json and
 judge_b.json, two letters for every number on the sheets: {"0": "yg", "1": "nb", ...}. Is it so: y yes, n no, u cannot
 tell. Does that part look like a photograph: g good, b bad. Writes OUT/judged.npz, of which the table is made, and
 OUT/judged.md. Needs the extra truth, and: python -m attention.download faces mesh
@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ ZOOMED = 0.06               # of the picture: parts smaller than that are shown 
 JUDGES = ("judge_a.json", "judge_b.json")
 SIDE, ACROSS, DOWN = 256, 3, 4      # of a tile in px; tiles of a sheet
 VERDICTS = {"y": 1.0, "u": 0.5, "n": 0.0}
-SURE = 0.75                 # of the mean verdict, beyond which two people agree
+SURE = 0.75                 # of the mean verdict, beyond which two judges agree
 
 
 class JudgedConfig(Config):
@@ -55,7 +56,7 @@ class JudgedConfig(Config):
 
 
 class Judged(NamedTuple):
-    """Pictures of one phrase, what was measured in them and what two people said.
+    """Pictures of one phrase, what was measured in them and what two judges said.
 
     Attributes:
         numbers: (N, M) by MEASURES; NaN where the phrase does not ask.
@@ -83,7 +84,7 @@ class Judged(NamedTuple):
         return seen & ~((self.share < MOST) & (self.strength > 0))
 
     def agreement(self, phrase: str) -> float | None:
-        """Share of the pictures that look like photographs and that two people agree about, in which the measure agrees;
+        """Share of the pictures that look like photographs and that two judges agree about, in which the measure agrees;
         None where there are none."""
         verdict = self.so.mean(axis=1)
         sure = ((verdict >= SURE) | (verdict <= 1 - SURE)) & ~self.bad.any(axis=1)
@@ -204,7 +205,7 @@ def write_sheets(folder: Path, tiles: Sequence[Image.Image]) -> None:
 
 
 def verdicts(folder: Path, pictures: int) -> tuple[np.ndarray, np.ndarray]:
-    """(N, 2) `so` and `bad` of two people.
+    """(N, 2) `so` and `bad` of two judges.
 
     Raises:
         UserError: a file is missing, or says something else than two letters for every number.
@@ -233,9 +234,16 @@ def save(path: Path, tables: Mapping[str, np.ndarray]) -> None:
 
 
 def load(path: Path) -> dict[str, np.ndarray]:
-    """What `save` wrote."""
-    with np.load(path, allow_pickle=False) as file:
-        return dict(file)
+    """What `save` wrote.
+
+    Raises:
+        UserError: it is something else, or damaged.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise UserError(f"{path} is not what this command wrote ({error}); remove it, and make the sheets again") from None
 
 
 def read_judged(path: Path) -> dict[str, Judged]:

@@ -1,4 +1,4 @@
-"""What is measured of real-looking faces is what people see in them, and what people say is read with care."""
+"""What is measured of real-looking faces is what judges see in them, and what they say is read with care."""
 
 import json
 import re
@@ -17,7 +17,7 @@ from benchmarks.judged import Judged, read_judged, verdicts
 BY_EYE = Path(__file__).parent / "golden" / "judged_faces.npz"
 
 
-def test_measures_say_what_two_people_say_who_knew_nothing_of_them():
+def test_measures_say_what_two_judges_say_who_knew_nothing_of_them():
     judged = read_judged(BY_EYE)
     agreement = {phrase: judged[phrase].agreement(phrase) for phrase in PROMPTS}
     assert min(agreement.values()) >= 0.7 and np.mean(list(agreement.values())) >= 0.84, agreement
@@ -51,6 +51,13 @@ def test_a_judgement_that_lacks_something_is_told(said, tmp_path):
     second.unlink() if said is None else second.write_text(said if isinstance(said, str) else json.dumps(said))
     with pytest.raises(UserError, match=re.escape(judged.JUDGES[1])):
         verdicts(tmp_path, 2)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK no archive", b"text"])
+def test_numbers_that_were_damaged_are_told(content, tmp_path):
+    (tmp_path / "numbers.npz").write_bytes(content)
+    with pytest.raises(UserError, match=r"numbers\.npz is not what this command wrote"):
+        judged.main(["--out", str(tmp_path)])
 
 
 @pytest.mark.skipif(not (WEIGHTS / MOBILE_FILE).exists(), reason="needs: python -m attention.download faces mesh")

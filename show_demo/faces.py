@@ -25,7 +25,7 @@ class SheetConfig(Config):
 
     run: str = option("faces", "run folder of the editor, or the name of a shipped one")
     seeds: str = option("7,3,21", "of the faces, separated by commas")
-    prompts: str = option("black hair;grey hair;red hair;tanned skin;serious;blue background",
+    prompts: str = option("black hair;grey hair;red hair;tanned skin;mouth closed;blue background",
                           "what to change, separated by semicolons")
     strength: float = option(0.1, "of the changes", min=0, max=1)
     side: int = option(208, "px of every picture", min=16, max=1024)

@@ -1,5 +1,6 @@
 """The world of real-looking faces: what is measured has known answers, and what is shipped fits together."""
 
+import json
 import warnings
 from dataclasses import replace
 
@@ -31,6 +32,7 @@ from attention.worlds.faces.measures import MEASURES, RULES, held, measure, shar
 from attention.worlds.faces.parts import PARTS, Face, Segments, grown
 from attention.worlds.faces.truth import GeneratedFaces, SeenFaces
 from attention.worlds.registry import WORLDS, load_world, usual_world
+from benchmarks import judged
 
 samples = pytest.importorskip("skimage.data", reason="what is measured needs the extra truth")
 
@@ -236,6 +238,23 @@ def published():
             raise
         pytest.skip("the package registry could not be reached, so nothing was measured on the published network")
     return load_world("faces").preview()
+
+
+def test_sheets_and_judgements_make_a_table(published, tmp_path, monkeypatch):
+    monkeypatch.setattr(judged, "PROMPTS", ("smiling", "black hair"))
+    judged.main(["--out", str(tmp_path), "--faces", "1"])
+    pictures = len(judged.load(tmp_path / "numbers.npz")["smiling"])
+    assert pictures and (tmp_path / "smiling" / "sheet_00.png").exists()
+    with pytest.raises(UserError, match=r"judge_a\.json"):
+        judged.main(["--out", str(tmp_path)])
+    for phrase in judged.PROMPTS:
+        count = len(judged.load(tmp_path / "numbers.npz")[phrase])
+        for name in judged.JUDGES:
+            text = json.dumps(dict.fromkeys(map(str, range(count)), "yg"))
+            (tmp_path / phrase.replace(" ", "_") / name).write_text(text)
+    table = judged.main(["--out", str(tmp_path)]).read_text()
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| smiling", "| black hair"]
+    assert f"| smiling | {pictures} | 1.00 |" in table
 
 
 def test_the_truth_of_generated_faces_is_measured_and_their_early_pictures_are_near(published):

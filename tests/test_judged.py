@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from attention.errors import UserError
-from attention.files.published import MOBILE_FILE, WEIGHTS
 from attention.worlds.faces.concepts import PROMPTS
 from attention.worlds.faces.measures import MEASURES
 from benchmarks import judged
@@ -58,21 +57,3 @@ def test_numbers_that_were_damaged_are_told(content, tmp_path):
     (tmp_path / "numbers.npz").write_bytes(content)
     with pytest.raises(UserError, match=r"numbers\.npz is not what this command wrote"):
         judged.main(["--out", str(tmp_path)])
-
-
-@pytest.mark.skipif(not (WEIGHTS / MOBILE_FILE).exists(), reason="needs: python -m attention.download faces mesh")
-def test_sheets_and_judgements_make_a_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(judged, "PROMPTS", ("smiling", "black hair"))
-    judged.main(["--out", str(tmp_path), "--faces", "1"])
-    pictures = len(judged.load(tmp_path / "numbers.npz")["smiling"])
-    assert pictures and (tmp_path / "smiling" / "sheet_00.png").exists()
-    with pytest.raises(UserError, match=r"judge_a\.json"):
-        judged.main(["--out", str(tmp_path)])
-    for phrase in judged.PROMPTS:
-        count = len(judged.load(tmp_path / "numbers.npz")[phrase])
-        for name in judged.JUDGES:
-            text = json.dumps(dict.fromkeys(map(str, range(count)), "yg"))
-            (tmp_path / phrase.replace(" ", "_") / name).write_text(text)
-    table = judged.main(["--out", str(tmp_path)]).read_text()
-    assert [line.split(" | ")[0] for line in table.splitlines()[2:]] == ["| smiling", "| black hair"]
-    assert f"| smiling | {pictures} | 1.00 |" in table

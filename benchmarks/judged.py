@@ -11,6 +11,7 @@ OUT/judged.md. Needs the extra truth, and: python -m attention.download faces me
 """
 
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -44,6 +45,7 @@ ZOOMED = 0.06               # of the picture: parts smaller than that are shown 
 JUDGES = ("judge_a.json", "judge_b.json")
 SIDE, ACROSS, DOWN = 256, 3, 4      # of a tile in px; tiles of a sheet
 VERDICTS = {"y": 1.0, "u": 0.5, "n": 0.0}
+WIDTHS = (len(MEASURES) + 2, len(MEASURES) + 6)    # of a table before and after it was judged
 SURE = 0.75                 # of the mean verdict, beyond which two judges agree
 
 
@@ -241,8 +243,12 @@ def load(path: Path) -> dict[str, np.ndarray]:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, EOFError, BadZipFile) as error:
+            tables = dict(file)
+        for phrase, table in tables.items():
+            if phrase not in BY_PHRASE or table.ndim != 2 or table.shape[1] not in WIDTHS:
+                raise ValueError(f"it has a table {phrase!r} of shape {table.shape}")
+        return tables
+    except (OSError, ValueError, EOFError, TypeError, BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is not what this command wrote ({error}); remove it, and make the sheets again") from None
 
 

@@ -36,8 +36,11 @@ def test_agreement_counts_photographs_that_both_are_sure_of():
 
 
 def test_half_dyed_hair_is_not_what_the_median_says():
-    half = Judged(np.array([[25.0] * len(MEASURES)]), np.array([0.4]), np.ones(1), np.ones((1, 2)), np.zeros((1, 2), bool))
-    assert not half.measured("black hair").any()
+    """Of edits; a face as it was generated has the hair that its median says."""
+    black = {"hair_L": 8.0, "hair_chroma": 4.0, "hair_rough": 5.0}
+    numbers = np.array([[black.get(name, np.nan) for name in MEASURES]] * 3)
+    hair = Judged(numbers, np.array([0.9, 0.4, 0.4]), np.array([1, 1, 0]), np.ones((3, 2)), np.zeros((3, 2), bool))
+    assert hair.measured("black hair").tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("said", [None, "no JSON", {}, [], {"0": "yg"}, {"0": "yg", "1": "xg"}, {"0": "yg", "1": "y"},
@@ -52,8 +55,18 @@ def test_a_judgement_that_lacks_something_is_told(said, tmp_path):
         verdicts(tmp_path, 2)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK no archive", b"text"])
-def test_numbers_that_were_damaged_are_told(content, tmp_path):
-    (tmp_path / "numbers.npz").write_bytes(content)
+@pytest.mark.parametrize("damage", [lambda whole: b"", lambda whole: b"PK no archive", lambda whole: whole[:-30],
+                                    lambda whole: whole[:90] + bytes(40) + whole[130:]])
+def test_numbers_that_were_damaged_are_told(damage, tmp_path):
+    judged.save(tmp_path / "numbers.npz", {"smiling": np.random.default_rng(0).normal(size=(3, len(MEASURES) + 2))})
+    (tmp_path / "numbers.npz").write_bytes(damage((tmp_path / "numbers.npz").read_bytes()))
+    with pytest.raises(UserError, match=r"numbers\.npz is not what this command wrote"):
+        judged.main(["--out", str(tmp_path)])
+
+
+@pytest.mark.parametrize("tables", [{"smiling": np.zeros((3, 7))}, {"smiling": np.zeros(3)},
+                                    {"a hat": np.zeros((3, len(MEASURES) + 2))}])
+def test_tables_of_another_shape_or_of_other_phrases_are_told(tables, tmp_path):
+    judged.save(tmp_path / "numbers.npz", tables)
     with pytest.raises(UserError, match=r"numbers\.npz is not what this command wrote"):
         judged.main(["--out", str(tmp_path)])

@@ -151,9 +151,9 @@ def _wide_smile(m: Mapping[str, np.ndarray]) -> np.ndarray:
 
 
 # A face whose phrase is between both bounds is a matter of taste. Of eleven phrases the middle is where two judges of
-# pictures began to say yes; of the others they had said so already (`benchmarks/judged.py`). The most of mouths, eyes and
-# brows is what one in 200 of 10,000 generated faces goes beyond, that of skin and lips what looked painted; hair and
-# backgrounds have none: black may be black.
+# pictures began to say yes; of the others they had said so already (`benchmarks/judged.py`). The most of narrow eyes and
+# brows is what one in 200 of 10,000 generated faces goes beyond, all other was set by looking; hair and backgrounds have
+# none: black may be black.
 RULES: dict[str, Rule] = {
     "black hair": _hair(lambda m: -m["hair_L"] - np.maximum(m["hair_chroma"] - 6, 0), -15, -22, strands=1.2),
     "brown hair": _hair(lambda m: _all(m["hair_L"] - 12, 46 - m["hair_L"], 2 * (m["hair_a"] - 4.5), 16.5 - m["hair_a"]),

@@ -13,13 +13,18 @@ from attention.worlds.faces.measures import MEASURES
 from benchmarks import judged
 from benchmarks.judged import Judged, read_judged, verdicts
 
-BY_EYE = Path(__file__).parent / "golden" / "judged_faces.npz"
+BY_EYE, AGAIN = (Path(__file__).parent / "golden" / name for name in ("judged_faces.npz", "judged_again.npz"))
 
 
 def test_measures_say_what_two_judges_say_who_knew_nothing_of_them():
     judged = read_judged(BY_EYE)
     agreement = {phrase: judged[phrase].agreement(phrase) for phrase in PROMPTS}
     assert min(agreement.values()) >= 0.7 and np.mean(list(agreement.values())) >= 0.84, agreement
+
+
+def test_measures_say_what_other_judges_say_of_faces_by_which_no_bound_was_moved():
+    agreement = [judged.agreement(phrase) for phrase, judged in read_judged(AGAIN).items()]
+    assert len(agreement) == 9 and min(agreement) >= 0.7 and np.mean(agreement) >= 0.9, agreement
 
 
 def test_agreement_counts_photographs_that_both_are_sure_of():

@@ -316,7 +316,7 @@ class TrainConfig(LossWeights):
                                 world=False)
     cluster_layer: int = option(13, "conv layer of the regions, counted from 1: that of --attention_layer", min=1,
                                 max=LAYERS, world=False)
-    init: str | None = option(None, "start from the weights and regions of an editor: a run folder, its "
+    init: str | None = option(None, "start from the weights, regions and calibration of an editor: a run folder, its "
                                     "editor.safetensors, or the name of a shipped one", world=False)
     step: int = option(10_000, "training steps; may grow when a run goes on", min=1, max=STEPS)
     batch_size: int = option(8, "prompts a step and process; at least 2 in all processes together", min=1,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,7 +15,7 @@ from tiny import tiny_toml
 from attention import clustering_feature, evaluate, run_attention
 from attention.errors import UserError
 from attention.files.published import ROOT, SHIPPED
-from attention.training.runs import load_run
+from attention.training.runs import Calibration, load_run, read_editor, write_calibration
 from attention.worlds.registry import WORLDS
 
 pytestmark = pytest.mark.skipif(not WORLDS["drawn"].generator.exists(), reason="the drawn world is not built")
@@ -144,6 +145,21 @@ def test_a_run_may_start_from_an_editor_whose_attention_then_stays_as_it_is(tmp_
     assert changed and all(name.startswith("mapper.") for name in changed)
     with pytest.raises(UserError, match=r"--init .* --cluster_num 64 there, 20 here; --max_change 30.0 there, 0.0"):
         train(tmp_path / "other", "--init", str(tmp_path), "--cluster_num", "20", "--max_change", "0")
+
+
+def test_what_suits_a_text_is_learned_with_and_kept_by_a_run_that_starts_from_it(tmp_path):
+    """Layers that an editor leaves alone for a text learn nothing by it."""
+    begun, calibration = tmp_path / "begun.safetensors", Calibration(kept={"red hair": 4.0, "grey hair": 4.0})
+    shutil.copy(SHIPPED / "editor.safetensors", begun)
+    write_calibration(begun, calibration)
+    (tmp_path / "phrases.txt").write_text("red hair\ngrey hair\n")
+    train(tmp_path / "run", "--init", str(begun), "--attention_start", "1.15", "--step", "2", "--batch_size", "2",
+          "--captions", str(tmp_path / "phrases.txt"), "--where_share", "0", *SHEET)
+    assert read_editor(tmp_path / "run/editor.safetensors").calibration == calibration
+    before, after = load_file(begun), load_file(tmp_path / "run/editor.safetensors")
+    changed = {name for name, value in before.items() if not torch.equal(value.float(), after[name])}
+    layers = {int(name.split(".")[2]) for name in changed}
+    assert layers and min(layers) == 4, changed
 
 
 @pytest.mark.parametrize("environment", [

@@ -28,7 +28,7 @@ from attention.inversion.identity import Recogniser
 from attention.training.runs import read_editor
 from attention.worlds.concepts import Concept
 from attention.worlds.faces.concepts import BY_PHRASE, CONCEPTS, PART_NAMES, PROMPTS, SAYINGS, where_texts
-from attention.worlds.faces.measures import MEASURES, RULES, held, measure, share_reached, truth_table
+from attention.worlds.faces.measures import MEASURES, RULES, held, measure, share_reached, truth_table, wave
 from attention.worlds.faces.parts import PARTS, Face, Segments, grown
 from attention.worlds.faces.truth import GeneratedFaces, SeenFaces
 from attention.worlds.registry import WORLDS, load_world, usual_world
@@ -88,6 +88,23 @@ def test_a_colour_in_a_part_makes_its_phrase_true(part, colour, true, false):
     beside = {"skin": (205, 165, 145)} if part == "lips" else {}            # lips are measured beside the skin
     found = truths(plain_face({**beside, part: colour}))
     assert found[true] == 1 and found[false] == 0
+
+
+@pytest.mark.parametrize("side", [128, 256])
+def test_a_mesh_is_no_colour_of_a_background(side):
+    """Of a wave of 64 periods less its local mean, a mean over whole ones has half of the amplitude, or all where a period
+    has two pixels; what is rough without such a grid, and a slope, have little of it."""
+    columns, mask = np.arange(side), np.arange(side) < side * 3 // 4
+    grid = np.tile(50 + 3 * np.cos(2 * np.pi * 64 / side * columns), (side, 1))
+    inside = np.tile(mask, (side, 1))
+    assert wave(grid, inside) == pytest.approx(3 * 4 / 5 if side == 128 else 1.5 * 8 / 9, rel=0.03)
+    assert wave(grid.T, inside) == pytest.approx(wave(grid, inside), rel=0.03)
+    rough = 50 + 3 * np.random.default_rng(0).normal(size=(side, side))
+    assert wave(rough, inside) < 0.4 * wave(grid, inside) and wave(np.tile(columns / 4, (side, 1)), inside) < 0.1
+    assert np.isnan(wave(grid, np.zeros_like(inside)))
+    green = dict.fromkeys(MEASURES, 0.0) | {"background_a": -20.0, "background_b": 10.0}
+    numbers = np.array([[(green | {"background_grid": level})[name] for name in MEASURES] for level in (0.1, 0.8, np.nan)])
+    assert held(numbers)[:, PROMPTS.index("green background")].tolist() == [True, False, True]
 
 
 def test_flat_paint_is_no_hair():
@@ -157,9 +174,11 @@ def test_rosy_cheeks_and_a_beard_are_differences_within_a_face():
     rosy = plain_face({"skin": skin, "cheeks": (198, 143, 126)})
     assert truths(rosy)["rosy cheeks"] == 1 and truths(plain_face({"skin": skin}))["rosy cheeks"] == 0
     face = plain_face({"skin": skin})
-    stubble = np.random.default_rng(0).integers(60, 140, (SIDE, SIDE, 1), dtype=np.uint8).repeat(3, axis=2)
-    bearded = replace(face, pixels=np.where(face.parts["jaw"][..., None], stubble, face.pixels))
-    assert truths(bearded)["beard"] == 1 and truths(face)["beard"] == 0
+    said = []
+    for spread in (8, 40):                                      # stubble; flakes, which are no beard
+        hairs = np.random.default_rng(0).integers(100 - spread, 100 + spread, (SIDE, SIDE, 1), dtype=np.uint8).repeat(3, 2)
+        said.append(truths(replace(face, pixels=np.where(face.parts["jaw"][..., None], hairs, face.pixels)))["beard"])
+    assert said == [1, 0] and truths(face)["beard"] == 0
 
 
 # The mesh's points and by how many pixels they move -> what is then true, and the figure in distances between the eyes.
@@ -187,6 +206,10 @@ def test_eyes_are_big_or_narrow_by_their_lids():
         sore = face.pixels.copy()
         sore[grown(face.parts["eyes"], 3) & ~face.parts["eyes"]] = (190, 110, 100)
         assert truths(Face.of(sore, mesh, face.segments))[phrase] == 0, phrase
+        for colour in ((190, 60, 50), (60, 90, 190)):
+            glowing = face.pixels.copy()
+            glowing[face.parts["irises"]] = colour
+            assert truths(Face.of(glowing, mesh, face.segments))[phrase] == 0, (phrase, colour)
 
 
 @pytest.mark.parametrize("phrase, colours", [("dark eyebrows", {"skin": (200, 160, 140), "brows": (2, 2, 2)}),

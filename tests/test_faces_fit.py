@@ -8,6 +8,7 @@ import pytest
 import torch
 from plain_faces import SIDE, StillMesh, plain_face, small_generator
 
+from attention.clip_models.tiny import TinyCLIP
 from attention.errors import UserError
 from attention.files.published import ROOT
 from attention.files.safetensors import write_safetensors
@@ -18,13 +19,15 @@ from attention.inversion.small import load_small
 from attention.method.editor import RegionEditor
 from attention.method.regions import RegionClusters
 from attention.worlds.faces import build
-from attention.worlds.faces.concepts import CONCEPTS
+from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES
 from attention.worlds.faces.fit import encoder as encoder_fit
 from attention.worlds.faces.fit import pictures
-from attention.worlds.faces.fit.clip import PAINTED, paint, tint
+from attention.worlds.faces.fit.clip import PAINTED, REFINED, paint, refine_clip, tint
 from attention.worlds.faces.fit.early import EarlyFit, begin_linear, lessons
+from attention.worlds.faces.fit.pictures import Measured
 from attention.worlds.faces.measures import MEASURES, measure
 from attention.worlds.faces.parts import PARTS, Segments
+from attention.worlds.phrases import vocabulary
 
 pytest.importorskip("skimage", reason="what is measured needs the extra truth")
 sheet = runpy.run_path(str(ROOT / "show_demo/faces.py"))["main"]
@@ -182,7 +185,7 @@ def test_an_encoder_learns_w_then_pictures_and_goes_on_where_it_was(small, tmp_p
     monkeypatch.setattr(encoder_fit, "SEEN_FACES", 8)
     pictures.make_shards(tmp_path / "pictures", {"photos-0000": 0},
                          lambda number: encoder_fit.make_photos(generator, number))
-    recipe = replace(encoder_fit.RECIPE, steps=(30, 6, 4), photos=(16, 4))
+    recipe = replace(encoder_fit.RECIPE, steps=(30, 6, 4), rates=(2e-3, 2e-4), photos=(16, 4))
     encoder = encoder_fit.fit_encoder(generator, tmp_path, range(1), recipe)
     taught = encoder_fit.photos(tmp_path / "pictures", [0])
     shown, w = to_image(taught.pixels), torch.from_numpy(taught.w)
@@ -237,6 +240,20 @@ def test_tint_moves_the_measures_as_it_moves_the_pixels():
     assert np.abs(numbers[:, told] - before[told]).max() > 20
     others = np.setdiff1d(np.arange(len(MEASURES)), told)
     np.testing.assert_array_equal(numbers[:, others], before[None, others].repeat(60, axis=0))
+
+
+def test_a_clip_that_looks_again_sees_anew_and_reads_as_before():
+    """The texts that an editor learned of keep their embeddings bit for bit."""
+    random = np.random.default_rng(0)
+    taught = Measured(random.integers(255, size=(8, 16, 16, 3), dtype=np.uint8), np.zeros((8, 16, 16), np.uint8),
+                      random.normal(size=(8, len(MEASURES))).astype(np.float32))
+    clip = TinyCLIP(vocabulary(CONCEPTS, PART_NAMES), dim=8, image_size=16, width=4, text_width=8, text_heads=2,
+                    text_layers=1).freeze()
+    shown, texts = to_image(taught.pixels), ["grey hair", "red lipstick and a beard"]
+    seen, said = clip.encode_image(shown), clip.encode_text(texts)
+    again = refine_clip(clip, taught, replace(REFINED, steps=3, batch_size=4))
+    assert again is clip and clip.frozen and not any(weight.requires_grad for weight in clip.parameters())
+    assert torch.equal(clip.encode_text(texts), said) and not torch.allclose(clip.encode_image(shown), seen, atol=1e-3)
 
 
 MISTAKES = [(build.main, ["--part", "clip", "--work", "{work}"], r"0000\.npz is missing; make it .*--first 0 --last 1$"),

@@ -25,7 +25,7 @@ from attention.training import distributed
 from attention.training.captions import PhraseSampler
 from attention.training.folder import CHECKPOINTS, EDITOR, holds_run
 from attention.training.run_log import read_config
-from attention.training.runs import FREE, fill, misfit, options_of, plain, save_editor
+from attention.training.runs import FREE, UNMEASURED, Calibration, fill, misfit, options_of, plain, save_editor
 from attention.worlds.world import World
 
 KEPT = 3                # newest checkpoints that stay, beside the best
@@ -50,7 +50,8 @@ class Checkpoint(BaseModel):
 
 
 def save_checkpoint(config: TrainConfig, world: World, editor: RegionEditor, optimiser: torch.optim.Optimizer,
-                    sampler: PhraseSampler, step: int, score: float, regular: bool = True) -> Path:
+                    sampler: PhraseSampler, step: int, score: float, regular: bool = True,
+                    calibration: Calibration = UNMEASURED) -> Path:
     """Write RUN/editor.safetensors and RUN/checkpoints/STEP.pt; the newest KEPT stay, and the best as best.pt.
 
     Every random number comes from the seed and the number of the step, in each process, so there are no random states to
@@ -60,9 +61,10 @@ def save_checkpoint(config: TrainConfig, world: World, editor: RegionEditor, opt
         step: steps done.
         score: the mean total loss since the last regular checkpoint; the lowest is the best, once all losses have their
             weight.
+        calibration: what suits each text, as far as that is known.
         regular: it may become the best; one that time alone asked for has seen too few steps for a comparison.
     """
-    save_editor(editor, config, world, config.run / EDITOR, step)
+    save_editor(editor, config, world, config.run / EDITOR, step, calibration)
     folder = config.run / CHECKPOINTS
     path, best = folder / f"{step:06d}.pt", folder / "best.pt"
     atomic_torch_save({"editor": editor.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "score": score,

@@ -32,7 +32,7 @@ from attention.training.captions import PhraseSampler, prompts_for, sheet_prompt
 from attention.training.checkpoints import forget_later, resume, save_checkpoint
 from attention.training.folder import claimed, clear_run, refuse_inputs, refuse_run, refuse_strange
 from attention.training.run_log import RunLog, check_finite, plot_metrics
-from attention.training.runs import build_editor, command_again, plain, regions_of, start_from
+from attention.training.runs import UNMEASURED, Calibration, build_editor, command_again, plain, regions_of, start_from
 from attention.training.step import Learner, draw, gradients
 from attention.worlds.registry import world_of
 from attention.worlds.world import World
@@ -88,15 +88,14 @@ def _train(config: TrainConfig, world: World, regions: RegionClusters) -> Path:
     losses.require_two_prompts(config.batch_size * world_size())
     regions = regions.to(world.device)
     editor = build_editor(config, world, regions)
-    if config.init is not None:
-        start_from(editor, config, world)
+    calibration = UNMEASURED if config.init is None else start_from(editor, config, world)
     optimiser = torch.optim.Adam([{"params": editor.mapper.parameters()}, {"params": editor.attention.parameters()}],
                                  fused=True)
     sampler = prompts_for(config, world)
     if config.weight("perceptual") > 0:
         world.perceptual                                        # noqa: B018  (loaded now, so that it fails now)
     start, checkpoint = resume(config, world, editor, optimiser, sampler)
-    keeper = _Keeper(config, world, editor, optimiser, sampler, start, checkpoint) if rank() == 0 else None
+    keeper = _Keeper(config, world, editor, optimiser, sampler, calibration, start, checkpoint) if rank() == 0 else None
     if keeper is not None:
         save_regions(regions, config.run / "regions.safetensors")
     bar = tqdm(range(start, config.step), desc="training", initial=start, total=config.step, disable=keeper is None)
@@ -142,8 +141,9 @@ class _Keeper:
     """
 
     def __init__(self, config: TrainConfig, world: World, editor: RegionEditor, optimiser: torch.optim.Optimizer,
-                 sampler: PhraseSampler, start: int, checkpoint: Path | None):
+                 sampler: PhraseSampler, calibration: Calibration, start: int, checkpoint: Path | None):
         self.config, self.world, self.editor, self.optimiser, self.sampler = config, world, editor, optimiser, sampler
+        self.calibration = calibration
         self.checkpoint = checkpoint
         self.shown: dict[str, str] = {}
         self.totals: list[float] = []
@@ -184,7 +184,7 @@ class _Keeper:
         check_finite(done - 1, {"the largest value of the sample sheet": brightest,
                                 "the largest value of the optimiser": largest(moments)}, self.checkpoint)
         self.checkpoint = save_checkpoint(self.config, self.world, self.editor, self.optimiser, self.sampler, done,
-                                          float(np.mean(self.totals)), regular)
+                                          float(np.mean(self.totals)), regular, self.calibration)
         if regular:
             self.totals.clear()
         if self.config.save_intermediate_image_every > 0:

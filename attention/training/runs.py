@@ -52,7 +52,7 @@ BELOW = "<run>/"        # begins the path of a file in a run that lies below the
 def regions_of(config: TrainConfig, world: World) -> RegionClusters:
     """The regions that a run asks for: of --init, of its folder, or of --cluster_path, which may be the authors' pickle."""
     if config.init is not None:
-        return _beginning(config, world)[1]
+        return _beginning(config, world).regions
     if config.cluster_path.suffix == ".pkl":
         return regions_from_pickle(config.cluster_path, config.cluster_layer - 1, world.name)
     return load_regions(config.cluster_path, refit(config))
@@ -69,6 +69,50 @@ def refit(config: TrainConfig) -> str:
 
 
 # --- the editor
+
+TOWARD = 0.4                # of the way from a text to another, where nothing is said: more is the other
+
+
+class Calibration(NamedTuple):
+    """What suits each text: {text: number} for `Mapper.amount`, `Mapper.kept`, `SpatialAttention.offset` and
+    `RegionEditor.enough`, {text: text that finds its place} for `SpatialAttention.shift`, and {text: text toward which it
+    is changed} for `Mapper.shift`, by so much of the way as `shares` says or TOWARD; empty if nobody measured."""
+
+    amounts: Mapping[str, float] = MappingProxyType({})
+    offsets: Mapping[str, float] = MappingProxyType({})
+    enough: Mapping[str, float] = MappingProxyType({})
+    places: Mapping[str, str] = MappingProxyType({})
+    toward: Mapping[str, str] = MappingProxyType({})
+    kept: Mapping[str, float] = MappingProxyType({})
+    shares: Mapping[str, float] = MappingProxyType({})
+
+    def tables(self) -> dict[str, str]:
+        """As a file's metadata has them."""
+        return {name: json.dumps(dict(table)) for name, table in self._asdict().items() if table}
+
+    def teach(self, editor: RegionEditor, world: World) -> None:
+        """Let an editor of a world know these alone."""
+        numbers = {editor.mapper.amount: self.amounts, editor.attention.offset: self.offsets, editor.enough: self.enough,
+                   editor.mapper.kept: self.kept}
+        for by_text, table in numbers.items():
+            by_text.forget()
+            if table:
+                by_text.set(world.clip.encode_text(list(table)), torch.tensor(list(table.values()))[:, None])
+        shifts = ((editor.attention.shift, self.places, [1.0] * len(self.places)),
+                  (editor.mapper.shift, self.toward, [self.shares.get(text, TOWARD) for text in self.toward]))
+        for shift, others, share in shifts:
+            shift.forget()
+            if others:
+                said, other = (world.clip.encode_text(list(some)) for some in (others, others.values()))        # (N, D)
+                mixed = torch.lerp(said, other, said.new_tensor(share)[:, None])
+                shift.set(said, mixed / mixed.norm(dim=1, keepdim=True) * other.norm(dim=1, keepdim=True) - said)
+
+
+UNMEASURED = Calibration()
+# Of the numbers of a Calibration.
+BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0), "kept": (0.0, 30.0),
+          "shares": (0.0, 1.0)}
+
 
 def build_editor(config: TrainConfig, world: World, regions: RegionClusters) -> RegionEditor:
     """An untrained editor of a run's configuration, its weights seeded; --max_change 0 leaves styles unbounded.
@@ -88,12 +132,13 @@ def build_editor(config: TrainConfig, world: World, regions: RegionClusters) -> 
     return editor.to(world.device)
 
 
-def save_editor(editor: RegionEditor, config: TrainConfig, world: World, path: Path, steps: int) -> None:
+def save_editor(editor: RegionEditor, config: TrainConfig, world: World, path: Path, steps: int,
+                calibration: Calibration = UNMEASURED) -> None:
     """Write mapper and attention with all that is needed to rebuild them, as safetensors, after so many steps."""
     said = {name: value for name, value in plain(config).items() if name not in FREE}     # the same edits, the same file
     metadata = {"kind": KIND, "config": json.dumps(said), "steps": str(steps),
                 "generator_hash": world.generator_hash, "regions": json.dumps(editor.regions.metadata)}
-    write_safetensors(path, editor.state_dict(), metadata)
+    write_safetensors(path, editor.state_dict(), metadata | calibration.tables())
 
 
 def ship_editor(run: Path, folder: Path, smaller: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
@@ -121,45 +166,6 @@ def editor_file(name: str | Path) -> Path:
     """The editor.safetensors of a run folder, of the shipped editor of a world by its name, or the file itself."""
     path = Path(name)
     return path if path.suffix == ".safetensors" else run_of(name) / EDITOR
-
-
-TOWARD = 0.4                # of the way from a text to another, where nothing is said: more is the other
-
-
-class Calibration(NamedTuple):
-    """What suits each text: {text: number} for `Mapper.amount`, `Mapper.kept`, `SpatialAttention.offset` and
-    `RegionEditor.enough`, {text: text that finds its place} for `SpatialAttention.shift`, and {text: text toward which it
-    is changed} for `Mapper.shift`, by so much of the way as `shares` says or TOWARD; empty if nobody measured."""
-
-    amounts: Mapping[str, float] = MappingProxyType({})
-    offsets: Mapping[str, float] = MappingProxyType({})
-    enough: Mapping[str, float] = MappingProxyType({})
-    places: Mapping[str, str] = MappingProxyType({})
-    toward: Mapping[str, str] = MappingProxyType({})
-    kept: Mapping[str, float] = MappingProxyType({})
-    shares: Mapping[str, float] = MappingProxyType({})
-
-    def teach(self, editor: RegionEditor, world: World) -> None:
-        """Let an editor of a world know these alone."""
-        numbers = {editor.mapper.amount: self.amounts, editor.attention.offset: self.offsets, editor.enough: self.enough,
-                   editor.mapper.kept: self.kept}
-        for by_text, table in numbers.items():
-            by_text.forget()
-            if table:
-                by_text.set(world.clip.encode_text(list(table)), torch.tensor(list(table.values()))[:, None])
-        shifts = ((editor.attention.shift, self.places, [1.0] * len(self.places)),
-                  (editor.mapper.shift, self.toward, [self.shares.get(text, TOWARD) for text in self.toward]))
-        for shift, others, share in shifts:
-            shift.forget()
-            if others:
-                said, other = (world.clip.encode_text(list(some)) for some in (others, others.values()))        # (N, D)
-                mixed = torch.lerp(said, other, said.new_tensor(share)[:, None])
-                shift.set(said, mixed / mixed.norm(dim=1, keepdim=True) * other.norm(dim=1, keepdim=True) - said)
-
-
-# Of the numbers of a Calibration.
-BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0), "kept": (0.0, 30.0),
-          "shares": (0.0, 1.0)}
 
 
 class Saved(NamedTuple):
@@ -232,8 +238,7 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     """
     _, metadata = read_safetensors(path, KIND, remake(path.parent))
     others = {name: value for name, value in metadata.items() if name not in Calibration._fields}
-    tables = {name: json.dumps(dict(table)) for name, table in calibration._asdict().items() if table}
-    write_metadata(path, {**others, **tables})
+    write_metadata(path, {**others, **calibration.tables()})
 
 
 def load_run(folder: Path, device: str = "auto", trust: bool = False, ckpt: Path | None = None,
@@ -319,26 +324,30 @@ def misfit(found: object, wanted: Tensor) -> list[str]:
     return [] if bool(torch.isfinite(found).all()) else ["holds values that are not finite"]
 
 
-def start_from(editor: RegionEditor, config: TrainConfig, world: World) -> None:
-    """Give an untrained editor the weights of the one that --init names.
+def start_from(editor: RegionEditor, config: TrainConfig, world: World) -> Calibration:
+    """Give an untrained editor the weights of the one that --init names, and tell it what suits each text there, so that
+    what it learns from now on suits that too. Returns the latter.
 
     Raises:
         UserError: that one is made otherwise, or of another generator; each difference is named.
     """
-    fill(editor, *_beginning(config, world)[::2])
+    saved = _beginning(config, world)
+    fill(editor, saved.tensors, editor_file(str(config.init)))
+    saved.calibration.teach(editor, world)
+    return saved.calibration
 
 
-def _beginning(config: TrainConfig, world: World) -> tuple[dict[str, Tensor], RegionClusters, Path]:
-    """Tensors, regions and path of the editor that --init names, if this run's is of the same make."""
+def _beginning(config: TrainConfig, world: World) -> Saved:
+    """The editor that --init names, if this run's is of the same make."""
     path = editor_file(str(config.init))
-    tensors, made, regions, known_hash, _ = read_editor(path)
-    differs = [f"--{name} {getattr(made, name)} there, {getattr(config, name)} here" for name in SHAPING
-               if getattr(made, name) != getattr(config, name)]
-    if known_hash not in (UNKNOWN, world.generator_hash):
-        differs.append(f"the generator {known_hash} there, {world.generator_hash} here")
+    saved = read_editor(path)
+    differs = [f"--{name} {getattr(saved.config, name)} there, {getattr(config, name)} here" for name in SHAPING
+               if getattr(saved.config, name) != getattr(config, name)]
+    if saved.generator_hash not in (UNKNOWN, world.generator_hash):
+        differs.append(f"the generator {saved.generator_hash} there, {world.generator_hash} here")
     if differs:
         raise UserError(f"--init {shown(path)} is an editor of another make: {'; '.join(differs)}; use the same")
-    return tensors, regions, path
+    return saved
 
 
 # --- options

@@ -3,17 +3,18 @@
     python -m attention.worlds.faces.build                     # everything that is missing
     python -m attention.worlds.faces.build --part clip         # one part anew
     python -m attention.worlds.faces.build --part edits        # lessons: what the editor that is shipped now does
+    python -m attention.worlds.faces.build --part refined      # the shipped CLIP learns on, by pictures and lessons
     python -m attention.worlds.faces.build --part manifest     # figures and hashes of what is there
 
 Needs `python -m attention.download faces mesh` and the extra truth. Pictures to learn from go to build/faces, shard by
 shard: after an interruption the same command goes on. Several of it share the work with --first and --last.
 """
 
-import dataclasses
 import hashlib
 import json
 import platform
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +39,7 @@ from attention.training import loop as training
 from attention.training.clustering import fit_regions
 from attention.training.runs import load_run, ship_editor
 from attention.worlds.faces.concepts import CONCEPTS
-from attention.worlds.faces.fit.clip import RECIPE, fit_clip, joined
+from attention.worlds.faces.fit.clip import RECIPE, REFINED, fit_clip, joined, refine_clip
 from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
 from attention.worlds.faces.fit.encoder import RECIPE as ENCODER_RECIPE
 from attention.worlds.faces.fit.encoder import fit_encoder, make_photos, photos
@@ -59,8 +60,8 @@ HEADS = dict(zip(("early.safetensors", "preview.safetensors"), LAYERS, strict=Tr
 class BuildConfig(Config):
     """Options of build."""
 
-    part: Literal["missing", "heads", "segments", "pictures", "edits", "clip", "encoder", "editor", "manifest"] = option(
-        "missing", "what to make")
+    part: Literal["missing", "heads", "segments", "pictures", "edits", "clip", "refined", "encoder", "editor",
+                  "manifest"] = option("missing", "what to make")
     work: Path = option(ROOT / "build/faces", "folder of pictures and of the editor's run")
     shards: int = option(40, "sets of 250 faces and 250 changed ones to learn from; the last are kept to judge by",
                          min=UNSEEN + 1, max=9999)
@@ -86,6 +87,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     SHIPPED_FACES.mkdir(parents=True, exist_ok=True)
     if config.part == "edits":
         _build_edits(config)
+    if config.part == "refined":
+        _refine_clip(config)
     builders = {"heads": (_build_heads, "preview"), "segments": (_build_segments, "segments"),
                 "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"),
                 "encoder": (_build_encoder, "encoder"), "editor": (_build_editor, "editor")}
@@ -155,6 +158,11 @@ def _build_clip(config: BuildConfig) -> None:
     fit_clip(_pictures(config, unseen=False)).save(SHIPPED_FACES / "clip.safetensors", torch.float16)
 
 
+def _refine_clip(config: BuildConfig) -> None:
+    path = SHIPPED_FACES / "clip.safetensors"
+    refine_clip(TinyCLIP.load(path), _pictures(config, unseen=False)).save(path, torch.float16)
+
+
 def _build_encoder(config: BuildConfig) -> None:
     generator, folder = early_generator(_generator()[0], SHIPPED_FACES / "early.safetensors"), config.work / "pictures"
     make_shards(folder, {f"{PHOTOS}{number:04d}": number for number in _numbers(config, "photos")},
@@ -189,12 +197,12 @@ def manifest(config: BuildConfig) -> dict[str, Any]:
                                truth_table(unseen.numbers))
     quality["clip.safetensors"] = {"mean_area_under_curve": float(np.mean(list(phrases.values()))), "by_phrase": phrases,
                                    "pictures": len(unseen.pixels)}
-    recipes: dict[str, Any] = {**dict.fromkeys(HEADS, EarlyFit()), "clip.safetensors": RECIPE,
-                               "encoder.safetensors": ENCODER_RECIPE}
+    recipes: dict[str, Any] = {**dict.fromkeys(HEADS, asdict(EarlyFit())), "encoder.safetensors": asdict(ENCODER_RECIPE),
+                               "clip.safetensors": {"fit": asdict(RECIPE), "refined": asdict(REFINED)}}
     files = {}
     for path in sorted(SHIPPED_FACES.glob("*.safetensors")):
         files[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size,
-                            "recipe": dataclasses.asdict(recipes[path.name]) if path.name in recipes else "",
+                            "recipe": recipes.get(path.name, ""),
                             "quality": quality.get(path.name, {})}
     return {"command": COMMAND, "torch": torch.__version__, "python": platform.python_version(),
             "threads": torch.get_num_threads(), "files": files}

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 
 from attention.worlds.faces.concepts import CONCEPTS
 from attention.worlds.faces.parts import CHIN, NOSE_BASE, Face, grown
@@ -15,19 +17,26 @@ LEAST_PIXELS = 12           # of a part, below which nothing is known of its col
 STRANDS = 2.4               # roughness of hair that all but 1 % of real-looking hair has; black hair has half of it
 PAINT = -99.0               # the score of what is no hair
 LIDS = 0.09                 # width of the ring round the eyes in distances between them
-SORE = 7.0                  # redness of the lids, beyond which an eye is sore and not narrow; 1 in 200 faces goes beyond
+# What one in 200 of 19,000 generated faces goes beyond.
+SORE = 7.0                  # redness of the lids, beyond which an eye is sore and not narrow
+RED_IRIS, BLUE_IRIS = 18.5, -11.0           # a and b of irises
+FLAKES = 2.8                # roughness of a jaw beside the face's, beyond which it is no beard; one in 1,000 goes beyond
 ROUGH_SIDE = 128            # px of the pictures whose neighbours' differences roughness is
 CELLS = 16                  # along a side of the picture, whose own colours are asked for in parts that can be half changed
+GRID = 64                   # periods across a picture of the wave that blocks of 64 px leave where they are driven too far
+MESH = 0.5                  # of that wave, beyond which a background is a mesh; 1 in 50 generated faces goes beyond
 CHANGED = 10.0              # distance in Lab between colours that anybody calls different
 
 
 @dataclass(frozen=True)
 class Colours:
-    """Median (L, a, b) of every part, NaN where it is too small; how rough some are; quarters of the face's L."""
+    """Median (L, a, b) of every part, NaN where it is too small; how rough some are; quarters of the face's L; the wave
+    of GRID in the background."""
 
     medians: Mapping[str, np.ndarray]
     roughness: Mapping[str, float]
     quarters: np.ndarray        # (2,) L which a quarter of the face lies below, and above
+    grid: float
 
 
 def colours(face: Face) -> Colours:
@@ -50,7 +59,40 @@ def colours(face: Face) -> Colours:
         roughness[name] = float(steps[both].mean()) if both.sum() >= LEAST_PIXELS else np.nan
     face_light = lab[parts["face"], 0]
     quarters = np.percentile(face_light, [25, 75]) if len(face_light) >= LEAST_PIXELS else np.full(2, np.nan)
-    return Colours(medians, roughness, quarters)
+    return Colours(medians, roughness, quarters, wave(lab[..., 0], parts["background"]))
+
+
+def wave(light: np.ndarray, mask: np.ndarray) -> float:
+    """How strong the waves of GRID periods across and down the picture are inside a mask, in L; NaN where it is too small.
+
+    Means over cells of CELLS along a side, so that what has no such grid, though it is rough, has little of it. Cells count
+    that the mask fills for the most part.
+
+    Args:
+        light: (S, S) L, S a multiple of 2 * GRID.
+        mask: (S, S) bool.
+    """
+    side, period = len(light), len(light) // GRID
+    rest = (light - _local_mean(light, 2 * period + 1)) * mask
+
+    def cells(values: np.ndarray) -> np.ndarray:
+        means: np.ndarray = values.reshape(CELLS, side // CELLS, CELLS, side // CELLS).mean(axis=(1, 3))
+        return means
+
+    filled = cells(mask.astype(float))
+    counts = filled >= 0.6
+    if not counts.any():
+        return np.nan
+    turned = np.exp(2j * np.pi / period * np.arange(side))
+    found = [np.abs(cells(rest * phase))[counts] / filled[counts] for phase in (turned[None], turned[:, None])]
+    return float(np.hypot(*found).mean())
+
+
+def _local_mean(values: np.ndarray, side: int) -> np.ndarray:
+    """(S, S) -> its mean over side x side, an odd number, of what lies in the picture."""
+    mean = F.avg_pool2d(torch.from_numpy(values)[None, None], side, stride=1, padding=side // 2, count_include_pad=False)
+    found: np.ndarray = mean[0, 0].numpy()
+    return found
 
 
 def _light(part: str) -> Callable[[Face, Colours], float]:
@@ -108,6 +150,7 @@ MEASURES: dict[str, Callable[[Face, Colours], float]] = {
     "brows_thick": _brow_thickness, "nose_width": _distance(64, 294), "face_height": _distance(NOSE_BASE, CHIN),
     "clothes_L": _light("clothes"), "clothes_a": _red("clothes"), "clothes_b": _yellow("clothes"),
     "background_L": _light("background"), "background_a": _red("background"), "background_b": _yellow("background"),
+    "background_grid": lambda face, seen: seen.grid,
 }
 
 
@@ -141,8 +184,13 @@ def _hair(score: Callable[[Mapping[str, np.ndarray]], np.ndarray], true: float, 
 
 
 def _clear(m: Mapping[str, np.ndarray], score: np.ndarray) -> np.ndarray:
-    """A size of eyes, which is none of eyes whose lids are sore."""
-    return np.where(m["lids_red"] > SORE, PAINT, score)
+    """A size of eyes, which is none of eyes whose lids are sore, or whose irises are redder or bluer than any."""
+    return np.where((m["lids_red"] > SORE) | (m["iris_a"] > RED_IRIS) | (m["iris_b"] < BLUE_IRIS), PAINT, score)
+
+
+def _background(score: Callable[[Mapping[str, np.ndarray]], np.ndarray], true: float, false: float) -> Rule:
+    """A colour of the background, which is none of a mesh."""
+    return Rule(lambda m: np.where(m["background_grid"] > MESH, PAINT, score(m)), true, false)
 
 
 def _wide_smile(m: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -166,7 +214,8 @@ RULES: dict[str, Rule] = {
     "tanned skin": Rule(lambda m: _all(68 - m["skin_L_high"], m["skin_L"] - 32, 1.5 * (m["skin_b"] - 12)), 3, -3),
     # On dark skin the same red shows less.
     "rosy cheeks": Rule(lambda m: m["cheeks_red"] - 0.12 * np.maximum(58 - m["skin_L"], 0), 5.2, 3.6, 11),
-    "beard": Rule(lambda m: _all(m["jaw_dark"] - 7.5, 10 * (m["jaw_rough"] + 0.1)), 1.5, -2),
+    "beard": Rule(lambda m: np.where(m["jaw_rough"] > FLAKES, PAINT, _all(
+        m["jaw_dark"] - 7.5, 10 * (m["jaw_rough"] + 0.1))), 1.5, -2),
     # Of lips, what counts is how they differ from the skin round them: all of a face may lie in red light.
     "red lipstick": Rule(lambda m: _all(m["lips_a"] - m["skin_a"] - 24, 48 - m["lips_L"], m["lips_b"] - m["skin_b"] + 2,
                                         55 - m["lips_a"]), 2, -6),
@@ -181,10 +230,10 @@ RULES: dict[str, Rule] = {
     "narrow eyes": Rule(lambda m: _clear(m, -m["eye_opening"]), -0.105, -0.125, -0.062),
     "dark eyebrows": Rule(lambda m: m["brows_dark"], 22, 15, 41.5),
     "light eyebrows": Rule(lambda m: -m["brows_dark"], -7.5, -12, 2.6),
-    "dark background": Rule(lambda m: -m["background_L"], -25, -35),
-    "bright background": Rule(lambda m: m["background_L"], 80, 70),
-    "green background": Rule(lambda m: _all(-m["background_a"] - 7, m["background_b"] + 4), 1, -4),
-    "blue background": Rule(lambda m: -m["background_b"], 7, 2),
+    "dark background": _background(lambda m: -m["background_L"], -25, -35),
+    "bright background": _background(lambda m: m["background_L"], 80, 70),
+    "green background": _background(lambda m: _all(-m["background_a"] - 7, m["background_b"] + 4), 1, -4),
+    "blue background": _background(lambda m: -m["background_b"], 7, 2),
 }
 
 

@@ -15,7 +15,7 @@ from tiny import tiny_toml
 from attention import clustering_feature, evaluate, run_attention
 from attention.errors import UserError
 from attention.files.published import ROOT, SHIPPED
-from attention.training.runs import Calibration, load_run, read_editor, write_calibration
+from attention.training.runs import Calibration, load_run, read_editor, ship_editor, write_calibration
 from attention.worlds.registry import WORLDS
 
 pytestmark = pytest.mark.skipif(not WORLDS["drawn"].generator.exists(), reason="the drawn world is not built")
@@ -160,6 +160,11 @@ def test_what_suits_a_text_is_learned_with_and_kept_by_a_run_that_starts_from_it
     changed = {name for name, value in before.items() if not torch.equal(value.float(), after[name])}
     layers = {int(name.split(".")[2]) for name in changed}
     assert layers and min(layers) == 4, changed
+    (tmp_path / "shipped").mkdir()
+    ship_editor(tmp_path / "run", tmp_path / "shipped", lambda tensors: tensors)
+    made, shipped = (read_editor(tmp_path / folder / "editor.safetensors") for folder in ("run", "shipped"))
+    assert shipped.calibration == calibration and shipped.config.lr == made.config.lr
+    assert made.config.captions == tmp_path / "phrases.txt" and shipped.config.captions is None
 
 
 @pytest.mark.parametrize("environment", [

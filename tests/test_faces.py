@@ -112,6 +112,15 @@ def test_flat_paint_is_no_hair():
         assert truths(plain_face({"hair": colour}, strands=0))[phrase] == 0
 
 
+def test_a_bald_head_has_no_colour_of_hair():
+    """It lacks none either: nobody asks what an edit of its hair makes of it."""
+    numbers = np.array([list(measure(plain_face({"hair": (20, 18, 16)})).values())] * 2)
+    numbers[1, list(MEASURES).index("hair_area")] = 0.1
+    columns = [PROMPTS.index("black hair"), PROMPTS.index("grey hair")]
+    assert truth_table(numbers)[0, columns].tolist() == [1, 0] and np.isnan(truth_table(numbers)[1, columns]).all()
+    assert held(numbers)[:, columns].tolist() == [[True, False], [False, False]]
+
+
 def test_lips_are_red_beside_the_skin_and_not_by_red_light():
     everywhere = dict.fromkeys(("skin", "lips"), (180, 40, 50))
     assert truths(plain_face(everywhere))["red lipstick"] == 0
@@ -209,7 +218,7 @@ def test_eyes_are_big_or_narrow_by_their_lids():
         for colour in ((190, 60, 50), (60, 90, 190)):
             glowing = face.pixels.copy()
             glowing[face.parts["irises"]] = colour
-            assert truths(Face.of(glowing, mesh, face.segments))[phrase] == 0, (phrase, colour)
+            assert truths(Face.of(glowing, mesh, face.segments))[phrase] == (phrase == "narrow eyes"), (phrase, colour)
 
 
 @pytest.mark.parametrize("phrase, colours", [("dark eyebrows", {"skin": (200, 160, 140), "brows": (2, 2, 2)}),

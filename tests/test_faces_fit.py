@@ -18,10 +18,12 @@ from attention.images import to_image, to_pixels
 from attention.inversion.small import load_small
 from attention.method.editor import RegionEditor
 from attention.method.regions import RegionClusters
+from attention.training.captions import PhraseSampler, read_phrases
 from attention.worlds.faces import build
-from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES
+from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES, PROMPTS
 from attention.worlds.faces.fit import encoder as encoder_fit
 from attention.worlds.faces.fit import pictures
+from attention.worlds.faces.fit.again import LESSONS
 from attention.worlds.faces.fit.clip import PAINTED, REFINED, paint, refine_clip, tint
 from attention.worlds.faces.fit.early import EarlyFit, begin_linear, lessons
 from attention.worlds.faces.fit.pictures import Measured
@@ -254,6 +256,15 @@ def test_a_clip_that_looks_again_sees_anew_and_reads_as_before():
     again = refine_clip(clip, taught, replace(REFINED, steps=3, batch_size=4))
     assert again is clip and clip.frozen and not any(weight.requires_grad for weight in clip.parameters())
     assert torch.equal(clip.encode_text(texts), said) and not torch.allclose(clip.encode_image(shown), seen, atol=1e-3)
+
+
+def test_a_lesson_draws_every_prompt_as_often_as_it_counts(tmp_path):
+    for lesson in LESSONS:
+        assert set(lesson.often) < set(PROMPTS)
+        lesson.write(tmp_path / "phrases.txt")
+        sampler = PhraseSampler(read_phrases(tmp_path / "phrases.txt"), seed=0)
+        counts = dict(zip(sampler.phrases, sampler.counts.tolist(), strict=True))
+        assert counts == {prompt: lesson.often.get(prompt, lesson.usual) for prompt in PROMPTS}
 
 
 MISTAKES = [(build.main, ["--part", "clip", "--work", "{work}"], r"0000\.npz is missing; make it .*--first 0 --last 1$"),

@@ -65,8 +65,9 @@ def check_zero_mask(generator: Generator) -> None:
         styles, edited = edit_of(generator, layer.index, batch)
         source, mask = generator.synthesis(styles), torch.zeros(batch, 1, layer.resolution, layer.resolution)
         assert not torch.equal(generator.synthesis(edited).image, source.image)
-        made = generator.synthesis(edited, blend=Blend(layer.index, mask, source.features))
-        assert torch.equal(made.image, source.image), f"layer {layer.index}"
+        for even in (False, True):
+            made = generator.synthesis(edited, blend=Blend(layer.index, mask, source.features, even))
+            assert torch.equal(made.image, source.image), f"layer {layer.index}"
 
 
 def check_full_mask(generator: Generator) -> None:
@@ -108,10 +109,11 @@ def check_reach(generator: Generator) -> None:
         styles, edited = edit_of(generator, layer.index, batch)
         source, mask = generator.synthesis(styles), torch.zeros(batch, 1, 8, 8)
         mask[:, :, 0, 0] = 1
-        made = generator.synthesis(edited, blend=Blend(layer.index, mask, source.features)).image
-        assert not torch.equal(made, source.image)
-        assert torch.equal(made[:, :, touched:], source.image[:, :, touched:])
-        assert torch.equal(made[:, :, :, touched:], source.image[:, :, :, touched:])
+        for even in (False, True):
+            made = generator.synthesis(edited, blend=Blend(layer.index, mask, source.features, even)).image
+            assert not torch.equal(made, source.image)
+            assert torch.equal(made[:, :, touched:], source.image[:, :, touched:])
+            assert torch.equal(made[:, :, :, touched:], source.image[:, :, :, touched:])
 
 
 def check_features(generator: Generator) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import assert_close_to_max
+from scipy.ndimage import uniform_filter
 
 from attention.download import main
 from attention.errors import UserError
@@ -12,7 +13,7 @@ from attention.files.generator import load_generator
 from attention.files.openvino import Graph, mobile_state
 from attention.files.published import MOBILE_FILE
 from attention.files.wheels import WHEELS
-from attention.generator import MobileStyleGAN, mobile_layers
+from attention.generator import MobileStyleGAN, even_bands, mobile_layers
 from attention.generator.mobile import inverse_haar
 
 WHEEL = WHEELS["random-face==2021.7.21.1"]
@@ -69,6 +70,25 @@ def test_the_layer_table_has_the_published_widths():
         512, *(512, 128, 512) * 4, 512, 128, 256, 256, 64, 128, 128, 32, 64, 64]
     assert (layers[12].kind, layers[12].resolution, layers[12].out_channels) == ("conv", 64, 512)
     assert layers[-1].resolution == 1024
+
+
+def test_an_even_edit_draws_no_mesh():
+    """A change of high bands that is the same all over is a wave of two pixels; one that alternates from cell to cell stays
+    but for its local means, here those of scipy."""
+    layers, source = mobile_layers((16, 12, 8)), torch.randn(1, 12, 12, 12, dtype=torch.float64)
+    up = next(layer for layer in layers if layer.kind == "up" and layer.in_channels == 12)
+    shift = torch.randn(2, 12, 1, 1, dtype=torch.float64)
+    meshed = source + shift
+    even = even_bands(layers, up.index - 1, meshed, source)
+    assert torch.equal(even[:, :3], meshed[:, :3]) and torch.allclose(even[:, 3:], source.expand(2, -1, -1, -1)[:, 3:])
+    change = torch.randn(2, 12, 12, 12, dtype=torch.float64)
+    means = np.stack([uniform_filter(band, 5, mode="nearest") for band in change.flatten(0, 1).numpy()])
+    wanted = change - torch.from_numpy(means).view_as(change)
+    found = even_bands(layers, up.index - 1, source + change, source) - source
+    torch.testing.assert_close(found[:, 3:], wanted[:, 3:])
+    assert torch.allclose(found[:, :3], change[:, :3])
+    conv = up.index + 1
+    assert layers[conv].kind == layers[conv + 1].kind == "conv" and even_bands(layers, conv, meshed, source) is meshed
 
 
 @pytest.fixture(scope="module")

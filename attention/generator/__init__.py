@@ -8,6 +8,7 @@ from attention.generator.base import (
     blended_layers,
     conv_layers,
     edited_layers,
+    even_bands,
     nearest,
     sample_z,
     window_means,
@@ -16,5 +17,5 @@ from attention.generator.mobile import MobileStyleGAN, mobile_layers
 from attention.generator.stylegan2 import StyleGAN2, mix, published_channels, synthesis_layers
 
 __all__ = ["Blend", "Generator", "LayerSpec", "MobileStyleGAN", "StyleGAN2", "Synthesis", "blended_layers", "conv_layers",
-           "edited_layers", "mix", "mobile_layers", "nearest", "published_channels", "sample_z", "synthesis_layers",
-           "window_means"]
+           "edited_layers", "even_bands", "mix", "mobile_layers", "nearest", "published_channels", "sample_z",
+           "synthesis_layers", "window_means"]

@@ -14,6 +14,8 @@ from torch import Tensor
 
 from attention.errors import UserError
 
+EVEN = 5        # width of the window of `even_bands`
+
 
 @dataclass(frozen=True)
 class LayerSpec:
@@ -71,6 +73,23 @@ def window_means(maps: Tensor, window: int) -> Tensor:
     return F.avg_pool2d(F.avg_pool2d(padded, (window, 1), stride=1), (1, window), stride=1)
 
 
+def even_bands(layers: Sequence[LayerSpec], index: int, x: Tensor, source: Tensor) -> Tensor:
+    """What an edit makes of a map, without the mesh that it may draw where an inverse Haar transform comes next.
+
+    The high bands say how pixels differ from their neighbours, up and down by turns: what they gain on the whole is a mesh
+    of two pixels, which no picture has. So the local mean of their change is left out. Other generators have no bands.
+
+    Args:
+        x: (B, C, h, h) the output of layer `index`.
+        source: (B or 1, C, h, h) of the unedited picture.
+    """
+    if index + 1 >= len(layers) or layers[index + 1].kind != "up":
+        return x
+    low = layers[index + 1].out_channels
+    change = (x - source.to(x.dtype))[:, low:]                                   # (B, C - low, h, h)
+    return torch.cat([x[:, :low], x[:, low:] - window_means(change, EVEN)], dim=1)
+
+
 class Synthesis(NamedTuple):
     """What synthesis makes: the picture, and every layer's output in order (an rgb entry is the picture so far)."""
 
@@ -86,11 +105,13 @@ class Blend:
         layer: 0-based index of a conv layer.
         mask: (B or 1, 1, h, w) in [0, 1]; resized to each map, nearest.
         source_features: the source's `Synthesis.features`, batch B or 1.
+        even: without the mesh of `even_bands`, where the map is doubled next.
     """
 
     layer: int
     mask: Tensor
     source_features: Sequence[Tensor]
+    even: bool = False
 
     def apply(self, index: int, x: Tensor) -> Tensor:
         """Blend x (B, C, h, w), the output of layer `index`, with the source's output of that layer."""
@@ -128,6 +149,8 @@ def synthesise(layers: Sequence[LayerSpec], run: Callable[[LayerSpec, Tensor, Te
     for layer, style in zip(layers[:last + 1], styles, strict=False):
         out = run(layer, style, x, picture)                                      # (B, C_l, h, h)
         if blend is not None and layer.index in blended:
+            if blend.even:
+                out = even_bands(layers, layer.index, out, blend.source_features[layer.index])
             out = blend.apply(layer.index, out)
         x, picture = (x, out) if layer.kind == "rgb" else (out, picture)
         if feature_side != 0:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from attention.errors import UserError
-from attention.generator import Blend, Generator, blended_layers, edited_layers, nearest
+from attention.generator import Blend, Generator, blended_layers, edited_layers, even_bands, nearest
 from attention.method.by_text import ByText
 from attention.method.defaults import STRENGTH
 from attention.method.dose import ENOUGH, SHARES, Judge, least_share
@@ -195,7 +195,7 @@ class RegionEditor(nn.Module):
             keep_features: of the result, for edits that come after it.
             edges: whether the edit ends at the picture's edges; None does as `follows_edges` says.
         """
-        blend = Blend(self.layer, mask, source.features)
+        blend = Blend(self.layer, mask, source.features, even=True)
         if before is not None:
             blend = Blend(self.layer, torch.zeros_like(mask), self._added(source, styles, mask, before))
         side = self.attention.map_size if keep_features else 0
@@ -265,7 +265,8 @@ class RegionEditor(nn.Module):
         changed = self.generator.synthesis(styles, until=indices[-1], feature_side=self.attention.map_size).features
         for index in indices:
             small = nearest(mask, features[index].shape[-1])
-            features[index] = torch.addcmul(features[index], small, changed[index] - source.features[index])
+            edited = even_bands(self.generator.layers, index, changed[index], source.features[index])
+            features[index] = torch.addcmul(features[index], small, edited - source.features[index])
         return features
 
 

@@ -142,7 +142,7 @@ def save_editor(editor: RegionEditor, config: TrainConfig, world: World, path: P
 
 
 def ship_editor(run: Path, folder: Path, smaller: Callable[[dict[str, Tensor]], dict[str, Tensor]]) -> None:
-    """Copy a run's regions and its editor to where those of a world are shipped.
+    """Copy a run's regions and its editor to where those of a world are shipped, without the place of its captions.
 
     Args:
         smaller: what is done to mapper and attention, so that they take less space.
@@ -150,7 +150,8 @@ def ship_editor(run: Path, folder: Path, smaller: Callable[[dict[str, Tensor]], 
     tensors, metadata = read_safetensors(run / EDITOR, KIND, remake(run))
     regions = {name: value for name, value in tensors.items() if name.startswith("regions.")}
     others = {name: value for name, value in tensors.items() if name not in regions}
-    write_safetensors(folder / EDITOR, {**smaller(others), **regions}, metadata)
+    said = {name: value for name, value in json.loads(metadata["config"]).items() if name != "captions"}
+    write_safetensors(folder / EDITOR, {**smaller(others), **regions}, {**metadata, "config": json.dumps(said)})
     write_atomically(folder / "regions.safetensors", lambda path: shutil.copyfile(run / "regions.safetensors", path))
 
 

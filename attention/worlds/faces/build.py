@@ -3,7 +3,7 @@
     python -m attention.worlds.faces.build                     # everything that is missing
     python -m attention.worlds.faces.build --part clip         # one part anew
     python -m attention.worlds.faces.build --part edits        # lessons: what the editor that is shipped now does
-    python -m attention.worlds.faces.build --part refined      # the shipped CLIP learns on, by pictures and lessons
+    python -m attention.worlds.faces.build --part refined      # the shipped CLIP and editor learn on by these
     python -m attention.worlds.faces.build --part manifest     # figures and hashes of what is there
 
 Needs `python -m attention.download faces mesh` and the extra truth. Pictures to learn from go to build/faces, shard by
@@ -39,6 +39,7 @@ from attention.training import loop as training
 from attention.training.clustering import fit_regions
 from attention.training.runs import load_run, ship_editor
 from attention.worlds.faces.concepts import CONCEPTS
+from attention.worlds.faces.fit.again import LESSONS
 from attention.worlds.faces.fit.clip import RECIPE, REFINED, fit_clip, joined, refine_clip
 from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
 from attention.worlds.faces.fit.encoder import RECIPE as ENCODER_RECIPE
@@ -53,6 +54,7 @@ from attention.worlds.registry import configured, world_of
 from attention.worlds.world import World
 
 COMMAND = "python -m attention.worlds.faces.build"
+NEVER = 2.0             # of a run's share after which attention learns
 UNSEEN = 2              # the last shards: never learned from, so that the CLIP can be judged by them
 HEADS = dict(zip(("early.safetensors", "preview.safetensors"), LAYERS, strict=True))
 
@@ -88,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
     if config.part == "edits":
         _build_edits(config)
     if config.part == "refined":
-        _refine_clip(config)
+        _refine(config)
     builders = {"heads": (_build_heads, "preview"), "segments": (_build_segments, "segments"),
                 "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"),
                 "encoder": (_build_encoder, "encoder"), "editor": (_build_editor, "editor")}
@@ -158,9 +160,16 @@ def _build_clip(config: BuildConfig) -> None:
     fit_clip(_pictures(config, unseen=False)).save(SHIPPED_FACES / "clip.safetensors", torch.float16)
 
 
-def _refine_clip(config: BuildConfig) -> None:
+def _refine(config: BuildConfig) -> None:
+    """The shipped CLIP looks again, then the shipped editor follows it; its attention, and what suits its texts, stay."""
     path = SHIPPED_FACES / "clip.safetensors"
     refine_clip(TinyCLIP.load(path), _pictures(config, unseen=False)).save(path, torch.float16)
+    for number, lesson in enumerate(LESSONS):
+        run, phrases = config.work / f"lesson-{number}", config.work / f"lesson-{number}.txt"
+        lesson.write(phrases)
+        training.run(configured(TrainConfig, domain="faces", run=run, init=str(SHIPPED_FACES), captions=phrases,
+                                step=lesson.steps, lr=lesson.rate, attention_start=NEVER))
+        ship_editor(run, SHIPPED_FACES, packed)
 
 
 def _build_encoder(config: BuildConfig) -> None:

@@ -15,16 +15,17 @@ from attention.worlds.faces.parts import CHIN, NOSE_BASE, Face, grown
 
 LEAST_PIXELS = 12           # of a part, below which nothing is known of its colour
 STRANDS = 2.4               # roughness of hair that all but 1 % of real-looking hair has; black hair has half of it
+BALD = 0.2                  # area of hair in squares of the distance between the eyes, below which its colour says nothing
 PAINT = -99.0               # the score of what is no hair
 LIDS = 0.09                 # width of the ring round the eyes in distances between them
 # What one in 200 of 19,000 generated faces goes beyond.
 SORE = 7.0                  # redness of the lids, beyond which an eye is sore and not narrow
 RED_IRIS, BLUE_IRIS = 18.5, -11.0           # a and b of irises
+MESH = 0.7                  # of the wave of GRID in a background, beyond which that is a mesh
 FLAKES = 2.8                # roughness of a jaw beside the face's, beyond which it is no beard; one in 1,000 goes beyond
 ROUGH_SIDE = 128            # px of the pictures whose neighbours' differences roughness is
 CELLS = 16                  # along a side of the picture, whose own colours are asked for in parts that can be half changed
 GRID = 64                   # periods across a picture of the wave that blocks of 64 px leave where they are driven too far
-MESH = 0.5                  # of that wave, beyond which a background is a mesh; 1 in 50 generated faces goes beyond
 CHANGED = 10.0              # distance in Lab between colours that anybody calls different
 
 
@@ -179,13 +180,19 @@ def _all(*scores: np.ndarray) -> np.ndarray:
 
 def _hair(score: Callable[[Mapping[str, np.ndarray]], np.ndarray], true: float, false: float,
           strands: float = STRANDS) -> Rule:
-    """A colour of hair, which is none of hair so smooth that it has no strands."""
-    return Rule(lambda m: np.where(m["hair_rough"] < strands, PAINT, score(m)), true, false)
+    """A colour of hair, which is none of hair so smooth that it has no strands, and is not known of who has hardly any."""
+    return Rule(lambda m: np.where(m["hair_area"] < BALD, np.nan, np.where(m["hair_rough"] < strands, PAINT, score(m))),
+                true, false)
 
 
 def _clear(m: Mapping[str, np.ndarray], score: np.ndarray) -> np.ndarray:
-    """A size of eyes, which is none of eyes whose lids are sore, or whose irises are redder or bluer than any."""
-    return np.where((m["lids_red"] > SORE) | (m["iris_a"] > RED_IRIS) | (m["iris_b"] < BLUE_IRIS), PAINT, score)
+    """A size of eyes, which is none of eyes whose lids are sore."""
+    return np.where(m["lids_red"] > SORE, PAINT, score)
+
+
+def _plain(m: Mapping[str, np.ndarray], score: np.ndarray) -> np.ndarray:
+    """Large eyes, which are none whose irises glow; of narrow eyes the lids are what is seen there."""
+    return np.where((m["iris_a"] > RED_IRIS) | (m["iris_b"] < BLUE_IRIS), PAINT, _clear(m, score))
 
 
 def _background(score: Callable[[Mapping[str, np.ndarray]], np.ndarray], true: float, false: float) -> Rule:
@@ -226,7 +233,7 @@ RULES: dict[str, Rule] = {
     "serious": Rule(lambda m: -_wide_smile(m), 0.02, -0.01, 0.16),
     "mouth open": Rule(lambda m: m["mouth_gap"], 0.07, 0.03, 0.45),
     "mouth closed": Rule(lambda m: -m["mouth_gap"], -0.03, -0.07),
-    "big eyes": Rule(lambda m: _clear(m, m["eye_opening"]), 0.172, 0.156, 0.195),
+    "big eyes": Rule(lambda m: _plain(m, m["eye_opening"]), 0.172, 0.156, 0.195),
     "narrow eyes": Rule(lambda m: _clear(m, -m["eye_opening"]), -0.105, -0.125, -0.062),
     "dark eyebrows": Rule(lambda m: m["brows_dark"], 22, 15, 41.5),
     "light eyebrows": Rule(lambda m: -m["brows_dark"], -7.5, -12, 2.6),

@@ -23,7 +23,7 @@ from attention.worlds.faces import build
 from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES, PROMPTS
 from attention.worlds.faces.fit import encoder as encoder_fit
 from attention.worlds.faces.fit import pictures
-from attention.worlds.faces.fit.again import LESSONS
+from attention.worlds.faces.fit.again import LESSONS, between
 from attention.worlds.faces.fit.clip import PAINTED, REFINED, paint, refine_clip, tint
 from attention.worlds.faces.fit.early import EarlyFit, begin_linear, lessons
 from attention.worlds.faces.fit.pictures import Measured
@@ -265,6 +265,13 @@ def test_a_lesson_draws_every_prompt_as_often_as_it_counts(tmp_path):
         sampler = PhraseSampler(read_phrases(tmp_path / "phrases.txt"), seed=0)
         counts = dict(zip(sampler.phrases, sampler.counts.tolist(), strict=True))
         assert counts == {prompt: lesson.often.get(prompt, lesson.usual) for prompt in PROMPTS}
+
+
+def test_weights_between_two_editors_are_their_means():
+    before, after = {"a": torch.randn(3, 2).half()}, {"a": torch.randn(3, 2)}
+    assert torch.equal(between(before, after, 0.0)["a"], before["a"].float())
+    assert torch.equal(between(before, after, 1.0)["a"], after["a"])
+    torch.testing.assert_close(between(before, after, 0.5)["a"], (before["a"].float() + after["a"]) / 2)
 
 
 MISTAKES = [(build.main, ["--part", "clip", "--work", "{work}"], r"0000\.npz is missing; make it .*--first 0 --last 1$"),

@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 
 from attention.errors import UserError
+from attention.files.published import ROOT
 from attention.worlds.faces.concepts import PROMPTS
 from attention.worlds.faces.measures import MEASURES
 from benchmarks import judged
 from benchmarks.judged import Judged, read_judged, verdicts
 
 BY_EYE, AGAIN = (Path(__file__).parent / "golden" / name for name in ("judged_faces.npz", "judged_again.npz"))
+SHIPPED = ROOT / "benchmarks/results/faces/judged_shipped.npz"
 
 
 def test_measures_say_what_two_judges_say_who_knew_nothing_of_them():
@@ -25,6 +27,11 @@ def test_measures_say_what_two_judges_say_who_knew_nothing_of_them():
 def test_measures_say_what_other_judges_say_of_faces_by_which_no_bound_was_moved():
     agreement = [judged.agreement(phrase) for phrase, judged in read_judged(AGAIN).items()]
     assert len(agreement) == 9 and min(agreement) >= 0.7 and np.mean(agreement) >= 0.9, agreement
+
+
+def test_measures_say_what_judges_say_of_the_editor_that_is_shipped():
+    agreement = [judged.agreement(phrase) for phrase, judged in read_judged(SHIPPED).items()]
+    assert len(agreement) == 10 and min(agreement) >= 0.7 and np.mean(agreement) >= 0.84, agreement
 
 
 def test_agreement_counts_photographs_that_both_are_sure_of():

@@ -13,6 +13,7 @@ shard: after an interruption the same command goes on. Several of it share the w
 import hashlib
 import json
 import platform
+import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -26,7 +27,7 @@ from attention.config import CalibrateConfig, ClusterConfig, Config, TrainConfig
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.calibration import calibrate
 from attention.extras import need
-from attention.files.disk import run_folder, write_text
+from attention.files.disk import run_folder, write_atomically, write_text
 from attention.files.generator import early_generator, load_generator, save_head
 from attention.files.published import INSTALLED, MOBILE_FILE, ROOT, SHIPPED_FACES, WEIGHTS
 from attention.files.regions import save_regions
@@ -37,9 +38,10 @@ from attention.inversion.invert import psnr_of_inversions
 from attention.inversion.small import load_small
 from attention.training import loop as training
 from attention.training.clustering import fit_regions
-from attention.training.runs import load_run, ship_editor
+from attention.training.folder import EDITOR
+from attention.training.runs import load_run, read_editor, ship_editor
 from attention.worlds.faces.concepts import CONCEPTS
-from attention.worlds.faces.fit.again import LESSONS
+from attention.worlds.faces.fit.again import LESSONS, between
 from attention.worlds.faces.fit.clip import RECIPE, REFINED, fit_clip, joined, refine_clip
 from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
 from attention.worlds.faces.fit.encoder import RECIPE as ENCODER_RECIPE
@@ -161,15 +163,21 @@ def _build_clip(config: BuildConfig) -> None:
 
 
 def _refine(config: BuildConfig) -> None:
-    """The shipped CLIP looks again, then the shipped editor follows it; its attention, and what suits its texts, stay."""
-    path = SHIPPED_FACES / "clip.safetensors"
-    refine_clip(TinyCLIP.load(path), _pictures(config, unseen=False)).save(path, torch.float16)
+    """The shipped CLIP looks again, then the shipped editor follows it some way; attention and what suits texts stay.
+
+    What an interrupted time has left in --work is gone on with.
+    """
+    shipped, clip, run = SHIPPED_FACES / "clip.safetensors", config.work / "clip-refined.safetensors", SHIPPED_FACES
+    if not clip.exists():
+        refine_clip(TinyCLIP.load(shipped), _pictures(config, unseen=False)).save(clip, torch.float16)
+    write_atomically(shipped, lambda path: shutil.copyfile(clip, path))
+    before = read_editor(run / EDITOR).tensors
     for number, lesson in enumerate(LESSONS):
-        run, phrases = config.work / f"lesson-{number}", config.work / f"lesson-{number}.txt"
+        begun, run, phrases = run, config.work / f"lesson-{number}", config.work / f"lesson-{number}.txt"
         lesson.write(phrases)
-        training.run(configured(TrainConfig, domain="faces", run=run, init=str(SHIPPED_FACES), captions=phrases,
+        training.run(configured(TrainConfig, domain="faces", run=run, init=str(begun), captions=phrases, resume="auto",
                                 step=lesson.steps, lr=lesson.rate, attention_start=NEVER))
-        ship_editor(run, SHIPPED_FACES, packed)
+    ship_editor(run, SHIPPED_FACES, lambda after: packed(between(before, after)))
 
 
 def _build_encoder(config: BuildConfig) -> None:

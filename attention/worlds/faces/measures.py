@@ -8,21 +8,21 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
+from attention.generator import window_means
 from attention.worlds.faces.concepts import CONCEPTS
 from attention.worlds.faces.parts import CHIN, NOSE_BASE, Face, grown
 
 LEAST_PIXELS = 12           # of a part, below which nothing is known of its colour
 STRANDS = 2.4               # roughness of hair that all but 1 % of real-looking hair has; black hair has half of it
 BALD = 0.2                  # area of hair in squares of the distance between the eyes, below which its colour says nothing
-PAINT = -99.0               # the score of what is no hair
+PAINT = -99.0               # the score of what only looks like it: hair without strands, sore eyes, a mesh, flakes
 LIDS = 0.09                 # width of the ring round the eyes in distances between them
-# What one in 200 of 19,000 generated faces goes beyond.
-SORE = 7.0                  # redness of the lids, beyond which an eye is sore and not narrow
-RED_IRIS, BLUE_IRIS = 18.5, -11.0           # a and b of irises
+# What one in 200 of 19,000 generated faces goes beyond, of FLAKES one in 1,000.
+SORE = 7.0                  # redness of the lids, beyond which an eye is sore, and neither big nor narrow
+RED_IRIS, BLUE_IRIS = 18.5, -11.0           # a and b of irises, beyond which they glow
 MESH = 0.7                  # of the wave of GRID in a background, beyond which that is a mesh
-FLAKES = 2.8                # roughness of a jaw beside the face's, beyond which it is no beard; one in 1,000 goes beyond
+FLAKES = 2.8                # roughness of a jaw beside the face's, beyond which it is no beard
 ROUGH_SIDE = 128            # px of the pictures whose neighbours' differences roughness is
 CELLS = 16                  # along a side of the picture, whose own colours are asked for in parts that can be half changed
 GRID = 64                   # periods across a picture of the wave that blocks of 64 px leave where they are driven too far
@@ -74,7 +74,7 @@ def wave(light: np.ndarray, mask: np.ndarray) -> float:
         mask: (S, S) bool.
     """
     side, period = len(light), len(light) // GRID
-    rest = (light - _local_mean(light, 2 * period + 1)) * mask
+    rest = (light - window_means(torch.from_numpy(light)[None, None], 2 * period + 1)[0, 0].numpy()) * mask
 
     def cells(values: np.ndarray) -> np.ndarray:
         means: np.ndarray = values.reshape(CELLS, side // CELLS, CELLS, side // CELLS).mean(axis=(1, 3))
@@ -87,13 +87,6 @@ def wave(light: np.ndarray, mask: np.ndarray) -> float:
     turned = np.exp(2j * np.pi / period * np.arange(side))
     found = [np.abs(cells(rest * phase))[counts] / filled[counts] for phase in (turned[None], turned[:, None])]
     return float(np.hypot(*found).mean())
-
-
-def _local_mean(values: np.ndarray, side: int) -> np.ndarray:
-    """(S, S) -> its mean over side x side, an odd number, of what lies in the picture."""
-    mean = F.avg_pool2d(torch.from_numpy(values)[None, None], side, stride=1, padding=side // 2, count_include_pad=False)
-    found: np.ndarray = mean[0, 0].numpy()
-    return found
 
 
 def _light(part: str) -> Callable[[Face, Colours], float]:

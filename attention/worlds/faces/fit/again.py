@@ -1,8 +1,12 @@
-"""How the shipped editor learned on, when the CLIP had looked again: some prompts are drawn more often than others."""
+"""How the shipped editor learned on, when the CLIP had looked again: some prompts are drawn more often than others, and
+what is shipped lies between the editor before and the one that followed."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from attention.files.disk import write_text
 from attention.worlds.faces.concepts import PROMPTS
@@ -36,3 +40,9 @@ LESSONS = (
     Lesson(250, 7e-4, 4, {**dict.fromkeys((*WANTED, "bright background"), 8), **dict.fromkeys(DRIVEN, 1),
                           "green background": 20}),
 )
+LED = 0.5       # of the way to the one that followed: all the way hair looks wet and lips are smeared
+
+
+def between(before: Mapping[str, Tensor], after: Mapping[str, Tensor], share: float = LED) -> dict[str, Tensor]:
+    """The weights at a share of the way from some to others that were trained from them (Wortsman et al. 2022)."""
+    return {name: torch.lerp(before[name].float(), value.float(), share) for name, value in after.items()}

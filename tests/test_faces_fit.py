@@ -275,6 +275,7 @@ def test_weights_between_two_editors_are_their_means():
 
 
 MISTAKES = [(build.main, ["--part", "clip", "--work", "{work}"], r"0000\.npz is missing; make it .*--first 0 --last 1$"),
+            (build.main, ["--part", "refined", "--work", "{work}"], r"editor\.safetensors"),
             (build.main, ["--part", "clip", "--work", "{cut}"], r"0000\.npz is no whole set of pictures .*delete it"),
             (build.main, ["--part", "pictures", "--first", "50"], "no shard lies from --first 50 to before --last 9999"),
             (build.main, ["--part", "edits", "--first", "50"], "from --first 50 to before --last 9999 of --edits 8"),

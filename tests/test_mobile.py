@@ -87,6 +87,8 @@ def test_an_even_edit_draws_no_mesh():
     found = even_bands(layers, up.index - 1, source + change, source) - source
     torch.testing.assert_close(found[:, 3:], wanted[:, 3:])
     assert torch.allclose(found[:, :3], change[:, :3])
+    last = meshed.contiguous(memory_format=torch.channels_last)
+    assert even_bands(layers, up.index - 1, last, source).is_contiguous(memory_format=torch.channels_last)
     conv = up.index + 1
     assert layers[conv].kind == layers[conv + 1].kind == "conv" and even_bands(layers, conv, meshed, source) is meshed
 

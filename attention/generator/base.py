@@ -87,7 +87,9 @@ def even_bands(layers: Sequence[LayerSpec], index: int, x: Tensor, source: Tenso
         return x
     low = layers[index + 1].out_channels
     change = (x - source.to(x.dtype))[:, low:]                                   # (B, C - low, h, h)
-    return torch.cat([x[:, :low], x[:, low:] - window_means(change, EVEN)], dim=1)
+    even = x.clone()        # in the layout of x: in another, later convolutions round otherwise outside the mask as well
+    even[:, low:] -= window_means(change, EVEN)
+    return even
 
 
 class Synthesis(NamedTuple):

@@ -61,8 +61,8 @@ def save_checkpoint(config: TrainConfig, world: World, editor: RegionEditor, opt
         step: steps done.
         score: the mean total loss since the last regular checkpoint; the lowest is the best, once all losses have their
             weight.
-        calibration: what suits each text, as far as that is known.
         regular: it may become the best; one that time alone asked for has seen too few steps for a comparison.
+        calibration: what suits each text, as far as that is known.
     """
     save_editor(editor, config, world, config.run / EDITOR, step, calibration)
     folder = config.run / CHECKPOINTS

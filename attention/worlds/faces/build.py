@@ -165,19 +165,23 @@ def _build_clip(config: BuildConfig) -> None:
 def _refine(config: BuildConfig) -> None:
     """The shipped CLIP looks again, then the shipped editor follows it some way; attention and what suits texts stay.
 
-    What an interrupted time has left in --work is gone on with.
+    What an interrupted time has left in --work is gone on with; a whole one leaves nothing there, or the next would begin
+    at its end.
     """
-    shipped, clip, run = SHIPPED_FACES / "clip.safetensors", config.work / "clip-refined.safetensors", SHIPPED_FACES
+    shipped, work, run = SHIPPED_FACES / "clip.safetensors", config.work / "refined", SHIPPED_FACES
+    before, clip = read_editor(run / EDITOR).tensors, work / "clip.safetensors"
     if not clip.exists():
-        refine_clip(TinyCLIP.load(shipped), _pictures(config, unseen=False)).save(clip, torch.float16)
+        seen, pictures = TinyCLIP.load(shipped), _pictures(config, unseen=False)
+        run_folder(work, "--work")
+        refine_clip(seen, pictures).save(clip, torch.float16)
     write_atomically(shipped, lambda path: shutil.copyfile(clip, path))
-    before = read_editor(run / EDITOR).tensors
     for number, lesson in enumerate(LESSONS):
-        begun, run, phrases = run, config.work / f"lesson-{number}", config.work / f"lesson-{number}.txt"
+        begun, run, phrases = run, work / f"lesson-{number}", work / f"lesson-{number}.txt"
         lesson.write(phrases)
         training.run(configured(TrainConfig, domain="faces", run=run, init=str(begun), captions=phrases, resume="auto",
                                 step=lesson.steps, lr=lesson.rate, attention_start=NEVER))
     ship_editor(run, SHIPPED_FACES, lambda after: packed(between(before, after)))
+    shutil.rmtree(work)
 
 
 def _build_encoder(config: BuildConfig) -> None:

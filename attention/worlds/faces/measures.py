@@ -18,7 +18,7 @@ STRANDS = 2.4               # roughness of hair that all but 1 % of real-looking
 BALD = 0.2                  # area of hair in squares of the distance between the eyes, below which its colour says nothing
 PAINT = -99.0               # the score of what only looks like it: hair without strands, sore eyes, a mesh, flakes
 LIDS = 0.09                 # width of the ring round the eyes in distances between them
-# What one in 200 of 19,000 generated faces goes beyond, of FLAKES one in 1,000.
+# One in 150 to 350 of the pictures that the CLIP learns from goes beyond each; of FLAKES, which judges bound, one in 3,300.
 SORE = 7.0                  # redness of the lids, beyond which an eye is sore, and neither big nor narrow
 RED_IRIS, BLUE_IRIS = 18.5, -11.0           # a and b of irises, beyond which they glow
 MESH = 0.7                  # of the wave of GRID in a background, beyond which that is a mesh

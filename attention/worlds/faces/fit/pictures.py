@@ -149,7 +149,7 @@ def make_shard(generator: Generator, segments: Segments, mesh: FaceMesh, number:
         others = generator.styles(w[torch.from_numpy(random.integers(SHARD, size=len(rows)))])
         mixed = mixture(random, styles, others)
         mask = torch.stack([part_mask(random, Face.of(*face)) for face in pictures])                 # (B, 1, 64, 64)
-        changed = run(generator, mixed, Blend(BLEND, mask, made[1]))
+        changed = run(generator, mixed, Blend(BLEND, mask, made[1], even=True))
         found += [*pictures, *look(changed, segments, mesh)]
     return kept(found)
 

@@ -297,7 +297,7 @@ def preserved_at(level: float, points: Sequence[tuple[float, float]], more: bool
 def write(report: dict, folder: Path) -> None:
     """JSON, Markdown and the plot."""
     report["wins"] = {preserved: wins(report, preserved) for preserved in PRESERVED}
-    write_text(folder / "comparison.json", json.dumps(rounded(report), indent=1))
+    write_text(folder / "comparison.json", json.dumps(rounded(report), separators=(",", ":")))
     write_text(folder / "comparison.md", page(report))
     curves = {entry["name"]: [(row["mean"]["success"], row["mean"]["psnr_outside"]) for row in entry["sweep"]]
               for entry in report["methods"].values()}

@@ -162,12 +162,12 @@ def test_layers_that_suit_a_text_unchanged_stay_so_when_the_editor_is_loaded(tmp
     path = tmp_path / "editor.safetensors"
     tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
     write_safetensors(path, tensors, metadata)
-    write_calibration(path, Calibration(kept={"beard": 2}))
+    write_calibration(path, Calibration(kept={"beard": 2}, kept_last={"beard": 1}))
     editor, world, _ = load_run(tmp_path, "cpu")
     source = editor.source(world.sample_w(1, 3))
     moved = editor.mapper(source.styles, world.clip.encode_text(["beard"]), 0.1)
     kept = [torch.equal(style, after) for style, after in zip(source.styles, moved, strict=True)]
-    assert kept == [not 2 <= layer < len(editor.edited) for layer in range(len(kept))]
+    assert kept == [not 2 <= layer < len(editor.edited) - 1 for layer in range(len(kept))]
 
 
 def tried(success: dict[float, float]) -> calibration.Tried:
@@ -218,7 +218,7 @@ def test_layers_are_tried_without_those_of_small_maps():
     assert nothing == 0 and editor.edited[coarse - 1].resolution == 8 and editor.edited[coarse].resolution == 16
 
 
-@pytest.mark.parametrize("table", ["amounts", "offsets", "enough", "kept", "shares"])
+@pytest.mark.parametrize("table", ["amounts", "offsets", "enough", "kept", "kept_last", "shares"])
 @pytest.mark.parametrize("said", ["{", "[]", '{"a": "b"}', '{"a": NaN}', '{"a": 1e9}', '{"a": true}', '{"a": -30}'])
 def test_a_garbled_table_is_refused_with_its_file(said, table, tmp_path):
     path = tmp_path / "editor.safetensors"

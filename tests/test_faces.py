@@ -28,7 +28,7 @@ from attention.inversion.identity import Recogniser
 from attention.training.runs import read_editor
 from attention.worlds.concepts import Concept
 from attention.worlds.faces.concepts import BY_PHRASE, CONCEPTS, PART_NAMES, PROMPTS, SAYINGS, where_texts
-from attention.worlds.faces.measures import MEASURES, RULES, held, measure, share_reached, truth_table, wave
+from attention.worlds.faces.measures import MEASURES, RULES, decided, held, measure, share_reached, truth_table, wave
 from attention.worlds.faces.parts import PARTS, Face, Segments, grown
 from attention.worlds.faces.truth import GeneratedFaces, SeenFaces
 from attention.worlds.registry import WORLDS, load_world, usual_world
@@ -119,6 +119,16 @@ def test_a_bald_head_has_no_colour_of_hair():
     columns = [PROMPTS.index("black hair"), PROMPTS.index("grey hair")]
     assert truth_table(numbers)[0, columns].tolist() == [1, 0] and np.isnan(truth_table(numbers)[1, columns]).all()
     assert held(numbers)[:, columns].tolist() == [[True, False], [False, False]]
+    assert decided(numbers)[0, columns].tolist() == [1, 0] and np.isnan(decided(numbers)[1, columns]).all()
+
+
+def test_what_is_a_matter_of_taste_is_decided_in_the_middle_of_the_bounds():
+    rule, column = RULES["mouth open"], PROMPTS.index("mouth open")
+    gaps = [rule.false, rule.false + 0.4 * (rule.true - rule.false), rule.false + 0.6 * (rule.true - rule.false), rule.true,
+            rule.most + 0.1]
+    numbers = np.array([[gap if name == "mouth_gap" else 0.0 for name in MEASURES] for gap in gaps])
+    assert np.isnan(truth_table(numbers)[:, column]).tolist() == [False, True, True, False, False]
+    assert decided(numbers)[:, column].tolist() == [0, 0, 1, 1, 0]
 
 
 def test_lips_are_red_beside_the_skin_and_not_by_red_light():

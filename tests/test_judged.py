@@ -15,7 +15,7 @@ from benchmarks import judged
 from benchmarks.judged import Judged, read_judged, verdicts
 
 BY_EYE, AGAIN = (Path(__file__).parent / "golden" / name for name in ("judged_faces.npz", "judged_again.npz"))
-SHIPPED = ROOT / "benchmarks/results/faces/judged_shipped.npz"
+RESULTS = ROOT / "benchmarks/results/faces"
 
 
 def test_measures_say_what_two_judges_say_who_knew_nothing_of_them():
@@ -29,8 +29,16 @@ def test_measures_say_what_other_judges_say_of_faces_by_which_no_bound_was_moved
     assert len(agreement) == 9 and min(agreement) >= 0.7 and np.mean(agreement) >= 0.9, agreement
 
 
-def test_measures_say_what_judges_say_of_the_editor_that_is_shipped():
-    agreement = [judged.agreement(phrase) for phrase, judged in read_judged(SHIPPED).items()]
+@pytest.mark.parametrize("name", ["judged_shipped.npz", "judged_beside.npz"])
+def test_measures_say_what_judges_of_two_editors_say_where_these_agree(name):
+    found = {phrase: judged.row(phrase) for phrase, judged in read_judged(RESULTS / name).items()}
+    agreement = {phrase: row["agreement"] for phrase, row in found.items() if row["judges"] >= 0.7}
+    assert set(found) - set(agreement) == {"pink lipstick"} and len(agreement) == 9
+    assert min(agreement.values()) >= 0.7 and np.mean(list(agreement.values())) >= 0.88, agreement
+
+
+def test_measures_say_what_judges_say_of_an_editor_of_before():
+    agreement = [judged.agreement(phrase) for phrase, judged in read_judged(RESULTS / "judged_half_way.npz").items()]
     assert len(agreement) == 10 and min(agreement) >= 0.7 and np.mean(agreement) >= 0.84, agreement
 
 

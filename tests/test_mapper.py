@@ -211,15 +211,15 @@ def test_a_calibrated_text_moves_by_what_suits_it_and_an_unlike_one_as_before(na
 
 
 @pytest.mark.parametrize("name", MAPPERS)
-@pytest.mark.parametrize("kept", [0, 1, 3])
-def test_layers_that_a_text_keeps_are_those_of_the_source_to_the_last_bit(name, kept):
+@pytest.mark.parametrize(("first", "last"), [(0, 0), (1, 0), (3, 0), (0, 2), (1, 1), (3, 3)])
+def test_layers_that_a_text_keeps_are_those_of_the_source_to_the_last_bit(name, first, last):
     mapper, styles = MAPPERS[name](EDITED, TEXT_DIM, faces=many_faces()), random_styles(1)
     with torch.no_grad():
         for parameter in mapper.parameters():
             parameter.add_(torch.randn_like(parameter))
     text = torch.randn(1, TEXT_DIM)
     plain = mapper(styles, text, 0.1)
-    mapper.kept.otherwise = float(kept)                                                     # of every text
+    mapper.kept.otherwise, mapper.kept_last.otherwise = float(first), float(last)           # of every text
     moved = mapper(styles, text, 0.1)
     for i, (style, before, after) in enumerate(zip(styles[:len(mapper.layers)], plain, moved, strict=False)):
-        assert torch.equal(after, style if i < kept else before)
+        assert torch.equal(after, before if first <= i < len(mapper.layers) - last else style)

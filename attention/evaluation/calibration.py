@@ -54,7 +54,8 @@ def _calibrate(config: CalibrateConfig, path: Path) -> Path:
         return path
     editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt, World.preview)
     before = read_editor(path).calibration
-    meant = Calibration(toward=before.toward, shares=before.shares)    # what a text means, which nothing here measures
+    # What a text means, which nothing here measures.
+    meant = Calibration(toward=before.toward, shares=before.shares, kept_last=before.kept_last)
     meant.teach(editor, world)
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]

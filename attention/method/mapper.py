@@ -29,12 +29,15 @@ class Mapper(nn.Module):
         shift: of a text that is better changed by another embedding than its own, to that one. Ours.
         kept: how many of the first edited layers leave their styles as they are for a text, rounded. Ours: coarse layers
             draw shapes, and who asks for grey hair asks for no shorter hair.
+        kept_last: how many of the last edited layers do. Ours: fine layers draw colours and edges, and who asks for narrow
+            eyes asks for no red lids.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], strength: float = STRENGTH):
         super().__init__()
         self.layers, self.strength = tuple(layers), strength
-        self.amount, self.shift, self.kept = ByText(otherwise=1.0), ByText(otherwise=0.0), ByText(otherwise=0.0)
+        self.amount, self.shift = ByText(otherwise=1.0), ByText(otherwise=0.0)
+        self.kept, self.kept_last = ByText(otherwise=0.0), ByText(otherwise=0.0)
 
     def forward(self, styles: Sequence[Tensor], text: Tensor, strength: float | Tensor | None = None) -> list[Tensor]:
         """Edit styles.
@@ -55,9 +58,10 @@ class Mapper(nn.Module):
         return edited + list(styles[len(edited):])              # layers past the blend keep their styles
 
     def _shares(self, text: Tensor) -> Tensor:
-        """(B, edited layers) of the strength at which each layer's style moves for a text: 0 where it is `kept`, else 1."""
-        numbers = torch.arange(1, len(self.layers) + 1, device=text.device)
-        return (numbers > self.kept(text).round()).float()
+        """(B, edited layers) of the strength at which each layer's style moves for a text: 0 where it is kept, else 1."""
+        count = len(self.layers)
+        numbers = torch.arange(1, count + 1, device=text.device)
+        return ((numbers > self.kept(text).round()) & (numbers <= count - self.kept_last(text).round())).float()
 
     def change(self, i: int, style: Tensor, text: Tensor) -> Tensor:
         """The way (B, C) of layer i's style (B or 1, C) at strength 1."""

@@ -281,6 +281,12 @@ def truth_table(numbers: np.ndarray) -> np.ndarray:
     return np.where((scores <= false) | (scores > most), 0.0, np.where(scores >= true, 1.0, np.nan))
 
 
+def decided(numbers: np.ndarray) -> np.ndarray:
+    """(N, M) of `measure` -> (N, concepts) 1 or 0, as success is counted, so that nothing is a matter of taste; NaN where
+    the part is not seen."""
+    return np.where(np.isnan(_scores(numbers)), np.nan, held(numbers))
+
+
 def held(numbers: np.ndarray) -> np.ndarray:
     """(N, M) -> (N, concepts) bool: the score lies beyond the middle of the rule's bounds, but is not overdone."""
     rules, scores = [RULES[concept.phrase] for concept in CONCEPTS], _scores(numbers)

@@ -193,6 +193,7 @@ def test_every_prompt_is_tried_without_coarse_layers_and_what_was_kept_is_writte
     """Hair succeeds either way, a beard with all layers alone."""
     tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
     write_safetensors(tmp_path / "editor.safetensors", tensors, metadata)
+    write_calibration(tmp_path / "editor.safetensors", Calibration(kept_last={"beard": 1.0}))
     monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], prompts=PROMPTS))
     monkeypatch.setattr(calibration, "OFFSETS", (0.0,))
     seen = []
@@ -208,6 +209,7 @@ def test_every_prompt_is_tried_without_coarse_layers_and_what_was_kept_is_writte
     assert seen == [[0, 0], [coarse, coarse]]
     _, metadata = read_safetensors(path, KIND, "")
     assert json.loads(metadata["kept"]) == {"purple hair": coarse}
+    assert json.loads(metadata["kept_last"]) == {"beard": 1}                    # set by hand, which nothing here measures
     assert json.loads(metadata["amounts"]) == {"purple hair": 1.3, "beard": 0.6}
     assert "layers kept" in capsys.readouterr().out
 

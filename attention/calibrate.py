@@ -11,7 +11,7 @@ shares of the usual strength; the least is taken at which success (attention/eva
 --slack of its best. This is done with all edited layers, and without the coarse ones, which draw shapes; as many are left
 out as success allows. All become a part of the editor: RUN/editor.safetensors is written again, its weights as they were,
 and a coverage of 0.8 and a strength of 0.1 then mean for every text what suits it. Run again, it begins anew; --forget
-takes it away.
+takes it away, --show prints it.
 """
 
 import sys

@@ -389,6 +389,7 @@ class CalibrateConfig(Config):
     coverage: float = option(COVERAGE, "of the edits, 0 to 1", min=0, max=1)
     precision: Precision = option("fp32", "of the edits' synthesis; fp16 on a GPU only")
     seed: int = option(1717, "of the faces", min=0, max=SEED)
+    show: bool = option(False, "print what is known of texts, and measure nothing")
     forget: bool = option(False, "take away what was found before, and measure nothing")
     trust: bool = option(False, TRUST)
     device: str = option("auto", DEVICE)

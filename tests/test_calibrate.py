@@ -62,6 +62,9 @@ def test_what_suits_a_prompt_becomes_a_part_of_the_editor_and_can_be_taken_away(
                        for attention in (editor.region_editor.attention, plain.attention))
     assert (logits - usually).mean().item() == pytest.approx(offsets["purple hair"], rel=0.03)
     assert editor.identity != load_editor("drawn", "cpu").identity              # a recipe belongs to what made it
+    calibrated = path.read_bytes()
+    calibrate.main(["--run", str(tmp_path), "--show"])
+    assert "| purple hair | 0.8 |" in capsys.readouterr().out and path.read_bytes() == calibrated
     calibrate.main(["--run", str(tmp_path), "--forget"])
     assert path.read_bytes() == whole
 

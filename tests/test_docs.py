@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from attention.files.published import ROOT
+from attention.evaluation.calibration import known_table
+from attention.files.published import ROOT, SHIPPED_FACES
 from attention.method.losses import TERMS
+from attention.training.folder import EDITOR
+from attention.training.runs import read_editor
 from attention.worlds.registry import WORLDS
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "show_demo").glob("*.md"),
@@ -118,6 +121,11 @@ def test_the_settings_of_a_world_are_those_of_the_code(world, page, heading, usu
         for name, value in entry.settings.items() if name not in usual}
     for name in {"perceptual", "views", "truncation"} & set(told):
         assert told[name] == str(getattr(entry, name))
+
+
+def test_the_table_of_what_suits_texts_is_that_of_the_shipped_editor():
+    known = known_table(read_editor(SHIPPED_FACES / EDITOR).calibration)
+    assert known in (ROOT / "docs/faces.md").read_text(encoding="utf-8")
 
 
 def test_the_map_of_the_code_names_every_room():

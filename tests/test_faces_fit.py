@@ -2,6 +2,7 @@
 
 import runpy
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,19 +13,20 @@ from attention.clip_models.tiny import TinyCLIP
 from attention.errors import UserError
 from attention.files.published import ROOT
 from attention.files.safetensors import write_safetensors
-from attention.generator import sample_z
+from attention.generator import edited_layers, sample_z
 from attention.generator.early import EarlyHead
 from attention.images import to_image, to_pixels
 from attention.inversion.small import load_small
 from attention.method.editor import RegionEditor
+from attention.method.mapper import StyleMapper
 from attention.method.regions import RegionClusters
 from attention.training.captions import PhraseSampler, read_phrases
 from attention.worlds.faces import build
 from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES, PROMPTS
 from attention.worlds.faces.fit import encoder as encoder_fit
 from attention.worlds.faces.fit import pictures
-from attention.worlds.faces.fit.again import LESSONS, between
-from attention.worlds.faces.fit.clip import PAINTED, REFINED, paint, refine_clip, tint
+from attention.worlds.faces.fit.again import LESSONS, reconcile
+from attention.worlds.faces.fit.clip import PAINTED, REFINED, REWORDED, paint, refine_clip, reword_clip, tint
 from attention.worlds.faces.fit.early import EarlyFit, begin_linear, lessons
 from attention.worlds.faces.fit.pictures import Measured
 from attention.worlds.faces.measures import MEASURES, measure
@@ -258,6 +260,19 @@ def test_a_clip_that_looks_again_sees_anew_and_reads_as_before():
     assert torch.equal(clip.encode_text(texts), said) and not torch.allclose(clip.encode_image(shown), seen, atol=1e-3)
 
 
+def test_a_phrase_takes_the_place_of_another_and_all_other_texts_keep_theirs():
+    torch.manual_seed(0)
+    clip = TinyCLIP(["green", *vocabulary(CONCEPTS, PART_NAMES)], dim=16, image_size=16, width=4, text_width=32,
+                    text_heads=2, text_layers=1).freeze()
+    others = ["grey hair", "blue background", "green hair", "the hair", "red lipstick and a beard"]
+    before = clip.encode_text(["green background", "grey background", *others])
+    again = reword_clip(clip, "grey background", "green background", replace(REWORDED, steps=150, rate=3e-3))
+    assert again is clip and clip.frozen and not any(weight.requires_grad for weight in clip.parameters())
+    after = clip.encode_text(["grey background", *others])
+    assert (after[0] - before[0]).norm() < 0.1 * (before[1] - before[0]).norm()
+    assert ((after[1:] - before[2:]).norm(dim=1) < 0.1 * before[2:].norm(dim=1))[[0, 1, 3, 4]].all()
+
+
 def test_a_lesson_draws_every_prompt_as_often_as_it_counts(tmp_path):
     for lesson in LESSONS:
         assert set(lesson.often) < set(PROMPTS)
@@ -267,11 +282,24 @@ def test_a_lesson_draws_every_prompt_as_often_as_it_counts(tmp_path):
         assert counts == {prompt: lesson.often.get(prompt, lesson.usual) for prompt in PROMPTS}
 
 
-def test_weights_between_two_editors_are_their_means():
-    before, after = {"a": torch.randn(3, 2).half()}, {"a": torch.randn(3, 2)}
-    assert torch.equal(between(before, after, 0.0)["a"], before["a"].float())
-    assert torch.equal(between(before, after, 1.0)["a"], after["a"])
-    torch.testing.assert_close(between(before, after, 0.5)["a"], (before["a"].float() + after["a"]) / 2)
+def test_a_mapper_learns_some_texts_of_one_and_all_others_of_another(small):
+    """Of two mappers with random weights, at styles that it has not seen."""
+    torch.manual_seed(0)
+    whole, _ = small
+    clip = TinyCLIP(vocabulary(CONCEPTS, PART_NAMES), dim=16, image_size=16, width=4, text_width=32, text_heads=2,
+                    text_layers=1).freeze()
+    layers = edited_layers(whole.layers, 3)
+    before, after, pupil = (StyleMapper(layers, 16, hidden=32).requires_grad_(False) for _ in range(3))
+    pupil.load_state_dict(before.state_dict())
+    world = SimpleNamespace(generator=whole, clip=clip, w_from_z=whole.mapping)
+    styles, texts = whole.styles(whole.mapping(torch.randn(32, 8))), {"grey background": after, "red hair": before}
+    old = {text: pupil.change(1, styles[1], clip.encode_text([text])) for text in texts}
+    reconcile(pupil.requires_grad_(True), before, after, world, steps=400, rate=1e-2)
+    with torch.no_grad():
+        errors = {text: (pupil.change(1, styles[1], said) - teacher.change(1, styles[1], said)).norm()
+                  for text, teacher in texts.items() for said in [clip.encode_text([text])]}
+    away = (old["grey background"] - after.change(1, styles[1], clip.encode_text(["grey background"]))).norm()
+    assert errors["grey background"] < 0.3 * away and errors["red hair"] < 0.3 * old["red hair"].norm()
 
 
 MISTAKES = [(build.main, ["--part", "clip", "--work", "{work}"], r"0000\.npz is missing; make it .*--first 0 --last 1$"),

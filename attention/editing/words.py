@@ -143,6 +143,8 @@ class Words:
             self._named |= {key_of(name): Phrase(name, part, part) for name in reversed(names)}
         self._nouns = {key[0]: phrase.part for key, phrase in self._named.items() if len(key) == 1 and phrase.part}
         self._rules = _rules(said.other_words) + _rules(synonyms or {})
+        other_nouns = {other[0]: known[0] for other, known in self._rules if len(other) == len(known) == 1}
+        self._meant = self._nouns | {other: self._nouns[noun] for other, noun in other_nouns.items() if noun in self._nouns}
         self._known = {word for key in (*self._phrases, *self._named) for word in key}
         self._known |= set() if said.concepts or taught is None else taught
         self._known |= {other[0] for other, _ in self._rules if len(other) == 1}
@@ -283,7 +285,7 @@ class Words:
                     continue
                 beside = {word for word in before + after if word not in PASSED}
                 if phrase is None or (not set(known) <= set(words) and beside <= self._known        # "ginger beard" is no
-                                      and {self._nouns.get(word) for word in beside} <= {None, phrase.part}):   # red hair
+                                      and {self._meant.get(word) for word in beside} <= {None, phrase.part}):   # red hair
                     words = [*before, *known, *after]
         return words
 

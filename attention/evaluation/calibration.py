@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from attention.config import CalibrateConfig
 from attention.devices import autocast
-from attention.errors import UserError
+from attention.errors import UserError, shown
 from attention.evaluation.metrics import iou, lacking
 from attention.evaluation.tables import markdown
 from attention.generator import LayerSpec, sample_z
@@ -21,7 +21,7 @@ from attention.method.defaults import STRENGTH
 from attention.method.editor import RegionEditor, Source
 from attention.method.spatial_attention import threshold_for
 from attention.training.folder import EDITOR, claimed
-from attention.training.runs import Calibration, load_run, read_editor, write_calibration
+from attention.training.runs import Calibration, editor_file, load_run, read_editor, write_calibration
 from attention.worlds.truth import Faces
 from attention.worlds.world import World
 
@@ -35,11 +35,15 @@ OFFSETS = tuple(step / 4 for step in range(-24, 17))            # of the attenti
 
 
 def calibrate(config: CalibrateConfig) -> Path:
-    """Measure every prompt, write what suits it into the editor's file; returns its path.
+    """Measure every prompt, write what suits it into the editor's file, or show what stands there; returns its path.
 
     Raises:
         UserError: the run has no whole editor, or nothing is known of its world's faces.
     """
+    if config.show:
+        path = editor_file(config.run)
+        print(known_table(read_editor(path).calibration))
+        return path
     path = config.run / EDITOR
     if not path.exists():
         raise UserError(f"--run {config.run} holds no {EDITOR}, expected the folder of a run that was trained")
@@ -77,6 +81,16 @@ def _calibrate(config: CalibrateConfig, path: Path) -> Path:
     print(report(reached, offsets, places, suits))
     print(f"written into {path}")
     return path
+
+
+def known_table(calibration: Calibration) -> str:
+    """What an editor's file knows of texts, as a Markdown table; texts in the order of the file."""
+    texts = dict.fromkeys(text for table in calibration for text in table)
+    columns = {"amounts": ("amount", "g"), "enough": ("enough", "g"), "kept": ("first layers left alone", "g"),
+               "kept_last": ("last layers left alone", "g"), "offsets": ("offset of the gate", "g"),
+               "places": ("found as", ""), "toward": ("toward", ""), "shares": ("so far", "g")}
+    rows: dict = {shown(text): {name: getattr(calibration, name).get(text) for name in columns} for text in texts}
+    return markdown(rows, "text", columns)
 
 
 def report(reached: Mapping[str, Mapping[float, float]], offsets: Mapping[str, float], places: Mapping[str, str],

@@ -2,6 +2,7 @@
 
     python -m attention.worlds.faces.build                     # everything that is missing
     python -m attention.worlds.faces.build --part clip         # one part anew
+    python -m attention.worlds.faces.build --part reworded     # the shipped CLIP reads another phrase than one given up
     python -m attention.worlds.faces.build --part edits        # lessons: what the editor that is shipped now does
     python -m attention.worlds.faces.build --part refined      # the shipped CLIP and editor learn on by these
     python -m attention.worlds.faces.build --part manifest     # figures and hashes of what is there
@@ -41,8 +42,8 @@ from attention.training.clustering import fit_regions
 from attention.training.folder import EDITOR
 from attention.training.runs import load_run, read_editor, ship_editor
 from attention.worlds.faces.concepts import CONCEPTS
-from attention.worlds.faces.fit.again import LESSONS, between
-from attention.worlds.faces.fit.clip import RECIPE, REFINED, fit_clip, joined, refine_clip
+from attention.worlds.faces.fit.again import GIVEN_UP, LESSONS, TAUGHT, reconcile
+from attention.worlds.faces.fit.clip import RECIPE, REFINED, REWORDED, fit_clip, joined, refine_clip, reword_clip
 from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
 from attention.worlds.faces.fit.encoder import RECIPE as ENCODER_RECIPE
 from attention.worlds.faces.fit.encoder import fit_encoder, make_photos, photos
@@ -64,8 +65,8 @@ HEADS = dict(zip(("early.safetensors", "preview.safetensors"), LAYERS, strict=Tr
 class BuildConfig(Config):
     """Options of build."""
 
-    part: Literal["missing", "heads", "segments", "pictures", "edits", "clip", "refined", "encoder", "editor",
-                  "manifest"] = option("missing", "what to make")
+    part: Literal["missing", "heads", "segments", "pictures", "edits", "clip", "reworded", "refined", "encoder",
+                  "editor", "manifest"] = option("missing", "what to make")
     work: Path = option(ROOT / "build/faces", "folder of pictures and of the editor's run")
     shards: int = option(40, "sets of 250 faces and 250 changed ones to learn from; the last are kept to judge by",
                          min=UNSEEN + 1, max=9999)
@@ -91,6 +92,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
     SHIPPED_FACES.mkdir(parents=True, exist_ok=True)
     if config.part == "edits":
         _build_edits(config)
+    if config.part == "reworded":
+        _reword()
     if config.part == "refined":
         _refine(config)
     builders = {"heads": (_build_heads, "preview"), "segments": (_build_segments, "segments"),
@@ -162,14 +165,22 @@ def _build_clip(config: BuildConfig) -> None:
     fit_clip(_pictures(config, unseen=False)).save(SHIPPED_FACES / "clip.safetensors", torch.float16)
 
 
+def _reword() -> None:
+    """The shipped CLIP reads the phrase that was taught in place of the one that is given up."""
+    path = SHIPPED_FACES / "clip.safetensors"
+    reword_clip(TinyCLIP.load(path), TAUGHT, GIVEN_UP).save(path, torch.float16)
+
+
 def _refine(config: BuildConfig) -> None:
-    """The shipped CLIP looks again, then the shipped editor follows it some way; attention and what suits texts stay.
+    """The shipped CLIP looks again, the shipped editor follows it, and some texts are changed as that one changes them.
+    What suits texts, and where they mean, stays.
 
     What an interrupted time has left in --work is gone on with; a whole one leaves nothing there, or the next would begin
     at its end.
     """
     shipped, work, run = SHIPPED_FACES / "clip.safetensors", config.work / "refined", SHIPPED_FACES
-    before, clip = read_editor(run / EDITOR).tensors, work / "clip.safetensors"
+    read_editor(run / EDITOR)                           # no whole one is told before the work
+    clip = work / "clip.safetensors"
     if not clip.exists():
         seen, pictures = TinyCLIP.load(shipped), _pictures(config, unseen=False)
         run_folder(work, "--work")
@@ -180,7 +191,11 @@ def _refine(config: BuildConfig) -> None:
         lesson.write(phrases)
         training.run(configured(TrainConfig, domain="faces", run=run, init=str(begun), captions=phrases, resume="auto",
                                 step=lesson.steps, lr=lesson.rate, attention_start=NEVER))
-    ship_editor(run, SHIPPED_FACES, lambda after: packed(between(before, after)))
+    (pupil, world, _), (before, *_), (after, *_) = (load_run(folder, seen=World.preview)
+                                                    for folder in (SHIPPED_FACES, SHIPPED_FACES, run))
+    reconcile(pupil.mapper.requires_grad_(True), before.mapper, after.mapper, world)
+    learned = {f"mapper.{name}": value for name, value in pupil.mapper.state_dict().items()}
+    ship_editor(run, SHIPPED_FACES, lambda tensors: packed({**tensors, **learned}))
     shutil.rmtree(work)
 
 
@@ -219,7 +234,8 @@ def manifest(config: BuildConfig) -> dict[str, Any]:
     quality["clip.safetensors"] = {"mean_area_under_curve": float(np.mean(list(phrases.values()))), "by_phrase": phrases,
                                    "pictures": len(unseen.pixels)}
     recipes: dict[str, Any] = {**dict.fromkeys(HEADS, asdict(EarlyFit())), "encoder.safetensors": asdict(ENCODER_RECIPE),
-                               "clip.safetensors": {"fit": asdict(RECIPE), "refined": asdict(REFINED)}}
+                               "clip.safetensors": {name: asdict(recipe) for name, recipe in
+                                                    (("fit", RECIPE), ("reworded", REWORDED), ("refined", REFINED))}}
     files = {}
     for path in sorted(SHIPPED_FACES.glob("*.safetensors")):
         files[path.name] = {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "bytes": path.stat().st_size,

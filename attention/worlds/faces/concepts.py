@@ -24,7 +24,7 @@ CONCEPTS = (
     Concept("narrow eyes", "eyes", "eye_opening", ("small eyes",)),
     Concept("dark eyebrows", "brows", "brow_darkness"),
     Concept("light eyebrows", "brows", "brow_darkness"),
-    *(Concept(f"{colour} background", "background", "background_colour") for colour in ("dark", "bright", "green", "blue")),
+    *(Concept(f"{colour} background", "background", "background_colour") for colour in ("dark", "bright", "grey", "blue")),
 )
 BY_PHRASE = {concept.phrase: concept for concept in CONCEPTS}
 PROMPTS = tuple(concept.phrase for concept in CONCEPTS)
@@ -40,6 +40,7 @@ OTHER_WORDS = {
     "background": ("backdrop",),
     "dark": ("gloomy",),
     "bright background": ("white background", "light background"),
+    "grey background": ("studio background", "plain background"),
     "serious": ("neutral", "stern", "solemn"),
     "mouth open": ("open lips", "parted lips"),
 }
@@ -48,7 +49,7 @@ NEAREST = {"moustache": "beard", "mustache": "beard", "night background": "dark 
            "bushy eyebrows": "dark eyebrows", "thick eyebrows": "dark eyebrows", "thin eyebrows": "light eyebrows",
            **dict.fromkeys(("frowning", "frown", "sad", "angry"), "serious")}
 OTHER_COLOURS = frozenset(("orange", "yellow", "auburn", "turquoise", "gold", "purple", "violet", "pink", "amber", "teal",
-                           "beige", "hazel"))
+                           "beige", "hazel", "green"))
 SAYINGS = Sayings(CONCEPTS, PART_NAMES, OTHER_WORDS, NEAREST, OTHER_COLOURS)
 
 

@@ -216,9 +216,11 @@ RULES: dict[str, Rule] = {
     "rosy cheeks": Rule(lambda m: m["cheeks_red"] - 0.12 * np.maximum(58 - m["skin_L"], 0), 5.2, 3.6, 11),
     "beard": Rule(lambda m: np.where(m["jaw_rough"] > FLAKES, PAINT, _all(
         m["jaw_dark"] - 7.5, 10 * (m["jaw_rough"] + 0.1))), 1.5, -2),
-    # Of lips, what counts is how they differ from the skin round them: all of a face may lie in red light.
-    "red lipstick": Rule(lambda m: _all(m["lips_a"] - m["skin_a"] - 24, 48 - m["lips_L"], m["lips_b"] - m["skin_b"] + 2,
-                                        55 - m["lips_a"]), 2, -6),
+    # Of lips, what counts is how they differ from the skin round them: all of a face may lie in red light. And lipstick is
+    # redder for its lightness than any lips: a dark one has no more of a than lips that are bare and light.
+    "red lipstick": Rule(lambda m: _all(
+        40 * (m["lips_a"] / np.maximum(m["lips_L"], 1) - 0.97), m["lips_a"] - m["skin_a"] - 14,
+        m["lips_b"] - m["skin_b"] + 3, 65 - m["lips_a"]), 2, -2),
     "pink lipstick": Rule(lambda m: _all(m["lips_a"] - m["skin_a"] - 19, m["skin_b"] - m["lips_b"] + 1.5,
                                          m["lips_L"] - 34, 36 - m["lips_a"] + m["skin_a"]), 2, -2),
     "pale lips": Rule(lambda m: _all(m["skin_a"] - m["lips_a"] + 9.2, 2 * (m["lips_a"] - 14)), 1.8, -1.8),
@@ -232,7 +234,8 @@ RULES: dict[str, Rule] = {
     "light eyebrows": Rule(lambda m: -m["brows_dark"], -7.5, -12, 2.6),
     "dark background": _background(lambda m: -m["background_L"], -25, -35),
     "bright background": _background(lambda m: m["background_L"], 80, 70),
-    "green background": _background(lambda m: _all(-m["background_a"] - 7, m["background_b"] + 4), 1, -4),
+    "grey background": _background(lambda m: _all(2 * (6.5 - np.hypot(m["background_a"], m["background_b"])),
+                                                  m["background_L"] - 38, 74 - m["background_L"]), 1, -4),
     "blue background": _background(lambda m: -m["background_b"], 7, 2),
 }
 

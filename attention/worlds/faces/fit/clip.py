@@ -5,6 +5,7 @@ that are painted over, of which no phrase about the part is true; parts of anoth
 read from the skin around them; faces changed in a part, and edits (fit/pictures.py); noise and blur.
 """
 
+import copy
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention.clip_models.tiny import TinyCLIP
+from attention.fits import fit
 from attention.images import Damage, augment, to_image
 from attention.worlds.faces.concepts import CONCEPTS, PART_NAMES
 from attention.worlds.faces.fit.pictures import Measured
 from attention.worlds.faces.measures import MEASURES, decided, truth_table
 from attention.worlds.faces.parts import PARTS
-from attention.worlds.phrases import ClipFit, teach, vocabulary
+from attention.worlds.phrases import ClipFit, part_texts, sample_phrases, teach, vocabulary
 
 # Colours say what is true here, so they shift less than with drawings.
 DAMAGE = Damage(shift=0.08, blur=1, gain=0.06, offset=0.03, noise=0.08)
@@ -61,6 +63,7 @@ TINTS = {
 
 
 RECIPE = ClipFit(steps=3000, rate=2e-3, readout_weight=1.0)         # of a new CLIP
+REWORDED = ClipFit(steps=600, rate=1e-3)                            # of one that reads another phrase
 REFINED = ClipFit(steps=2000, rate=5e-4, readout_weight=1.0, seed=1)        # of one that looks again
 
 
@@ -84,6 +87,35 @@ def refine_clip(clip: TinyCLIP, taught: Measured, recipe: ClipFit = REFINED) -> 
     clip.frozen = False
     clip.train().model.visual.requires_grad_(True)
     return _taught(clip, taught, recipe, decided)
+
+
+def reword_clip(clip: TinyCLIP, taught: str, instead: str, recipe: ClipFit = REWORDED) -> TinyCLIP:
+    """Train what a TinyCLIP reads, in place, so that a phrase takes the place of another that is given up; all other texts
+    keep theirs, so that its editors still understand them. What it sees is to be taught next, by `refine_clip`.
+
+    Args:
+        taught: the phrase that it shall know, one of CONCEPTS, in words that it has.
+        instead: the phrase that it knew and that is given up.
+    Returns:
+        The same one, frozen.
+    """
+    torch.manual_seed(recipe.seed)
+    before = copy.deepcopy(clip)
+    clip.frozen = False
+    clip.train().requires_grad_(True)
+    optimiser = torch.optim.AdamW(clip.model.transformer.parameters(), lr=recipe.rate, weight_decay=0)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, recipe.rate, total_steps=recipe.steps)
+    named, nothing = part_texts(CONCEPTS, PART_NAMES)[0], np.zeros((1, len(CONCEPTS)))
+
+    def loss(step: int) -> tuple[Tensor, dict[str, float]]:
+        random = np.random.default_rng([recipe.seed, step])
+        texts = [*sample_phrases(random, CONCEPTS, nothing, recipe.phrases)[0], *random.choice(named, recipe.batch_size)]
+        wanted = before.encode_text([text.replace(taught, instead) for text in texts])
+        error = F.mse_loss(clip.encode_text(texts), wanted) / wanted.square().mean()
+        return error, {"error": float(error.detach())}
+
+    fit(optimiser, loss, recipe.steps, "texts", schedule)
+    return clip.freeze()
 
 
 def _taught(clip: TinyCLIP, taught: Measured, recipe: ClipFit, truths: Callable[[np.ndarray], np.ndarray]) -> TinyCLIP:

@@ -45,6 +45,8 @@ def test_measures_say_what_judges_say_of_an_editor_of_before():
 def test_measures_say_what_judges_say_of_every_prompt_and_of_the_editor_before():
     followed, before = (read_judged(RESULTS / name) for name in ("judged_followed.npz", "judged_before.npz"))
     assert set(followed) == set(PROMPTS) and set(before) < set(PROMPTS)
+    shipped = [judged.agreement(phrase) for phrase, judged in read_judged(RESULTS / "judged_shipped.npz").items()]
+    assert len(shipped) == 5 and min(shipped) >= 0.7 and np.mean(shipped) >= 0.8, shipped
     for found in (followed, before):
         agreement = {phrase: judged.agreement(phrase) for phrase, judged in found.items()}
         assert np.mean(list(agreement.values())) >= 0.84 and agreement["red lipstick"] >= 0.8, agreement

@@ -68,17 +68,17 @@ def reconcile(pupil: Mapper, before: Mapper, after: Mapper, world: World, steps:
                  *random.choice(BETTER, PAIRS // 4)]
         said = world.clip.encode_text(texts)
         others = world.clip.encode_text([str(random.choice(alike.get(text, [text]))) for text in texts])
-        share = torch.from_numpy(random.random(PAIRS) * (random.random(PAIRS) < MIXED)).float()[:, None]
-        text = torch.lerp(said, others, share)
-        text = text / text.norm(dim=1, keepdim=True) * said.norm(dim=1, keepdim=True)
-        newer = torch.tensor([any(phrase in text for phrase in BETTER) for text in texts])[:, None]
+        share = torch.from_numpy(random.random(PAIRS) * (random.random(PAIRS) < MIXED)).to(said)[:, None]
+        mixed = torch.lerp(said, others, share)                                                     # (PAIRS, D)
+        mixed = mixed / mixed.norm(dim=1, keepdim=True) * said.norm(dim=1, keepdim=True)
+        newer = torch.tensor([any(phrase in text for phrase in BETTER) for text in texts], device=said.device)[:, None]
         faces = torch.from_numpy(random.integers(len(styles[0]), size=PAIRS))
         errors = []
         for i in range(count):
             style = styles[i][faces]
             with torch.no_grad():
-                wanted = torch.where(newer, after.change(i, style, text), before.change(i, style, text))
-            errors.append(((pupil.change(i, style, text) - wanted) / scales[i]).square().mean())
+                wanted = torch.where(newer, after.change(i, style, mixed), before.change(i, style, mixed))
+            errors.append(((pupil.change(i, style, mixed) - wanted) / scales[i]).square().mean())
         error = torch.stack(errors).mean()
         return error, {"error": float(error.detach())}
 

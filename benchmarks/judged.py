@@ -145,7 +145,7 @@ def make_sheets(folder: Path, faces: int, seed: int) -> None:
                 if lacks and strength != 1 and random.random() * OTHERS < (OTHERS - 1 if strength == 0 else 1):
                     continue
                 styles = editor.mapper(source.styles, text, STRENGTH * dose * strength)
-                image = editor.apply(source, styles, place.mask, keep_features=False).image.clamp(-1, 1)
+                image = editor.apply(source, styles, place.mask, keep_features=False, what=text).image.clamp(-1, 1)
                 tiles[phrase].append(tile(to_pixels(image)[0], face.part(phrase)[0].numpy()))
                 rows[phrase].append(np.append(figures(world.truth, face, phrase, image), strength))
     tables = {}

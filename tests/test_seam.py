@@ -9,7 +9,7 @@ from tiny import tiny_editor
 
 from attention.editing.session import Editor, load_editor
 from attention.files.published import SHIPPED
-from attention.method.seam import ALL, CELL, FLAT, NARROW, NOTHING, SOLID, WIDER, WINDOW, Edges, widened
+from attention.method.seam import ALL, CELL, FADE, FLAT, NARROW, NOTHING, SOLID, WIDER, WINDOW, Edges, as_red, widened
 from attention.training.runs import load_run
 from attention.worlds import registry
 
@@ -106,6 +106,61 @@ def test_an_editor_that_follows_edges_changes_the_shares_and_nothing_else():
     other = editor.apply(source, styles, mask.flip(3), edit)                        # a further edit keeps the one before
     kept = (source.edges.share(mask.flip(3)) == 0).expand_as(edit.image)
     assert kept.any() and torch.equal(other.image[kept], edit.image[kept])
+
+
+LIPS, TEETH, SKIN = (0.7, 0.2, 0.3), (0.85, 0.8, 0.7), (0.8, 0.6, 0.5)          # of redness 0.45, 0.1, 0.25
+
+
+def mouth(side):
+    """(1, 3, side, side) in [-1, 1]: teeth between lips in skin, and a mask of lips and teeth."""
+    picture = torch.tensor(SKIN)[:, None, None].repeat(1, side, side)
+    for colour, inset in ((LIPS, side // 4), (TEETH, 3 * side // 8)):
+        picture[:, inset:side - inset, inset:side - inset] = torch.tensor(colour)[:, None, None]
+    mask = torch.zeros(1, 1, CELLS, CELLS)
+    mask[..., 4:12, 4:12] = 1
+    return picture[None] * 2 - 1, mask
+
+
+@pytest.mark.parametrize("side", [SIDE, 4 * SIDE])
+def test_what_is_less_red_than_the_part_shows_nothing_of_an_edit(side):
+    picture, mask = mouth(side)
+    share = as_red(picture, mask, torch.tensor([[0.6]]))[0, 0]
+    middle, lips, reach = side // 2, side // 4 + side // 16, side // 32
+    assert (share[middle - reach:middle + reach, middle - reach:middle + reach] == 0).all()                     # teeth
+    assert (share[lips - reach:lips + reach, middle - reach:middle + reach] == 1).all()
+    np.testing.assert_allclose(share[:side // 8], (0.25 / 0.45 - 0.6) / (2 * FADE) + 0.5, atol=1e-4)            # skin
+
+
+def test_a_text_that_asks_for_no_redness_and_a_picture_that_has_none_show_all_of_an_edit():
+    picture, mask = mouth(SIDE)
+    assert (as_red(picture, mask, torch.tensor([[0.0]])) == 1).all()
+    assert (as_red(picture.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1), mask, torch.tensor([[0.6]])) == 1).all()
+    assert (as_red(picture, torch.zeros_like(mask), torch.tensor([[0.6]])) == 1).all()
+    both = as_red(picture.expand(2, -1, -1, -1), mask.expand(2, -1, -1, -1), torch.tensor([[0.0], [0.6]]))
+    assert (both[0] == 1).all() and torch.equal(both[1:], as_red(picture, mask, torch.tensor([[0.6]])))
+
+
+@torch.no_grad()
+def test_an_editor_spares_what_a_text_spares_and_no_other_text_does():
+    editor = tiny_editor()
+    editor.follows_edges = True
+    source, random = editor.source(torch.randn(1, 16, generator=torch.Generator().manual_seed(1))), torch.Generator()
+    text, other = torch.randn(2, 1, 8, generator=random.manual_seed(2))
+    styles, mask = editor.mapper(source.styles, text, 1.0), torch.zeros(1, 1, 16, 16)
+    mask[..., 5:12, 5:12] = 1
+    plain = editor.apply(source, styles, mask, what=text).image
+    assert torch.equal(plain, editor.apply(source, styles, mask).image)                                 # nothing is known
+    editor.spared.set(text, torch.tensor([[0.8]]))
+    red, spared = as_red(source.image, mask, editor.spared(text)), editor.apply(source, styles, mask, what=text)
+    assert red.min() < 0.5
+    torch.testing.assert_close(spared.image, source.image + red * (plain - source.image), atol=1e-5, rtol=0)
+    assert torch.equal(editor.apply(source, styles, mask, what=other).image, plain)
+    assert torch.equal(editor.apply(source, styles, mask, what=text, edges=False).image,
+                       editor.apply(source, styles, mask, edges=False).image)
+    after = editor.apply(source, styles, mask, spared, what=text)                       # the mouth that is there by then
+    red = as_red(spared.image, mask, editor.spared(text))
+    whole = editor.apply(source, styles, mask, spared).image
+    torch.testing.assert_close(after.image, spared.image + red * (whole - spared.image), atol=1e-5, rtol=0)
 
 
 @pytest.fixture(scope="module")

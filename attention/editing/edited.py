@@ -381,11 +381,12 @@ class Edited:
         if isinstance(change.what, dict) and "styles_of" in change.what:
             count = len(editor.edited)
             face = self.editor.world.generator.styles(unpack(change.what["styles_of"]).to(mask.device))
-            styles = face[:count] + source.styles[count:]
+            styles, what = face[:count] + source.styles[count:], None
         else:
             assert change.dose is not None
-            styles = editor.mapper(source.styles, self._embedding(change.what), change.strength * change.dose)
-        edit = editor.apply(source, styles, mask, before, edges=change.edges)
+            what = self._embedding(change.what)
+            styles = editor.mapper(source.styles, what, change.strength * change.dose)
+        edit = editor.apply(source, styles, mask, before, edges=change.edges, what=what)
         return self._with((*self.changes, change), (*self.edits, edit), (*self.masks, mask))
 
     def _dose(self, change: Change, mask: Tensor) -> float:

@@ -59,7 +59,7 @@ def _calibrate(config: CalibrateConfig, path: Path) -> Path:
     editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt, World.preview)
     before = read_editor(path).calibration
     # What a text means, which nothing here measures.
-    meant = Calibration(toward=before.toward, shares=before.shares, kept_last=before.kept_last)
+    meant = Calibration(toward=before.toward, shares=before.shares, kept_last=before.kept_last, spared=before.spared)
     meant.teach(editor, world)
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]
@@ -88,7 +88,7 @@ def known_table(calibration: Calibration) -> str:
     texts = dict.fromkeys(text for table in calibration for text in table)
     columns = {"amounts": ("amount", "g"), "enough": ("enough", "g"), "kept": ("first layers left alone", "g"),
                "kept_last": ("last layers left alone", "g"), "offsets": ("offset of the gate", "g"),
-               "places": ("found as", ""), "toward": ("toward", ""), "shares": ("so far", "g")}
+               "places": ("found as", ""), "toward": ("toward", ""), "shares": ("so far", "g"), "spared": ("redness", "g")}
     rows: dict = {shown(text): {name: getattr(calibration, name).get(text) for name in columns} for text in texts}
     return markdown(rows, "text", columns)
 
@@ -190,7 +190,8 @@ def at_shares(editor: RegionEditor, world: World, source: Source, prompt: str,
     strengths = STRENGTH * torch.tensor(SHARES, device=text.device)[:, None]
     styles = editor.mapper(source.styles, text.expand(len(SHARES), -1), strengths)
     with autocast(config.precision, world.device):
-        image = editor.apply(source, styles, place.mask.expand(len(SHARES), -1, -1, -1), keep_features=False).image
+        mask = place.mask.expand(len(SHARES), -1, -1, -1)
+        image = editor.apply(source, styles, mask, keep_features=False, what=text).image
         gains = editor.gains(source, text, place.mask, SHARES) if editor.judge else [torch.zeros(1)] * len(SHARES)
     return image.clamp(-1, 1), torch.cat(gains).float().cpu()
 

@@ -16,7 +16,7 @@ from attention.method.defaults import STRENGTH
 from attention.method.dose import ENOUGH, SHARES, Judge, least_share
 from attention.method.mapper import MAPPERS, MAX_CHANGE
 from attention.method.regions import RegionClusters, pool_by_region
-from attention.method.seam import Edges
+from attention.method.seam import SPARED, Edges, as_red
 from attention.method.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention
 
 
@@ -94,6 +94,8 @@ class RegionEditor(nn.Module):
     Attributes:
         judge: by which `doses` finds how much suits a face; None, as in training, leaves every strength as it is.
         enough: a ByText, how much of the most that a text can gain is enough.
+        spared: a ByText, of the redness of the part that a text is about, what a pixel must have to show the edit, where
+            edits follow edges; 0 where it need have none. Lipstick leaves teeth as they are.
         follows_edges: pictures show an edit up to the edges of what it lies on (seam.py), and not, as in training, all that
             the generator makes of a mask of a few dozen cells.
     """
@@ -111,7 +113,7 @@ class RegionEditor(nn.Module):
         # Frozen and saved elsewhere: kept out of this module's parameters and state dict.
         self._generator = (generator,)
         self.judge: Judge | None = None
-        self.enough = ByText(ENOUGH)
+        self.enough, self.spared = ByText(ENOUGH), ByText(otherwise=0.0)
         self.follows_edges = False
 
     @property
@@ -185,7 +187,8 @@ class RegionEditor(nn.Module):
         return Place.of(raw, pool_by_region(raw, labels, self.regions.num_regions), threshold, straight_through)
 
     def apply(self, source: Source, styles: list[Tensor], mask: Tensor,     # type: ignore[override]  # not Module.apply
-              before: Edit | None = None, keep_features: bool = True, edges: bool | None = None) -> Edit:
+              before: Edit | None = None, keep_features: bool = True, edges: bool | None = None,
+              what: Tensor | None = None) -> Edit:
         """Show styles inside a mask; outside it the picture stays the source, or `before`.
 
         Args:
@@ -194,6 +197,7 @@ class RegionEditor(nn.Module):
             before: an earlier edit of the same source, its features kept: the change is added to it.
             keep_features: of the result, for edits that come after it.
             edges: whether the edit ends at the picture's edges; None does as `follows_edges` says.
+            what: (B, D) the texts that the styles are of, for what they spare; None spares nothing.
         """
         blend = Blend(self.layer, mask, source.features, even=True)
         if before is not None:
@@ -203,7 +207,10 @@ class RegionEditor(nn.Module):
         assert image is not None                                                                # synthesis stops nowhere
         image = image.float()
         if self.follows_edges if edges is None else edges:
-            image = torch.lerp(source.image if before is None else before.image, image, source.edges.share(mask))
+            shown, share = source.image if before is None else before.image, source.edges.share(mask)
+            if what is not None and bool(((spared := self.spared(what)) >= SPARED).any()):
+                share = share * as_red(source.edges.picture if before is None else shown, mask, spared)
+            image = torch.lerp(shown, image, share)
         return Edit(image, styles, mask, features)
 
     def forward(self, source: Source, what: Tensor, where: Tensor, strength: float | None = None,
@@ -220,7 +227,7 @@ class RegionEditor(nn.Module):
         place = self.locate(source, where, threshold, straight_through)
         strength = self.mapper.strength if strength is None else strength
         styles = self.mapper(source.styles, what, strength * self.doses(source, what, place.mask))
-        edit = self.apply(source, styles, place.mask, keep_features=False)
+        edit = self.apply(source, styles, place.mask, keep_features=False, what=what)
         return Edit(edit.image, edit.styles, edit.mask, edit.features, place)
 
     @torch.no_grad()

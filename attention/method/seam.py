@@ -15,6 +15,10 @@ SOLID = 0.25                # of a mask, from which on all of an edit is shown
 NARROW = 9                  # cells: what is less wide is a narrow part, as lips and brows are, ...
 WIDER = 2                   # ... and gets so many cells more, for convolutions past the blend draw much of it there
 NOTHING, ALL = 0.02, 0.98   # rounding apart, none of an edit and all of it
+REDDEST = 0.75              # quantile of a part's redness by which it is known: most of an open mouth is teeth
+FADE = 0.15                 # of that redness, over which an edit fades round the least one that it asks for
+FAINT = 0.03                # redness in [0, 1], below which a part has none, as in a grey photo
+SPARED = 0.01               # of a text that asks for a redness, rounding apart
 
 
 @dataclass(frozen=True)
@@ -79,3 +83,25 @@ def widened(mask: Tensor) -> Tensor:
 
 def _most(maps: Tensor, window: int) -> Tensor:
     return F.max_pool2d(maps, window, 1, window // 2)
+
+
+def as_red(picture: Tensor, mask: Tensor, least: Tensor) -> Tensor:
+    """How much of an edit a pixel shows for being as red as the part that a mask covers: teeth between lips show none.
+
+    Redness is R less the mean of G and B, and a part's that of its reddest quarter.
+
+    Args:
+        picture: (B, 3, R, R) in [-1, 1].
+        mask: (B, 1, h, h) in [0, 1].
+        least: (B, 1) of the part's redness that a pixel must have; below SPARED it need have none.
+    Returns:
+        (B, 1, R, R) in [0, 1].
+    """
+    redness = (picture[:, :1].float() - picture[:, 1:].float().mean(dim=1, keepdim=True)) / 2
+    small = F.adaptive_avg_pool2d(redness, min(CELL * mask.shape[-1], redness.shape[-1]))                   # (B, 1, s, s)
+    covered = F.interpolate(mask.float(), size=small.shape[-2:], mode="bilinear") > SOLID / 2
+    part = torch.where(covered, small, torch.nan).flatten(1).nanquantile(REDDEST, dim=1)[:, None]           # (B, 1)
+    free = (least < SPARED) | ~(part >= FAINT)                                          # NaN: the mask covers nothing
+    smooth = window_means(redness, redness.shape[-1] // small.shape[-1] // 2 * 2 + 3)
+    share = ((smooth / part[..., None, None] - least[..., None, None]) / (2 * FADE) + 0.5).clamp(0, 1)
+    return torch.where(free[..., None, None], torch.ones_like(share), share)

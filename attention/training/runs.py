@@ -74,9 +74,10 @@ TOWARD = 0.4                # of the way from a text to another, where nothing i
 
 
 class Calibration(NamedTuple):
-    """What suits each text: {text: number} for `Mapper.amount`, `Mapper.kept` and `kept_last`, `SpatialAttention.offset`
-    and `RegionEditor.enough`, {text: text that finds its place} for `SpatialAttention.shift`, and {text: text toward which
-    it is changed} for `Mapper.shift`, by so much of the way as `shares` says or TOWARD; empty if nobody measured."""
+    """What suits each text: {text: number} for `Mapper.amount`, `Mapper.kept` and `kept_last`, `SpatialAttention.offset`,
+    `RegionEditor.enough` and `spared`, {text: text that finds its place} for `SpatialAttention.shift`, and {text: text
+    toward which it is changed} for `Mapper.shift`, by so much of the way as `shares` says or TOWARD; empty if nobody
+    measured."""
 
     amounts: Mapping[str, float] = MappingProxyType({})
     offsets: Mapping[str, float] = MappingProxyType({})
@@ -86,6 +87,7 @@ class Calibration(NamedTuple):
     kept: Mapping[str, float] = MappingProxyType({})
     kept_last: Mapping[str, float] = MappingProxyType({})
     shares: Mapping[str, float] = MappingProxyType({})
+    spared: Mapping[str, float] = MappingProxyType({})
 
     def tables(self) -> dict[str, str]:
         """As a file's metadata has them."""
@@ -94,7 +96,7 @@ class Calibration(NamedTuple):
     def teach(self, editor: RegionEditor, world: World) -> None:
         """Let an editor of a world know these alone."""
         numbers = {editor.mapper.amount: self.amounts, editor.attention.offset: self.offsets, editor.enough: self.enough,
-                   editor.mapper.kept: self.kept, editor.mapper.kept_last: self.kept_last}
+                   editor.mapper.kept: self.kept, editor.mapper.kept_last: self.kept_last, editor.spared: self.spared}
         for by_text, table in numbers.items():
             by_text.forget()
             if table:
@@ -112,7 +114,7 @@ class Calibration(NamedTuple):
 UNMEASURED = Calibration()
 # Of the numbers of a Calibration.
 BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0), "kept": (0.0, 30.0),
-          "kept_last": (0.0, 30.0), "shares": (0.0, 1.0)}
+          "kept_last": (0.0, 30.0), "shares": (0.0, 1.0), "spared": (0.0, 1.0)}
 
 
 def build_editor(config: TrainConfig, world: World, regions: RegionClusters) -> RegionEditor:

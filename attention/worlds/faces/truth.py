@@ -23,7 +23,7 @@ AT_ONCE = 8
 # A prompt's part is what a perfect edit would change: shapes need room around them, in distances between the eyes.
 ROOM = {"mouth": 0.25, "eyes": 0.12, "brows": 0.08, "lips": 0.03, "hair": 0.03, "cheeks": 0.1, "jaw": 0.05}
 LARGE = ("hair", "background")      # parts that can be half changed, with a median of the new colour
-MOST = 0.75                         # of a large part, that must have been reached; so much of skin is asked for too
+MOST = 0.7                          # of a large part, that must have been reached
 MEANT = {"mouth": ("lips", "mouth")}        # the parts of `Face.parts` that a concept's part is made of
 
 

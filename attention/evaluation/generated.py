@@ -189,12 +189,13 @@ def suited(editor: RegionEditor, world: World, sources: Sequence[Source], places
 def edited(editor: RegionEditor, world: World, sources: Sequence[Source], places: Sequence[Place],
            doses: Sequence[Tensor], prompt: str, strength: float, precision: str) -> Tensor:
     """(N, 3, R, R): every source edited where it was located, the same pictures as RegionEditor's own."""
-    text = world.clip.encode_text([prompt])
+    text, images = world.clip.encode_text([prompt]), []
     with autocast(precision, world.device):
-        return torch.cat([editor.apply(source, editor.mapper(source.styles, what, strength * dose), place.mask,
-                                       keep_features=False, what=what).image
-                          for source, place, dose in zip(sources, places, doses, strict=True)
-                          for what in [text.expand(len(source), -1)]])
+        for source, place, dose in zip(sources, places, doses, strict=True):
+            what = text.expand(len(source), -1)
+            styles = editor.mapper(source.styles, what, strength * dose)
+            images.append(editor.apply(source, styles, place.mask, keep_features=False, what=what).image)
+    return torch.cat(images)
 
 
 @torch.no_grad()

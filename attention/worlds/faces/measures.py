@@ -198,6 +198,12 @@ def _wide_smile(m: Mapping[str, np.ndarray]) -> np.ndarray:
     return m["smile"] + 0.3 * (m["mouth_width"] - 0.9)
 
 
+def _red_lips(m: Mapping[str, np.ndarray]) -> np.ndarray:
+    """How red lips are for their lightness."""
+    red: np.ndarray = m["lips_a"] / np.maximum(m["lips_L"], 1)
+    return red
+
+
 # A face whose phrase is between both bounds is a matter of taste. Of eleven phrases the middle is where two judges of
 # pictures began to say yes; of the others they had said so already (`benchmarks/judged.py`). Red and blonde hair,
 # lipsticks, tanned skin and a blue background are by rules that agree better with the judges of six further sets
@@ -223,11 +229,11 @@ RULES: dict[str, Rule] = {
     # Of lips, what counts is how they differ from the skin round them: all of a face may lie in red light. And lipstick is
     # redder for its lightness than any lips: a dark one has no more of a than lips that are bare and light.
     "red lipstick": Rule(lambda m: _all(
-        40 * (m["lips_a"] / np.maximum(m["lips_L"], 1) - 0.97), m["lips_a"] - m["skin_a"] - 14,
+        40 * (_red_lips(m) - 0.97), m["lips_a"] - m["skin_a"] - 14,
         m["lips_b"] - m["skin_b"] + 3, 65 - m["lips_a"]), 2, -2),
     "pink lipstick": Rule(lambda m: _all(
-        m["lips_a"] - m["skin_a"] - 19, m["skin_b"] - m["lips_b"] + 3, m["lips_L"] - 34,
-        40 * (m["lips_a"] / np.maximum(m["lips_L"], 1) - 0.55)), 2, -2),
+        40 * (_red_lips(m) - 0.55), m["lips_a"] - m["skin_a"] - 19, m["skin_b"] - m["lips_b"] + 3,
+        m["lips_L"] - 34), 2, -2),
     "pale lips": Rule(lambda m: _all(m["skin_a"] - m["lips_a"] + 9.2, 2 * (m["lips_a"] - 14)), 1.8, -1.8),
     "smiling": Rule(_wide_smile, 0.08, 0.04, 0.23),
     "serious": Rule(lambda m: -_wide_smile(m), 0.02, -0.01, 0.16),

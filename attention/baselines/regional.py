@@ -92,7 +92,7 @@ class RegionMethod:
             self._suits = prompt, Inside(mask, gated, self.editor.doses(source, text, mask))
         inside = self._suits[1]
         styles = self.editor.mapper(source.styles, text, strength * inside.doses)
-        return self.editor.apply(source, styles, inside.mask, keep_features=False).image, inside.gated
+        return self.editor.apply(source, styles, inside.mask, keep_features=False, what=text).image, inside.gated
 
     def place(self, source: Source, text: Tensor, prompt: str, faces: Faces) -> tuple[Tensor, Tensor | None]:
         """The mask (B, 1, h, h) that blends, and the gated one that counts as the place meant, or None."""

@@ -176,7 +176,7 @@ def make_edits(editor: RegionEditor, text: Callable[[str], Tensor], prompts: Seq
         mask = torch.where(everywhere, torch.ones(()), place.mask)
         styles = editor.mapper(source.styles, whats, torch.from_numpy(random.uniform(*STRENGTHS, (len(rows), 1))).float())
         with autocast("bf16", mask.device):
-            edit = editor.apply(source, styles, mask, keep_features=False)
+            edit = editor.apply(source, styles, mask, keep_features=False, what=whats)
         labels = segments(source.features[segments.layer]).cpu().numpy()
         found += [(pixels, mesh(pixels), before) for pixels, before in zip(to_pixels(edit.image), labels, strict=True)]
     return kept(found)

@@ -196,7 +196,8 @@ def test_every_prompt_is_tried_without_coarse_layers_and_what_was_kept_is_writte
     """Hair succeeds either way, a beard with all layers alone."""
     tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
     write_safetensors(tmp_path / "editor.safetensors", tensors, metadata)
-    write_calibration(tmp_path / "editor.safetensors", Calibration(kept_last={"beard": 1.0}, spared={"beard": 0.5}))
+    write_calibration(tmp_path / "editor.safetensors", Calibration(kept_last={"beard": 1.0}, spared={"beard": 0.5},
+                                                                     structure={"beard": 1.0}, reach={"beard": 2.0}))
     monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], prompts=PROMPTS))
     monkeypatch.setattr(calibration, "OFFSETS", (0.0,))
     seen = []
@@ -213,7 +214,8 @@ def test_every_prompt_is_tried_without_coarse_layers_and_what_was_kept_is_writte
     _, metadata = read_safetensors(path, KIND, "")
     assert json.loads(metadata["kept"]) == {"purple hair": coarse}
     assert json.loads(metadata["kept_last"]) == {"beard": 1}                    # set by hand, which nothing here measures
-    assert json.loads(metadata["spared"]) == {"beard": 0.5}
+    for name, number in {"spared": 0.5, "structure": 1, "reach": 2}.items():
+        assert json.loads(metadata[name]) == {"beard": number}
     assert json.loads(metadata["amounts"]) == {"purple hair": 1.3, "beard": 0.6}
     assert "layers kept" in capsys.readouterr().out
 
@@ -224,7 +226,7 @@ def test_layers_are_tried_without_those_of_small_maps():
     assert nothing == 0 and editor.edited[coarse - 1].resolution == 8 and editor.edited[coarse].resolution == 16
 
 
-@pytest.mark.parametrize("table", ["amounts", "offsets", "enough", "kept", "kept_last", "shares", "spared"])
+@pytest.mark.parametrize("table", [name for name in Calibration._fields if name not in ("places", "toward")])
 @pytest.mark.parametrize("said", ["{", "[]", '{"a": "b"}', '{"a": NaN}', '{"a": 1e9}', '{"a": true}', '{"a": -30}'])
 def test_a_garbled_table_is_refused_with_its_file(said, table, tmp_path):
     path = tmp_path / "editor.safetensors"

@@ -42,7 +42,7 @@ def test_measures_say_what_judges_say_of_an_editor_of_before():
     assert len(agreement) == 9 and min(agreement) >= 0.7 and np.mean(agreement) >= 0.84, agreement
 
 
-@pytest.mark.parametrize("name", ["judged_shipped.npz", "judged_followed.npz"])
+@pytest.mark.parametrize("name", ["judged_shipped.npz", "judged_012bfe8.npz", "judged_followed.npz"])
 def test_measures_say_what_judges_say_of_every_prompt(name):
     found = read_judged(RESULTS / name)
     agreement = {phrase: judged.agreement(phrase) for phrase, judged in found.items()}
@@ -53,7 +53,8 @@ def test_measures_say_what_judges_say_of_every_prompt(name):
 
 
 @pytest.mark.parametrize("name, least", [("judged_before.npz", 0.86), ("judged_6487988.npz", 0.8),
-                                         ("judged_beside.npz", 0.9), ("judged_not_shipped.npz", 0.9)])
+                                         ("judged_beside.npz", 0.9), ("judged_not_shipped.npz", 0.9),
+                                         ("judged_tried.npz", 0.88)])
 def test_measures_say_what_judges_say_of_what_was_held_beside_it(name, least):
     agreement = {phrase: judged.agreement(phrase) for phrase, judged in read_judged(RESULTS / name).items()}
     assert set(agreement) < set(PROMPTS) and min(agreement.values()) >= 0.7, agreement

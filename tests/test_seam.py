@@ -5,11 +5,27 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from tiny import tiny_editor
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from tiny import tiny_edit, tiny_editor
 
 from attention.editing.session import Editor, load_editor
 from attention.files.published import SHIPPED
-from attention.method.seam import ALL, CELL, FADE, FLAT, NARROW, NOTHING, SOLID, WIDER, WINDOW, Edges, as_red, widened
+from attention.method.seam import (
+    ALL,
+    CELL,
+    FLAT,
+    NARROW,
+    NOTHING,
+    SOLID,
+    WIDER,
+    WINDOW,
+    Edges,
+    between,
+    colours_of,
+    grown,
+    like_lips,
+    widened,
+)
 from attention.training.runs import load_run
 from attention.worlds import registry
 
@@ -108,57 +124,110 @@ def test_an_editor_that_follows_edges_changes_the_shares_and_nothing_else():
     assert kept.any() and torch.equal(other.image[kept], edit.image[kept])
 
 
-LIPS, TEETH, SKIN = (0.7, 0.2, 0.3), (0.85, 0.8, 0.7), (0.8, 0.6, 0.5)          # of redness 0.45, 0.1, 0.25
+LIPS, TEETH, SKIN = (0.7, 0.2, 0.3), (0.85, 0.8, 0.7), (0.8, 0.6, 0.5)
+GRAIN_OF_COLOURS = 0.02             # a face's colours vary; without, no direction is better than another
 
 
-def mouth(side):
-    """(1, 3, side, side) in [-1, 1]: teeth between lips in skin, and a mask of lips and teeth."""
+def mouth(side, seed=5):
+    """(1, 3, side, side) in [-1, 1]: teeth between lips in skin, in light and shade, and a mask of lips and teeth."""
     picture = torch.tensor(SKIN)[:, None, None].repeat(1, side, side)
     for colour, inset in ((LIPS, side // 4), (TEETH, 3 * side // 8)):
         picture[:, inset:side - inset, inset:side - inset] = torch.tensor(colour)[:, None, None]
+    noise = torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) * GRAIN_OF_COLOURS
+    picture = picture + torch.nn.functional.interpolate(noise[None], size=(side, side), mode="nearest")[0]
     mask = torch.zeros(1, 1, CELLS, CELLS)
     mask[..., 4:12, 4:12] = 1
-    return picture[None] * 2 - 1, mask
+    return (picture[None] * torch.linspace(0.6, 1, side)) * 2 - 1, mask
 
 
 @pytest.mark.parametrize("side", [SIDE, 4 * SIDE])
-def test_what_is_less_red_than_the_part_shows_nothing_of_an_edit(side):
+def test_lips_show_an_edit_and_neither_teeth_nor_skin_do(side):
     picture, mask = mouth(side)
-    share = as_red(picture, mask, torch.tensor([[0.6]]))[0, 0]
-    middle, lips, reach = side // 2, side // 4 + side // 16, side // 32
-    assert (share[middle - reach:middle + reach, middle - reach:middle + reach] == 0).all()                     # teeth
-    assert (share[lips - reach:lips + reach, middle - reach:middle + reach] == 1).all()
-    np.testing.assert_allclose(share[:side // 8], (0.25 / 0.45 - 0.6) / (2 * FADE) + 0.5, atol=1e-4)            # skin
+    share = like_lips(picture, mask, torch.tensor([[0.5]]))[0, 0]
+    edge, middle = side // 16, slice(7 * side // 16, 9 * side // 16)
+    assert share[middle, middle].max() == 0                                                                     # teeth
+    assert share[side // 4 + edge // 2:side // 4 + edge, middle].min() > 0.95                                   # a lip
+    assert share[:side // 4 - edge].max() == 0 and share[:, :side // 4 - edge].max() == 0                       # skin
 
 
-def test_a_text_that_asks_for_no_redness_and_a_picture_that_has_none_show_all_of_an_edit():
+def test_the_line_from_skin_to_lips_is_the_one_that_a_library_finds():
+    """Of linear discriminant analysis, by scikit-learn, from the pixels themselves."""
+    random = np.random.default_rng(0)
+    spread = np.array([[0.04, 0.03], [0.03, 0.05]])
+    skin, lips = (random.multivariate_normal(mean, spread**2, 400) for mean in ((0.3, -0.1), (0.6, 0.1)))
+    maps = torch.tensor(np.concatenate([skin, lips]).T.reshape(1, 2, 8, 100)).float()
+    first = torch.arange(800).reshape(1, 1, 8, 100) < 400
+    (of_skin, spread_of_skin), (of_lips, spread_of_lips) = colours_of(maps, first), colours_of(maps, ~first)
+    found = between(of_skin, spread_of_skin, of_lips, spread_of_lips)[0].numpy()
+    expected = LinearDiscriminantAnalysis(solver="lsqr").fit(np.concatenate([skin, lips]), [0] * 400 + [1] * 400).coef_[0]
+    np.testing.assert_allclose(found / np.linalg.norm(found), expected / np.linalg.norm(expected), atol=0.03)
+
+
+def test_a_text_that_spares_nothing_shows_all_of_an_edit_and_in_a_grey_photo_the_mask_decides():
     picture, mask = mouth(SIDE)
-    assert (as_red(picture, mask, torch.tensor([[0.0]])) == 1).all()
-    assert (as_red(picture.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1), mask, torch.tensor([[0.6]])) == 1).all()
-    assert (as_red(picture, torch.zeros_like(mask), torch.tensor([[0.6]])) == 1).all()
-    both = as_red(picture.expand(2, -1, -1, -1), mask.expand(2, -1, -1, -1), torch.tensor([[0.0], [0.6]]))
-    assert (both[0] == 1).all() and torch.equal(both[1:], as_red(picture, mask, torch.tensor([[0.6]])))
+    least, grey = torch.tensor([[0.5]]), picture.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    assert (like_lips(picture, mask, torch.tensor([[0.0]])) == 1).all()
+    share, outer = like_lips(grey, mask, least)[0, 0], SIDE // 4 - 2 * CELL
+    assert (share[SIDE // 3:2 * SIDE // 3, SIDE // 3:2 * SIDE // 3] == 1).all() and (share[:outer] == 0).all()
+    assert (like_lips(picture, torch.ones_like(mask), least) == 1).all()                # nothing is beside it
+    assert (like_lips(picture, torch.zeros_like(mask), least) == 0).all()
+    both = like_lips(picture.expand(2, -1, -1, -1), mask.expand(2, -1, -1, -1), torch.tensor([[0.0], [0.5]]))
+    assert (both[0] == 1).all()
+    torch.testing.assert_close(both[1:], like_lips(picture, mask, least), atol=1e-4, rtol=0)
+
+
+def test_what_has_the_colours_of_lips_is_none_at_the_mask_s_edge():
+    """Two spots, two thirds of the way from skin to lips: one on a lip, one where the mask has a fifth of its most."""
+    picture, mask = mouth(4 * SIDE)
+    mask[..., 4:12, 12:14] = 0.2
+    between_them = torch.tensor(SKIN) + 2 / 3 * (torch.tensor(LIPS) - torch.tensor(SKIN))
+    on_lip, beside = (slice(4 * CELL * first + 4, 4 * CELL * last - 4) for first, last in ((4, 6), (12, 14)))
+    for spot in (on_lip, beside):
+        picture[..., 96:160, spot] = between_them[:, None, None] * 2 - 1
+    share = like_lips(picture, mask, torch.tensor([[0.4]]))[0, 0]
+    assert share[100:156, beside].max() < 0.1 and share[100:156, on_lip].median() > 0.8
+
+
+def test_masks_grow_by_whole_cells_each_by_its_own():
+    mask = torch.zeros(1, 1, CELLS, CELLS)
+    mask[..., 8, 8] = 0.7
+    none, one, two = grown(mask, torch.tensor([[0.4], [0.6], [2.0]]))
+    assert torch.equal(none, mask[0])
+    for reach, got in ((1, one), (2, two)):
+        expected = torch.zeros(1, CELLS, CELLS)
+        expected[:, 8 - reach:9 + reach, 8 - reach:9 + reach] = 0.7
+        assert torch.equal(got, expected)
+
+
+@torch.no_grad()
+def test_an_edit_that_reaches_on_is_blended_so_far_and_shown_no_farther():
+    editor, source, text, _, styles, mask = tiny_edit()
+    plain = editor.apply(source, styles, mask, what=text)
+    editor.reach.set(text, torch.tensor([[2.0]]))
+    for before in (None, plain):
+        shown, share = source.image if before is None else before.image, source.edges.share(mask)
+        made = editor.apply(source, styles, grown(mask, torch.tensor([[2]])), before, edges=False).image
+        edit = editor.apply(source, styles, mask, before, what=text)
+        torch.testing.assert_close(edit.image, shown + share * (made - shown), atol=1e-5, rtol=0)
+        assert torch.equal(edit.mask, mask)
+    assert torch.equal(editor.apply(source, styles, mask, what=text, edges=False).image,
+                       editor.apply(source, styles, mask, edges=False).image)
 
 
 @torch.no_grad()
 def test_an_editor_spares_what_a_text_spares_and_no_other_text_does():
-    editor = tiny_editor()
-    editor.follows_edges = True
-    source, random = editor.source(torch.randn(1, 16, generator=torch.Generator().manual_seed(1))), torch.Generator()
-    text, other = torch.randn(2, 1, 8, generator=random.manual_seed(2))
-    styles, mask = editor.mapper(source.styles, text, 1.0), torch.zeros(1, 1, 16, 16)
-    mask[..., 5:12, 5:12] = 1
+    editor, source, text, other, styles, mask = tiny_edit()
     plain = editor.apply(source, styles, mask, what=text).image
     assert torch.equal(plain, editor.apply(source, styles, mask).image)                                 # nothing is known
     editor.spared.set(text, torch.tensor([[0.8]]))
-    red, spared = as_red(source.image, mask, editor.spared(text)), editor.apply(source, styles, mask, what=text)
+    red, spared = like_lips(source.image, mask, editor.spared(text)), editor.apply(source, styles, mask, what=text)
     assert red.min() < 0.5
     torch.testing.assert_close(spared.image, source.image + red * (plain - source.image), atol=1e-5, rtol=0)
     assert torch.equal(editor.apply(source, styles, mask, what=other).image, plain)
     assert torch.equal(editor.apply(source, styles, mask, what=text, edges=False).image,
                        editor.apply(source, styles, mask, edges=False).image)
     after = editor.apply(source, styles, mask, spared, what=text)                       # the mouth that is there by then
-    red = as_red(spared.image, mask, editor.spared(text))
+    red = like_lips(spared.image, mask, editor.spared(text))
     whole = editor.apply(source, styles, mask, spared).image
     torch.testing.assert_close(after.image, spared.image + red * (whole - spared.image), atol=1e-5, rtol=0)
 

@@ -30,6 +30,17 @@ def tiny_editor():
     return RegionEditor(generator, regions, layer=6, text_dim=8)
 
 
+def tiny_edit():
+    """An editor that follows edges, a source, two texts that it knows nothing of, styles of the first and a mask."""
+    editor = tiny_editor()
+    editor.follows_edges = True
+    random = torch.Generator().manual_seed(1)
+    source, (text, other) = editor.source(torch.randn(1, 16, generator=random)), torch.randn(2, 1, 8, generator=random)
+    mask = torch.zeros(1, 1, 16, 16)
+    mask[..., 5:12, 5:12] = 1
+    return editor, source, text, other, editor.mapper(source.styles, text, 1.0), mask
+
+
 class LinearCLIP:
     """Average-pooled pixels times a fixed matrix, in CLIP's place; it reads no texts."""
 

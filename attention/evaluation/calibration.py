@@ -59,7 +59,8 @@ def _calibrate(config: CalibrateConfig, path: Path) -> Path:
     editor, world, _ = load_run(config.run, config.device, config.trust, config.ckpt, World.preview)
     before = read_editor(path).calibration
     # What a text means, which nothing here measures.
-    meant = Calibration(toward=before.toward, shares=before.shares, kept_last=before.kept_last, spared=before.spared)
+    meant = Calibration(toward=before.toward, shares=before.shares, kept_last=before.kept_last, spared=before.spared,
+                        structure=before.structure, reach=before.reach)
     meant.teach(editor, world)
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]
@@ -88,7 +89,8 @@ def known_table(calibration: Calibration) -> str:
     texts = dict.fromkeys(text for table in calibration for text in table)
     columns = {"amounts": ("amount", "g"), "enough": ("enough", "g"), "kept": ("first layers left alone", "g"),
                "kept_last": ("last layers left alone", "g"), "offsets": ("offset of the gate", "g"),
-               "places": ("found as", ""), "toward": ("toward", ""), "shares": ("so far", "g"), "spared": ("redness", "g")}
+               "places": ("found as", ""), "toward": ("toward", ""), "shares": ("so far", "g"), "spared": ("lips", "g"),
+               "structure": ("structure kept", "g"), "reach": ("reach", "g")}
     rows: dict = {shown(text): {name: getattr(calibration, name).get(text) for name in columns} for text in texts}
     return markdown(rows, "text", columns)
 

@@ -16,8 +16,9 @@ from attention.method.defaults import STRENGTH
 from attention.method.dose import ENOUGH, SHARES, Judge, least_share
 from attention.method.mapper import MAPPERS, MAX_CHANGE
 from attention.method.regions import RegionClusters, pool_by_region
-from attention.method.seam import SPARED, Edges, as_red
+from attention.method.seam import SPARED, Edges, grown, like_lips
 from attention.method.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention
+from attention.method.texture import KEPT, with_structure
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,12 @@ class RegionEditor(nn.Module):
     Attributes:
         judge: by which `doses` finds how much suits a face; None, as in training, leaves every strength as it is.
         enough: a ByText, how much of the most that a text can gain is enough.
-        spared: a ByText, of the redness of the part that a text is about, what a pixel must have to show the edit, where
-            edits follow edges; 0 where it need have none. Lipstick leaves teeth as they are.
+        spared: a ByText, how far from skin's colours to those of lips a pixel must be to show an edit, where edits follow
+            edges; 0 where it need not. Lipstick leaves teeth and skin as they are.
+        structure: a ByText, how much of the fine structure under an edit is kept there (texture.py): hair that gets another
+            colour has the strands it had, and a mouth that opens keeps nothing.
+        reach: a ByText, cells by which an edit is blended beyond what is shown of it, where edits follow edges: a new
+            background is drawn behind strands of hair too, so that no rim of the old one is left round them.
         follows_edges: pictures show an edit up to the edges of what it lies on (seam.py), and not, as in training, all that
             the generator makes of a mask of a few dozen cells.
     """
@@ -113,7 +118,8 @@ class RegionEditor(nn.Module):
         # Frozen and saved elsewhere: kept out of this module's parameters and state dict.
         self._generator = (generator,)
         self.judge: Judge | None = None
-        self.enough, self.spared = ByText(ENOUGH), ByText(otherwise=0.0)
+        self.enough = ByText(ENOUGH)
+        self.spared, self.structure, self.reach = (ByText(otherwise=0.0) for _ in range(3))
         self.follows_edges = False
 
     @property
@@ -197,21 +203,30 @@ class RegionEditor(nn.Module):
             before: an earlier edit of the same source, its features kept: the change is added to it.
             keep_features: of the result, for edits that come after it.
             edges: whether the edit ends at the picture's edges; None does as `follows_edges` says.
-            what: (B, D) the texts that the styles are of, for what they spare; None spares nothing.
+            what: (B, D) the texts that the styles are of, for what they spare and keep; None is nothing.
         """
-        blend = Blend(self.layer, mask, source.features, even=True)
+        follows = self.follows_edges if edges is None else edges
+        drawn = grown(mask, self.reach(what)) if follows and what is not None else mask
+        blend = Blend(self.layer, drawn, source.features, even=True)
         if before is not None:
-            blend = Blend(self.layer, torch.zeros_like(mask), self._added(source, styles, mask, before))
+            blend = Blend(self.layer, torch.zeros_like(mask), self._added(source, styles, drawn, before))
         side = self.attention.map_size if keep_features else 0
         image, features = self.generator.synthesis(styles, blend=blend, feature_side=side)
         assert image is not None                                                                # synthesis stops nowhere
         image = image.float()
-        if self.follows_edges if edges is None else edges:
-            shown, share = source.image if before is None else before.image, source.edges.share(mask)
-            if what is not None and bool(((spared := self.spared(what)) >= SPARED).any()):
-                share = share * as_red(source.edges.picture if before is None else shown, mask, spared)
-            image = torch.lerp(shown, image, share)
+        if follows:
+            with torch.autocast(image.device.type, enabled=False):
+                image = self._shown(source, image, mask, before, what)
         return Edit(image, styles, mask, features)
+
+    def _shown(self, source: Source, image: Tensor, mask: Tensor, before: Edit | None, what: Tensor | None) -> Tensor:
+        """What is shown of an edit's picture (B, 3, R, R) that was made by a mask (B, 1, h, h): see `apply`."""
+        under, share = source.image if before is None else before.image, source.edges.share(mask)
+        if what is not None and bool(((spared := self.spared(what)) >= SPARED).any()):
+            share = share * like_lips(source.edges.picture if before is None else under, mask, spared)
+        if what is not None and bool(((kept := self.structure(what)) >= KEPT).any()):
+            image = with_structure(image, under, share, mask.shape[-1], kept)
+        return torch.lerp(under, image, share)
 
     def forward(self, source: Source, what: Tensor, where: Tensor, strength: float | None = None,
                 threshold: float = THRESHOLD, straight_through: bool = False) -> Edit:

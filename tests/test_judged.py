@@ -61,6 +61,18 @@ def test_measures_say_what_judges_say_of_what_was_held_beside_it(name, least):
     assert np.mean(list(agreement.values())) >= least and agreement.get("red lipstick", 1.0) >= 0.8, agreement
 
 
+def test_the_documented_ratings_are_the_means_of_what_was_rated():
+    """Ratings lie by prompt, variant and face, of two judges: how true the prompt is, how like a photograph the picture."""
+    rated = json.loads((RESULTS / "rated_structure.json").read_text())
+    text = (ROOT / "docs/faces.md").read_text()
+    for prompt, variants in rated.items():
+        means = {name: f"{np.mean([list(face) for face in faces.values()], axis=(0, 1))[1]:.2f}"
+                 for name, faces in variants.items()}
+        kept = [next(value for name, value in means.items() if name.endswith(much)) for much in ("none", "half", "all")]
+        faces = len(next(iter(variants.values())))
+        assert " | ".join([f"| {prompt} | {faces}", *kept, means.get("by redness", "-")]) + " |" in text
+
+
 def test_agreement_counts_photographs_that_both_are_sure_of():
     numbers = np.full((5, len(MEASURES)), np.nan)
     numbers[:, list(MEASURES).index("mouth_gap")] = [0.0, 0.2, 0.2, 0.0, 0.2]

@@ -191,19 +191,19 @@ def tile(pixels: np.ndarray, part: np.ndarray) -> Image.Image:
     return Image.fromarray(np.concatenate([np.asarray(one) for one in shown], axis=1))
 
 
-def write_sheets(folder: Path, tiles: Sequence[Image.Image]) -> None:
-    """Numbered tiles, a dozen a sheet."""
+def write_sheets(folder: Path, tiles: Sequence[Image.Image], down: int = DOWN) -> None:
+    """Numbered tiles of one height, so many below each other on a sheet."""
     run_folder(folder, "--out")
-    for first in range(0, len(tiles), ACROSS * DOWN):
-        shown = tiles[first:first + ACROSS * DOWN]
-        sheet = Image.new("RGB", (ACROSS * max(one.width for one in tiles), DOWN * SIDE))
+    width, height = max(one.width for one in tiles), tiles[0].height
+    for first in range(0, len(tiles), ACROSS * down):
+        sheet = Image.new("RGB", (ACROSS * width, down * height))
         draw = ImageDraw.Draw(sheet)
-        for place, one in enumerate(shown):
-            corner = (place % ACROSS * sheet.width // ACROSS, place // ACROSS * SIDE)
+        for place, one in enumerate(tiles[first:first + ACROSS * down]):
+            corner = (place % ACROSS * width, place // ACROSS * height)
             sheet.paste(one, corner)
             draw.text((corner[0] + 4, corner[1] + 2), str(first + place), "yellow", font_size=22, stroke_width=3,
                       stroke_fill="black")
-        write_picture(folder / f"sheet_{first // (ACROSS * DOWN):02d}.png", sheet)
+        write_picture(folder / f"sheet_{first // (ACROSS * down):02d}.png", sheet)
 
 
 def verdicts(folder: Path, pictures: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,9 +1,12 @@
 """Spatial attention and its gate: parity with the released ones, and what an edit may rely on."""
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import assert_close_to_max
+from scipy import ndimage
+from tiny import tiny_editor
 
 from attention.errors import UserError
 from attention.generator import synthesis_layers
@@ -11,11 +14,13 @@ from attention.method.editor import Place
 from attention.method.losses import attention_budget, region_consistency
 from attention.method.regions import pool_by_region
 from attention.method.spatial_attention import (
+    ISLAND,
     SpatialAttention,
     TextConv,
     blur_mask,
     threshold_attention,
     threshold_for,
+    without_islands,
 )
 
 GOLDEN_FILES = ("mapper_a7c7", "mapper_a7c10_empty", "mapper_a9c4")
@@ -163,6 +168,36 @@ def test_only_straight_through_lets_gradient_pass_below_the_threshold():
         attention = torch.tensor([[[[0.1, 0.9]]]], requires_grad=True)
         threshold_attention(attention, 0.8, straight_through).sum().backward()
         assert attention.grad.flatten().tolist() == gradient
+
+
+def test_islands_are_the_small_ones_of_the_parts_that_a_library_finds():
+    masks = torch.rand(4, 1, 24, 24, generator=torch.Generator().manual_seed(3))
+    masks = masks * (masks > torch.tensor([0.0, 0.6, 0.7, 2.0])[:, None, None, None])
+    masks[1, :, :9, :9], masks[2, :, 12:, 12:] = 1, 1
+    found = without_islands(masks)
+    for mask, kept in zip(masks[:, 0].numpy(), found[:, 0].numpy(), strict=True):
+        labels, count = ndimage.label(mask > 0, np.ones((3, 3)))                        # corners hang together too
+        sizes = ndimage.sum(mask > 0, labels, range(count + 1))
+        expected = np.where(sizes[labels] >= ISLAND * (mask > 0).sum(), mask, 0)
+        assert np.array_equal(kept, expected)
+    assert 0 < (found[1] > 0).sum() < (masks[1] > 0).sum()
+
+
+@torch.no_grad()
+def test_an_editor_that_follows_edges_leaves_islands_out_at_every_coverage():
+    attention = torch.zeros(1, 1, 16, 16)
+    attention[..., :8], attention[..., 12, 12] = 0.9, 0.95
+    whole, plain = (Place.of(attention, attention, 0.85, whole=whole) for whole in (True, False))
+    assert whole.gated[..., 12, 12] == whole.mask[..., 12, 12] == 0
+    assert torch.equal(whole.gated[..., :8], attention[..., :8])
+    assert torch.equal(plain.gated, attention)
+    assert whole.at(0.8).gated[..., 12, 12] == 0 and plain.at(0.8).gated[..., 12, 12] > 0
+    assert whole.at(0.92).gated[..., 12, 12] > 0                                        # there it is all
+    editor = tiny_editor()
+    source, text = editor.source(torch.randn(1, 16)), torch.randn(1, 8)
+    assert not editor.locate(source, text).whole
+    editor.follows_edges = True
+    assert editor.locate(source, text).whole and not editor.locate(source, text, straight_through=True).whole
 
 
 def test_blur_is_a_gaussian_of_sigma_1_1():

@@ -1,4 +1,4 @@
-"""Edits that end at the picture's own edges, against a guided filter written pixel by pixel."""
+"""Edits that end at the picture's own edges."""
 
 import dataclasses
 
@@ -10,9 +10,9 @@ from tiny import tiny_edit, tiny_editor
 
 from attention.editing.session import Editor, load_editor
 from attention.files.published import SHIPPED
+from attention.method.guided import CELL, GuidedFilter
 from attention.method.seam import (
     ALL,
-    CELL,
     FLAT,
     NARROW,
     NOTHING,
@@ -37,34 +37,14 @@ def random_maps(*shape, seed=0):
     return torch.rand(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-def window(values, row, column):
-    """The pixels round one, (WINDOW^2, ...); beyond the edge those at the edge."""
-    reach = np.arange(-(WINDOW // 2), WINDOW // 2 + 1)
-    rows, columns = (np.clip(place + reach, 0, SIDE - 1) for place in (row, column))
-    return values[rows][:, columns].reshape(WINDOW**2, -1)
-
-
-def filtered(guide, wanted):
-    """A guided filter of wanted (S, S) by guide (S, S, 3), in float64, a line fitted in every window (He et al. 2013)."""
-    lines = np.empty((SIDE, SIDE, 4))
-    for row in range(SIDE):
-        for column in range(SIDE):
-            colours, values = window(guide, row, column), window(wanted, row, column)[:, 0]
-            covariance = np.cov(colours.T, bias=True) + FLAT * np.eye(3)
-            slope = np.linalg.solve(covariance, ((colours - colours.mean(0)) * (values - values.mean())[:, None]).mean(0))
-            lines[row, column] = *slope, values.mean() - slope @ colours.mean(0)
-    means = np.array([[window(lines, row, column).mean(0) for column in range(SIDE)] for row in range(SIDE)])
-    return (means[..., :3] * guide).sum(-1) + means[..., 3]
-
-
 def test_a_share_is_what_a_guided_filter_makes_of_a_mask():
     guide = random_maps(1, 3, SIDE, SIDE) * 2 - 1
     mask = torch.zeros(1, 1, CELLS, CELLS)
     mask[..., 2:13] = random_maps(1, 1, CELLS, 11, seed=1)
     wanted = torch.nn.functional.interpolate(widened((mask / SOLID).clamp(max=1)), size=(SIDE, SIDE), mode="bilinear")
-    expected = filtered(((guide[0].double() + 1) / 2).permute(1, 2, 0).numpy(), wanted[0, 0].double().numpy())
-    share = Edges.of(guide, CELLS).share(mask)[0, 0]
-    np.testing.assert_allclose(share, ((expected - NOTHING) / (ALL - NOTHING)).clip(0, 1), atol=2e-3)
+    expected = GuidedFilter.of(guide, CELLS, WINDOW, FLAT)(wanted)
+    share = Edges.of(guide, CELLS).share(mask)
+    torch.testing.assert_close(share, ((expected - NOTHING) / (ALL - NOTHING)).clamp(0, 1))
 
 
 @pytest.mark.parametrize("side", [SIDE, 4 * SIDE, SIDE // 2])
@@ -212,6 +192,22 @@ def test_an_edit_that_reaches_on_is_blended_so_far_and_shown_no_farther():
         assert torch.equal(edit.mask, mask)
     assert torch.equal(editor.apply(source, styles, mask, what=text, edges=False).image,
                        editor.apply(source, styles, mask, edges=False).image)
+
+
+@torch.no_grad()
+def test_a_later_edit_shows_its_own_change_and_nothing_that_an_earlier_one_hid():
+    """Both at the same mask: the earlier one spares most of it, the later one takes nothing of that back."""
+    editor, source, text, other, styles, mask = tiny_edit()
+    editor.spared.set(text, torch.tensor([[0.8]]))
+    first = editor.apply(source, styles, mask, what=text)
+    assert (first.image - first.drawn).abs().max() > 0.05                               # it hid something
+    again = editor.apply(source, source.styles, mask, first, what=other)                # that changes nothing
+    torch.testing.assert_close(again.image, first.image, atol=1e-5, rtol=0)
+    later = editor.mapper(source.styles, other, 1.0)
+    edit = editor.apply(source, later, mask, first, what=other)
+    change, share = edit.drawn - first.drawn, source.edges.share(mask)
+    torch.testing.assert_close(edit.image, first.image + share * change, atol=1e-5, rtol=0)
+    assert change.abs().max() > 0.05
 
 
 @torch.no_grad()

@@ -304,14 +304,16 @@ class Edited:
     def tensors(self) -> list[Tensor]:
         """All that it keeps in memory; much of it is shared with what it came of."""
         maps = [(place.raw, place.attention, place.gated, place.mask) for place in list(self._kept.places.values())]
-        edits = [(edit.image, *edit.styles, *edit.features) for edit in self.edits]
+        edits = [(edit.image, *edit.styles, *edit.features, *([] if edit.drawn is None else [edit.drawn]))
+                 for edit in self.edits]
         source, early = self.source, self._kept.early
         faces = [face for one in (source, early) if one is not None for face in (one, one.shared) if face is not None]
         faces += [judged for face in faces for judged in face.judged]
         edges = [vars(face)["edges"] for face in faces if "edges" in vars(face)]
         sources = [(face.image, face.labels, *face.styles, *face.features, *([] if face.guide is None else [face.guide]))
                    for face in faces]
-        sources += [(one.picture, one.small, one.mean, one.inverse, *sum(one.known, ())) for one in edges]
+        guides = [(one.guided.picture, one.guided.small, one.guided.mean, one.guided.inverse) for one in edges]
+        sources += [*guides, *(sum(one.known, ()) for one in edges)]
         return [*sum(sources, ()), *self.masks, *sum(edits, ()), *sum(maps, ())]
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:

@@ -17,7 +17,7 @@ from attention.method.dose import ENOUGH, SHARES, Judge, least_share
 from attention.method.mapper import MAPPERS, MAX_CHANGE
 from attention.method.regions import RegionClusters, pool_by_region
 from attention.method.seam import SPARED, Edges, grown, like_lips
-from attention.method.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention
+from attention.method.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention, without_islands
 from attention.method.texture import KEPT, with_structure
 
 
@@ -59,16 +59,20 @@ class Place:
     attention: Tensor       # its mean over every region
     gated: Tensor           # the same, 0 below the threshold
     mask: Tensor            # blurred: what blends
+    whole: bool = False     # islands of the gated are left out, see `without_islands`
 
     @classmethod
-    def of(cls, raw: Tensor, attention: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> "Place":
-        """An attention and its region means behind the gate: threshold, then blur. Training needs straight_through=True."""
+    def of(cls, raw: Tensor, attention: Tensor, threshold: float = THRESHOLD, straight_through: bool = False,
+           whole: bool = False) -> "Place":
+        """An attention and its region means behind the gate: threshold, then blur. Training needs straight_through=True,
+        and whole=False."""
         gated = threshold_attention(attention, threshold, straight_through)
-        return cls(raw, attention, gated, blur_mask(gated))
+        gated = without_islands(gated) if whole else gated
+        return cls(raw, attention, gated, blur_mask(gated), whole)
 
     def at(self, threshold: float) -> "Place":
         """The same attention behind another threshold."""
-        return Place.of(self.raw, self.attention, threshold)
+        return Place.of(self.raw, self.attention, threshold, whole=self.whole)
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Edit:
     mask: Tensor                # (B, 1, h, h) in [0, 1]
     features: list[Tensor]      # blended, as those of Source; empty unless they were asked for
     place: Place | None = None  # how the mask came of a text; None if it was given
+    drawn: Tensor | None = None     # the picture before edges and texts decided what of it shows; None: all does
 
 
 class RegionEditor(nn.Module):
@@ -185,12 +190,13 @@ class RegionEditor(nn.Module):
             return place
         other = self.locate(source.shared, where)
         return Place.of(torch.maximum(place.raw, other.raw), torch.maximum(place.attention, other.attention), threshold,
-                        straight_through)
+                        straight_through, place.whole)
 
     def place(self, source: Source, logits: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> Place:
         """What `locate` makes of an attention's logits (B, 1, h, h)."""
         raw, labels = logits.sigmoid(), source.labels.expand(len(logits), -1, -1)
-        return Place.of(raw, pool_by_region(raw, labels, self.regions.num_regions), threshold, straight_through)
+        pooled = pool_by_region(raw, labels, self.regions.num_regions)
+        return Place.of(raw, pooled, threshold, straight_through, self.follows_edges and not straight_through)
 
     def apply(self, source: Source, styles: list[Tensor], mask: Tensor,     # type: ignore[override]  # not Module.apply
               before: Edit | None = None, keep_features: bool = True, edges: bool | None = None,
@@ -206,18 +212,19 @@ class RegionEditor(nn.Module):
             what: (B, D) the texts that the styles are of, for what they spare and keep; None is nothing.
         """
         follows = self.follows_edges if edges is None else edges
-        drawn = grown(mask, self.reach(what)) if follows and what is not None else mask
-        blend = Blend(self.layer, drawn, source.features, even=True)
+        wide = grown(mask, self.reach(what)) if follows and what is not None else mask
+        blend = Blend(self.layer, wide, source.features, even=True)
         if before is not None:
-            blend = Blend(self.layer, torch.zeros_like(mask), self._added(source, styles, drawn, before))
+            blend = Blend(self.layer, torch.zeros_like(mask), self._added(source, styles, wide, before))
         side = self.attention.map_size if keep_features else 0
         image, features = self.generator.synthesis(styles, blend=blend, feature_side=side)
         assert image is not None                                                                # synthesis stops nowhere
-        image = image.float()
+        drawn = image.float()
+        image = drawn if before is None or before.drawn is None else before.image + (drawn - before.drawn)
         if follows:
             with torch.autocast(image.device.type, enabled=False):
                 image = self._shown(source, image, mask, before, what)
-        return Edit(image, styles, mask, features)
+        return Edit(image, styles, mask, features, drawn=drawn if follows else None)
 
     def _shown(self, source: Source, image: Tensor, mask: Tensor, before: Edit | None, what: Tensor | None) -> Tensor:
         """What is shown of an edit's picture (B, 3, R, R) that was made by a mask (B, 1, h, h): see `apply`."""

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attention.generator import window_means
+from attention.method.guided import CELL, GuidedFilter
 
-CELL = 4                    # pixels of a cell's side in which edges are looked for
-WINDOW = 13                 # of these pixels: how near the mask's own edge the picture's is looked for
+WINDOW = 13                 # pixels of a filter's small picture: how near the mask's own edge the picture's is looked for
 FLAT = 1e-4                 # variance of colours in [0, 1], below which there is no edge
 SOLID = 0.25                # of a mask, from which on all of an edit is shown
 NARROW = 9                  # cells: what is less wide is a narrow part, as lips and brows are, ...
@@ -28,56 +28,34 @@ SPARED = 0.01               # of a text that spares what is no lips, rounding ap
 
 @dataclass(frozen=True)
 class Edges:
-    """A picture, and what a guided filter knows of it before it has a mask (He et al. 2013, section 3.4).
+    """A picture's edges, for masks.
 
     Attributes:
-        picture: (B, 3, R, R) in [-1, 1].
-        small: (B, 3, s, s) in [0, 1], CELL pixels for a cell.
-        mean: of its windows.
-        inverse: (B, s, s, 3, 3), of the covariance of their colours.
+        guided: a filter by the picture.
         known: the last mask and its share, for a slider of strength moves no mask.
     """
 
-    picture: Tensor
-    small: Tensor
-    mean: Tensor
-    inverse: Tensor
+    guided: GuidedFilter
     known: list[tuple[Tensor, Tensor]] = field(default_factory=list)
 
     @classmethod
     def of(cls, picture: Tensor, cells: int) -> "Edges":
-        """Of a picture (B, 3, R, R), for masks of so many cells a side."""
-        with torch.autocast(picture.device.type, enabled=False):
-            small = (F.adaptive_avg_pool2d(picture.float(), min(CELL * cells, picture.shape[-1])) + 1) / 2
-            mean = window_means(small, WINDOW)
-            products = window_means((small[:, :, None] * small[:, None]).flatten(1, 2), WINDOW).unflatten(1, (3, 3))
-            covariance = (products - mean[:, :, None] * mean[:, None]).permute(0, 3, 4, 1, 2)  # (B, s, s, 3, 3)
-            inverse = torch.linalg.inv(covariance + FLAT * torch.eye(3, device=small.device))
-        return cls(picture, small, mean, inverse)
+        """Of a picture (B, 3, R, R) in [-1, 1], for masks of so many cells a side."""
+        return cls(GuidedFilter.of(picture, cells, WINDOW, FLAT))
+
+    @property
+    def picture(self) -> Tensor:
+        return self.guided.picture
 
     def share(self, mask: Tensor) -> Tensor:
-        """How much of an edit by a mask (B, 1, h, h) in [0, 1] each pixel shows: (B, 1, R, R) in [0, 1].
-
-        The filter is computed at the small side and applied at the whole one (He and Sun 2015).
-        """
+        """How much of an edit by a mask (B, 1, h, h) in [0, 1] each pixel shows: (B, 1, R, R) in [0, 1]."""
         of, share = self.known[0] if self.known else (None, None)           # read once: other threads put theirs there
         if of is None or share is None or not torch.equal(of, mask):
-            share = self._share(mask)
+            wanted = widened((mask.float() / SOLID).clamp(max=1))
+            wanted = F.interpolate(wanted, size=self.guided.small.shape[-2:], mode="bilinear")
+            share = ((self.guided(wanted) - NOTHING) / (ALL - NOTHING)).clamp(0, 1)
             self.known[:] = [(mask, share)]
         return share
-
-    def _share(self, mask: Tensor) -> Tensor:
-        with torch.autocast(mask.device.type, enabled=False):
-            wanted = widened((mask.float() / SOLID).clamp(max=1))
-            wanted = F.interpolate(wanted, size=self.small.shape[-2:], mode="bilinear")
-            mean = window_means(wanted, WINDOW)                                                         # (B, 1, s, s)
-            together = window_means(self.small * wanted, WINDOW) - self.mean * mean                     # (B, 3, s, s)
-            slope = (self.inverse @ together.permute(0, 2, 3, 1)[..., None])[..., 0].permute(0, 3, 1, 2)
-            offset = mean - (slope * self.mean).sum(dim=1, keepdim=True)
-            line = window_means(torch.cat([slope, offset], dim=1), WINDOW)                              # (B, 4, s, s)
-            line = F.interpolate(line, size=self.picture.shape[-2:], mode="bilinear")
-            share = ((self.picture.float() + 1) / 2 * line[:, :3]).sum(dim=1, keepdim=True) + line[:, 3:]
-        return ((share - NOTHING) / (ALL - NOTHING)).clamp(0, 1)
 
 
 def widened(mask: Tensor) -> Tensor:

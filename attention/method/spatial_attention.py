@@ -16,6 +16,7 @@ FEATURES = 32           # channels each feature map is reduced to, published
 INITIAL_LOGIT = 5.0     # an untrained attention says "everywhere": sigmoid(5) = 0.993
 THRESHOLD = 0.8         # of the gate in training
 COVERAGE_RANGE = 0.25   # full coverage lowers the threshold from 1 by this much
+ISLAND = 0.05           # of all that passes the gate, least, of which a part that lies alone is meant
 BLUR_SIZE, BLUR_SIGMA = 5, 1.1      # pixels of the attention map
 
 
@@ -132,6 +133,17 @@ def threshold_attention(attention: Tensor, threshold: float = THRESHOLD, straigh
     """Set attention (B, 1, h, w) below the threshold to 0; straight-through, the gradient is 1 there too."""
     kept = attention * (attention >= threshold)
     return attention + (kept - attention).detach() if straight_through else kept
+
+
+def without_islands(mask: Tensor) -> Tensor:
+    """Masks (B, 1, h, h) without what neither hangs together with the rest nor is much of it: eyes are no background."""
+    some = (mask > 0).float()
+    names = torch.arange(1, some[0].numel() + 1, device=mask.device, dtype=some.dtype).view_as(some[:1]) * some
+    while not torch.equal(names, wider := F.max_pool2d(names, 3, 1, 1) * some):
+        names = wider
+    of, own = names.flatten(1).long(), some.flatten(1)
+    cells = torch.zeros(len(of), of.shape[1] + 1, device=mask.device).scatter_add(1, of, own).gather(1, of)
+    return mask * (cells >= ISLAND * own.sum(dim=1, keepdim=True)).view_as(mask)
 
 
 def blur_mask(mask: Tensor) -> Tensor:

@@ -1,0 +1,169 @@
+"""Which of several editors draws more like a photograph? Their edits of the same faces at full size, mixed and rated.
+
+    python -m benchmarks.rated --out runs/rated --name before --run runs/a --prompts "red lipstick,grey hair"
+    python -m benchmarks.rated --out runs/rated --name after --run runs/b --prompts "red lipstick,grey hair"
+    python -m benchmarks.rated --out runs/rated             # mixes what was drawn
+    python -m benchmarks.rated --out runs/rated             # again, when two have rated it: the table
+
+What is round a prompt's part, of faces that lack what it asks for, lies in random order in OUT/PROMPT/sheet_*.png; who
+rates knows nothing of names. Two judges write OUT/PROMPT/judge_a.json and judge_b.json, two numbers for every one on the
+sheets: {"0": [2, 4.5], "1": [1, 3], ...}. How much is it so, from 0 to 2? How much does it look like a photograph, from 1,
+painted, to 5? Writes OUT/rated.json, by prompt, name and face, and OUT/rated.md. Needs the extra truth, and:
+python -m attention.download faces mesh
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from tqdm import tqdm
+
+from attention.config import FACES, Config, option, parse_config
+from attention.errors import UserError, exit_with_message
+from attention.evaluation.metrics import lacking
+from attention.evaluation.tables import markdown
+from attention.files.disk import run_folder, write_picture, write_text
+from attention.files.published import SHIPPED_FACES
+from attention.generator import sample_z
+from attention.images import to_pixels
+from attention.memory import keep_memory
+from attention.method.defaults import COVERAGE, STRENGTH
+from attention.method.spatial_attention import threshold_for
+from attention.training.runs import load_run, run_of
+from attention.worlds.faces.concepts import BY_PHRASE, PROMPTS
+from attention.worlds.faces.truth import FacesTruth
+from benchmarks.judged import JUDGES, write_sheets
+
+SIDE, DOWN = 480, 2         # of a tile in px, and tiles one below the other on a sheet
+ROUND = 0.75                # of a part's larger side: so far from its middle a tile reaches
+SO, PHOTO = (0.0, 2.0), (1.0, 5.0)
+KEYS = "keys.json"          # which edit a number is, by prompt: [name, face]
+COLUMNS = {"faces": ("faces", ".0f"), "so": ("so, 0 to 2", ".2f"), "photo": ("like a photograph, 1 to 5", ".2f")}
+Ratings = Mapping[str, Mapping[str, Mapping[str, Sequence[Sequence[float]]]]]
+
+
+class RatedConfig(Config):
+    """Options."""
+
+    out: Path = option(Path("runs/rated"), "folder to write to")
+    name: str | None = option(None, "draw the edits of --run, and call them so")
+    run: Path = option(SHIPPED_FACES, "editor to draw with")
+    prompts: str = option(",".join(PROMPTS), "to edit by, separated by commas")
+    faces: int = option(6, "that are edited", min=1, max=FACES)
+    seed: int = option(19000, "of the faces, and of the order", min=0, max=2**31)
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    """Draw, mix, or make the table; returns what was written."""
+    config = parse_config(RatedConfig, argv, __doc__)
+    folder = run_folder(config.out, "--out")
+    if config.name is not None:
+        draw(config, folder)
+        return folder / "edits"
+    if not (folder / KEYS).exists():
+        mix(folder, config.seed)
+        print(f"{folder}: rate every PROMPT/sheet_*.png into PROMPT/{JUDGES[0]} and {JUDGES[1]}, and run this again")
+        return folder / KEYS
+    keys = json.loads((folder / KEYS).read_text())
+    found = {prompt: ratings(folder / prompt.replace(" ", "_"), of) for prompt, of in keys.items()}
+    write_text(folder / "rated.json", json.dumps(found))
+    told = table(found)
+    write_text(folder / "rated.md", told + "\n")
+    print(told)
+    return folder / "rated.md"
+
+
+@torch.no_grad()
+def draw(config: RatedConfig, folder: Path) -> None:
+    """An editor's edits, OUT/edits/PROMPT/FACE_NAME.png, of the first faces of a seed that lack what a prompt asks for."""
+    if not re.fullmatch("[a-z0-9-]{1,40}", config.name or ""):
+        raise UserError(f"--name is {config.name!r}, expected small letters, digits and hyphens, at most 40")
+    prompts = [prompt.strip() for prompt in config.prompts.split(",")]
+    if unknown := [prompt for prompt in prompts if prompt not in PROMPTS]:
+        raise UserError(f"--prompts has {unknown[0]!r}, expected some of: {', '.join(PROMPTS)}")
+    if (folder / KEYS).exists():
+        raise UserError(f"--out is {config.out}, whose edits are mixed already; name another folder")
+    keep_memory()
+    editor, world, _ = load_run(run_of(config.run), "cpu", False, None, None)
+    assert isinstance(world.truth, FacesTruth)
+    left = dict.fromkeys(prompts, config.faces)
+    progress = tqdm(total=sum(left.values()), desc=config.name)
+    for number, z in enumerate(sample_z(FACES, world.generator.style_dim, config.seed).split(1)):
+        if not any(left.values()):
+            break
+        face, source = world.truth.faces(z), editor.source(world.w_from_z(z))
+        seen = world.truth.read(source.image.clamp(-1, 1), face)
+        lacked = dict(zip(BY_PHRASE, lacking(face, seen)[:, 0], strict=True))
+        for prompt in prompts:
+            if left[prompt] and lacked[prompt]:
+                text = world.clip.encode_text([prompt])
+                image = editor(source, text, text, STRENGTH, threshold_for(COVERAGE)).image
+                shown = tile(to_pixels(image)[0], face.part(prompt)[0].numpy())
+                edits = run_folder(folder / "edits" / prompt.replace(" ", "_"), "--out")
+                write_picture(edits / f"{number}_{config.name}.png", shown)
+                left[prompt] -= 1
+                progress.update()
+    progress.close()
+
+
+def tile(pixels: np.ndarray, part: np.ndarray) -> Image.Image:
+    """What is round a part (h, h) bool of a picture (R, R, 3), SIDE pixels wide."""
+    rows, columns = np.nonzero(part) if part.any() else np.indices(part.shape).reshape(2, -1)
+    half = min(ROUND * max(np.ptp(rows), np.ptp(columns)), len(part) / 2)
+    middle = np.clip([columns.min() + np.ptp(columns) / 2, rows.min() + np.ptp(rows) / 2], half, len(part) - half)
+    box = np.round(len(pixels) / len(part) * np.concatenate([middle - half, middle + half])).astype(int)
+    return Image.fromarray(pixels).crop(tuple(box)).resize((SIDE, SIDE), Image.Resampling.LANCZOS)
+
+
+def mix(folder: Path, seed: int) -> None:
+    """Sheets of every prompt, its edits in random order, and their keys."""
+    random, keys = np.random.default_rng(seed), {}
+    for edits in sorted((folder / "edits").glob("*/")):
+        files = sorted(edits.glob("*_*.png"))
+        files = [files[number] for number in random.permutation(len(files))]
+        write_sheets(folder / edits.name, [Image.open(file) for file in files], DOWN)
+        keys[edits.name.replace("_", " ")] = [file.stem.split("_", 1)[::-1] for file in files]
+    if not keys:
+        raise UserError(f"--out is {folder}, where no edits are; draw some: python -m benchmarks.rated --out {folder} "
+                        "--name before --run RUN")
+    write_text(folder / KEYS, json.dumps(keys))
+
+
+def ratings(folder: Path, keys: Sequence[Sequence[str]]) -> dict[str, dict[str, list[list[float]]]]:
+    """By name and face, what two judges said.
+
+    Raises:
+        UserError: a file is missing, or says something else than two numbers for every one on the sheets.
+    """
+    found: dict[str, dict[str, list[list[float]]]] = {name: {} for name in sorted({name for name, _ in keys})}
+    for file in (folder / name for name in JUDGES):
+        try:
+            said = json.loads(file.read_text())
+            assert len(said) == len(keys)
+            for number, (name, face) in enumerate(keys):
+                so, photo = said[str(number)]
+                assert type(so) in (int, float) and type(photo) in (int, float)
+                assert SO[0] <= so <= SO[1] and PHOTO[0] <= photo <= PHOTO[1]                  # nan fails too
+                found[name].setdefault(face, []).append([so, photo])
+        except (OSError, ValueError, KeyError, TypeError, AssertionError):
+            raise UserError(f'{file} should be there and say {{"0": [2, 4.5], "1": [1, 3], ...}}: 0 to 2 and 1 to 5 for '
+                            f"each of the {len(keys)} numbers on the sheets beside it; rate them, run this again") from None
+    return found
+
+
+def table(found: Ratings) -> str:
+    """A row for every prompt and name: means over faces and judges."""
+    rows = {}
+    for prompt, names in found.items():
+        for name, faces in names.items():
+            so, photo = np.mean(list(faces.values()), axis=(0, 1))
+            rows[f"{prompt}, {name}"] = {"faces": len(faces), "so": so, "photo": photo}
+    return markdown(rows, "prompt, editor", COLUMNS)
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

@@ -27,6 +27,7 @@ from attention.errors import UserError, exit_with_message
 from attention.evaluation.metrics import lacking
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder, write_picture, write_text
+from attention.files.pictures import read_picture
 from attention.files.published import SHIPPED_FACES
 from attention.generator import sample_z
 from attention.images import to_pixels
@@ -42,7 +43,9 @@ SIDE, DOWN = 480, 2         # of a tile in px, and tiles one below the other on 
 ROUND = 0.75                # of a part's larger side: so far from its middle a tile reaches
 SO, PHOTO = (0.0, 2.0), (1.0, 5.0)
 KEYS = "keys.json"          # which edit a number is, by prompt: [name, face]
-COLUMNS = {"faces": ("faces", ".0f"), "so": ("so, 0 to 2", ".2f"), "photo": ("like a photograph, 1 to 5", ".2f")}
+GOOD = 4.0                  # a photograph, but for a trace
+COLUMNS = {"faces": ("faces", ".0f"), "so": ("so, 0 to 2", ".2f"), "photo": ("like a photograph, 1 to 5", ".2f"),
+           "good": (f"{GOOD:g} and more", ".2f")}
 Ratings = Mapping[str, Mapping[str, Mapping[str, Sequence[Sequence[float]]]]]
 
 
@@ -68,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> Path:
         mix(folder, config.seed)
         print(f"{folder}: rate every PROMPT/sheet_*.png into PROMPT/{JUDGES[0]} and {JUDGES[1]}, and run this again")
         return folder / KEYS
-    keys = json.loads((folder / KEYS).read_text())
+    keys = read_keys(folder / KEYS)
     found = {prompt: ratings(folder / prompt.replace(" ", "_"), of) for prompt, of in keys.items()}
     write_text(folder / "rated.json", json.dumps(found))
     told = table(found)
@@ -89,7 +92,8 @@ def draw(config: RatedConfig, folder: Path) -> None:
         raise UserError(f"--out is {config.out}, whose edits are mixed already; name another folder")
     keep_memory()
     editor, world, _ = load_run(run_of(config.run), "cpu", False, None, None)
-    assert isinstance(world.truth, FacesTruth)
+    if not isinstance(world.truth, FacesTruth):
+        raise UserError(f"--run is {config.run}, an editor of {world.entry.name}, expected one of faces")
     left = dict.fromkeys(prompts, config.faces)
     progress = tqdm(total=sum(left.values()), desc=config.name)
     for number, z in enumerate(sample_z(FACES, world.generator.style_dim, config.seed).split(1)):
@@ -125,12 +129,28 @@ def mix(folder: Path, seed: int) -> None:
     for edits in sorted((folder / "edits").glob("*/")):
         files = sorted(edits.glob("*_*.png"))
         files = [files[number] for number in random.permutation(len(files))]
-        write_sheets(folder / edits.name, [Image.open(file) for file in files], DOWN)
-        keys[edits.name.replace("_", " ")] = [file.stem.split("_", 1)[::-1] for file in files]
+        if files:
+            write_sheets(folder / edits.name, [read_picture(file) for file in files], DOWN)
+            keys[edits.name.replace("_", " ")] = [file.stem.split("_", 1)[::-1] for file in files]
     if not keys:
         raise UserError(f"--out is {folder}, where no edits are; draw some: python -m benchmarks.rated --out {folder} "
                         "--name before --run RUN")
     write_text(folder / KEYS, json.dumps(keys))
+
+
+def read_keys(path: Path) -> dict[str, list[list[str]]]:
+    """What `mix` wrote.
+
+    Raises:
+        UserError: it is something else.
+    """
+    try:
+        keys = json.loads(path.read_text())
+        assert keys and all(prompt in PROMPTS and of for prompt, of in keys.items())
+        assert all(isinstance(word, str) for of in keys.values() for name, face in of for word in (name, face))
+        return keys
+    except (OSError, ValueError, TypeError, AttributeError, AssertionError):
+        raise UserError(f"{path} is not what this command wrote; remove it, and mix the edits again") from None
 
 
 def ratings(folder: Path, keys: Sequence[Sequence[str]]) -> dict[str, dict[str, list[list[float]]]]:
@@ -156,13 +176,20 @@ def ratings(folder: Path, keys: Sequence[Sequence[str]]) -> dict[str, dict[str, 
 
 
 def table(found: Ratings) -> str:
-    """A row for every prompt and name: means over faces and judges."""
-    rows = {}
+    """A row for every prompt and name, and one of all prompts for every name: means over faces and judges."""
+    rows: dict[str, dict[str, float]] = {}
+    marks: dict[str, list[Sequence[Sequence[float]]]] = {}
     for prompt, names in found.items():
         for name, faces in names.items():
-            so, photo = np.mean(list(faces.values()), axis=(0, 1))
-            rows[f"{prompt}, {name}"] = {"faces": len(faces), "so": so, "photo": photo}
-    return markdown(rows, "prompt, editor", COLUMNS)
+            rows[f"{prompt}, {name}"] = row(list(faces.values()))
+            marks.setdefault(name, []).extend(faces.values())
+    return markdown(rows | {f"**all**, {name}": row(of) for name, of in marks.items()}, "prompt, editor", COLUMNS)
+
+
+def row(marks: Sequence[Sequence[Sequence[float]]]) -> dict[str, float]:
+    """Of the table, from what each judge said of each edit."""
+    so, photo = np.moveaxis(np.array(marks), 2, 0)
+    return {"faces": len(marks), "so": so.mean(), "photo": photo.mean(), "good": (photo >= GOOD).mean()}
 
 
 if __name__ == "__main__":

@@ -48,7 +48,9 @@ def test_the_table_has_the_means_of_what_two_judges_say(tmp_path, capsys):
         assert list(found[name]) == [keys[number][1] for number in numbers]
         so = np.mean([number % 3 for number in numbers])
         photo = np.mean([[1 + number % 5, min(1.5 + number % 5, 5)] for number in numbers])
-        assert f"| red hair, {name} | 3 | {so:.2f} | {photo:.2f} |" in told
+        good = np.mean([[number % 5 == 3 or number % 5 == 4, number % 5 >= 2.5] for number in numbers])
+        assert f"| red hair, {name} | 3 | {so:.2f} | {photo:.2f} | {good:.2f} |" in told
+        assert f"| **all**, {name} | 3 | {so:.2f} | {photo:.2f} | {good:.2f} |" in told
 
 
 @pytest.mark.parametrize("said", [None, "no JSON", {}, [], {**SAID, "5": [3, 1]}, {**SAID, "5": [1, 0]}, {**SAID, "5": [1]},
@@ -69,6 +71,37 @@ def test_a_rating_that_lacks_something_is_told(said, tmp_path):
 def test_what_cannot_be_drawn_or_mixed_is_told(asked, told, tmp_path):
     with pytest.raises(UserError, match=told):
         rated.main(["--out", str(tmp_path), *asked])
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"red hair": []}', '{"green hair": [["a", "1"]]}',
+                                  '{"red hair": [["a"]]}', '{"red hair": [["a", 1]]}', '{"red hair": 3}'])
+def test_damaged_keys_are_told(text, tmp_path):
+    drawn(tmp_path)
+    (tmp_path / "keys.json").write_text(text)
+    with pytest.raises(UserError, match=r"keys\.json is not what"):
+        rated.main(["--out", str(tmp_path)])
+
+
+def test_a_damaged_edit_is_told_and_a_prompt_without_edits_is_left_out(tmp_path):
+    (tmp_path / "edits" / "grey_hair").mkdir(parents=True)
+    drawn(tmp_path)
+    assert list(json.loads((tmp_path / "keys.json").read_text())) == ["red hair"]
+    (tmp_path / "keys.json").unlink()
+    edit = tmp_path / "edits/red_hair/2_after.png"
+    edit.write_bytes(edit.read_bytes()[:60])
+    with pytest.raises(UserError, match=r"2_after\.png"):
+        rated.main(["--out", str(tmp_path)])
+    assert not (tmp_path / "keys.json").exists()
+
+
+def test_the_documented_means_are_those_of_the_table():
+    told = rated.table(json.loads((ROOT / "benchmarks/results/faces/rated_shipped.json").read_text()))
+    rows = {line.split(" | ")[0]: line.split(" | ") for line in told.splitlines()}
+    after, before = (rows[f"| **all**, {name}"] for name in ("after", "before"))
+    text = (ROOT / "docs/faces.md").read_text()
+    good, good_before = (row[4].removesuffix(" |") for row in (after, before))
+    assert f"Like a photograph {after[3]} in the mean, {before[3]} before" in text
+    assert f"4 and more {good} of them, {good_before} before" in text and f"so {after[2]} and {before[2]}" in text
 
 
 def test_edits_that_are_mixed_already_stay_as_they_are(tmp_path):

@@ -123,11 +123,12 @@ def test_a_tile_shows_what_is_round_a_part_and_nothing_beyond_the_picture():
     assert np.asarray(rated.tile(pixels, part)).mean() == pytest.approx(pixels.mean(), rel=0.05)
 
 
-def test_the_documented_ratings_are_the_means_of_what_was_rated():
-    found = json.loads((ROOT / "benchmarks/results/faces/rated_shipped.json").read_text())
+@pytest.mark.parametrize("name", ["rated_shipped", "rated_matted", "rated_matted_narrow"])
+def test_the_documented_ratings_are_the_means_of_what_was_rated(name):
+    found = json.loads((ROOT / f"benchmarks/results/faces/{name}.json").read_text())
     text = (ROOT / "docs/faces.md").read_text()
     for prompt, names in found.items():
-        (so, photo), (so_before, photo_before) = (np.mean([mark for face in names[name].values() for mark in face], axis=0)
-                                                  for name in ("after", "before"))
+        marks = ([mark for face in names[editor].values() for mark in face] for editor in ("after", "before"))
+        (so, photo), (so_before, photo_before) = (np.mean(of, axis=0) for of in marks)
         faces = len(names["after"])
         assert f"| {prompt} | {faces} | {so:.2f}, {so_before:.2f} | {photo:.2f}, {photo_before:.2f} |" in text, prompt

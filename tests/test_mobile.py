@@ -13,7 +13,7 @@ from attention.files.generator import load_generator
 from attention.files.openvino import Graph, mobile_state
 from attention.files.published import MOBILE_FILE
 from attention.files.wheels import WHEELS
-from attention.generator import MobileStyleGAN, even_bands, mobile_layers
+from attention.generator import MobileStyleGAN, even_bands, mobile_layers, window_means
 from attention.generator.mobile import inverse_haar
 
 WHEEL = WHEELS["random-face==2021.7.21.1"]
@@ -70,6 +70,17 @@ def test_the_layer_table_has_the_published_widths():
         512, *(512, 128, 512) * 4, 512, 128, 256, 256, 64, 128, 128, 32, 64, 64]
     assert (layers[12].kind, layers[12].resolution, layers[12].out_channels) == ("conv", 64, 512)
     assert layers[-1].resolution == 1024
+
+
+@pytest.mark.parametrize("dtype, apart", [(torch.float64, 1e-12), (torch.float32, 1e-6), (torch.bfloat16, 4e-3)])
+@pytest.mark.parametrize("window", [1, 3, 5, 7, 13, 25])
+def test_means_of_windows_are_those_of_scipy(window, dtype, apart):
+    """In bfloat16 as well, whose own sums of so many would be 1e-2 apart."""
+    maps = torch.rand(2, 3, 30, 41).to(dtype)
+    wanted = uniform_filter(maps.double().numpy(), (1, 1, window, window), mode="nearest")
+    found = window_means(maps, window)
+    assert found.dtype == dtype and found.shape == maps.shape
+    torch.testing.assert_close(found.double(), torch.from_numpy(wanted), rtol=0, atol=apart)
 
 
 def test_an_even_edit_draws_no_mesh():

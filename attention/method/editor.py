@@ -282,9 +282,10 @@ class RegionEditor(nn.Module):
                 source.judged.append(replace(editor.seen_of(source), judged=[]))
             source = source.judged[0]
         before, gains = F.cosine_similarity(self.judge.embed(source.image.clamp(-1, 1)), what), []          # (B,)
+        usual = self.mapper(source.styles, what)
         for share in shares:
-            edit = editor.apply(source, self.mapper(source.styles, what, share * self.mapper.strength), mask,
-                                keep_features=False, edges=False)       # the calibration's, and costs less
+            styles = [torch.lerp(style, edited, share) for style, edited in zip(source.styles, usual, strict=True)]
+            edit = editor.apply(source, styles, mask, keep_features=False, edges=False)     # the calibration's, costs less
             gains.append(F.cosine_similarity(self.judge.embed(edit.image.clamp(-1, 1)), what) - before)
         return gains
 

@@ -1,5 +1,7 @@
 """Spatial attention and its gate: parity with the released ones, and what an edit may rely on."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -15,9 +17,13 @@ from attention.method.losses import attention_budget, region_consistency
 from attention.method.regions import pool_by_region
 from attention.method.spatial_attention import (
     ISLAND,
+    NEAR,
+    ROWS,
     SpatialAttention,
     TextConv,
+    between_rows,
     blur_mask,
+    near_sure,
     threshold_attention,
     threshold_for,
     without_islands,
@@ -198,6 +204,57 @@ def test_an_editor_that_follows_edges_leaves_islands_out_at_every_coverage():
     assert not editor.locate(source, text).whole
     editor.follows_edges = True
     assert editor.locate(source, text).whole and not editor.locate(source, text, straight_through=True).whole
+
+
+def test_attention_falls_to_nothing_where_a_part_never_is():
+    """Row by row, as it is drawn on paper: of 16 rows a half lies above, an eighth below; nothing is known of the other."""
+    attention = torch.rand(2, 1, 16, 5)
+    found = between_rows(attention, torch.tensor([[0.5], [0.0]]), torch.tensor([[0.125], [0.0]]))
+    assert torch.equal(found[1], attention[1])
+    for row in range(16):
+        beyond = max(8 - (row + 0.5), row + 0.5 - 14, 0)
+        torch.testing.assert_close(found[0, 0, row], attention[0, 0, row] * max(0, 1 - beyond / ROWS))
+    assert (found[0, 0, :4] == 0).all() and torch.equal(found[0, 0, 8:14], attention[0, 0, 8:14])
+
+
+@torch.no_grad()
+def test_a_text_is_about_nothing_beyond_the_rows_of_its_part():
+    """Of a region, too, that lies there as well; and of a photo, whose places are found in two faces."""
+    editor = tiny_editor()
+    source, (lips, other) = editor.source(torch.randn(1, 16)), torch.eye(8)[:2, None]
+    source = replace(source, labels=torch.zeros_like(source.labels), shared=editor.source(torch.randn(1, 16)))
+    before = [editor.locate(source, text, 0.0) for text in (lips, other)]
+    assert all((place.mask > 0).all() for place in before)
+    height = before[0].mask.shape[-2]
+    editor.attention.above.set(torch.cat([lips, other]), torch.tensor([[0.75], [0.0]]))
+    after = [editor.locate(source, text, 0.01) for text in (lips, other)]
+    free = int(0.75 * height) - ROWS
+    assert (after[0].gated[..., :free, :] == 0).all() and (after[0].gated[..., -2:, :] > 0).all()
+    assert torch.equal(after[0].raw, before[0].raw)             # what is trained stays what it is
+    torch.testing.assert_close(after[1].gated, before[1].gated, rtol=0, atol=0.01)
+
+
+def test_what_passes_a_gate_lies_near_what_passes_a_narrower_one_at_every_threshold():
+    attention, surely = torch.rand(2, 3, 1, 20, 20).unbind()
+    surely = attention * surely**6                                                          # seldom
+    found = near_sure(attention, surely)
+    for threshold in (0.3, 0.6, 0.9):
+        near = ndimage.binary_dilation((surely >= threshold)[:, 0].numpy(), np.ones((1, 2 * NEAR + 1, 2 * NEAR + 1)))
+        assert np.array_equal((found >= threshold)[:, 0].numpy(), (attention >= threshold)[:, 0].numpy() & near)
+    assert torch.equal(near_sure(attention, attention), attention)
+
+
+@torch.no_grad()
+def test_a_text_that_asks_for_more_nearby_loses_what_lies_far_from_it():
+    """Regions that pass are nearly sure on the left, and just pass on the right."""
+    editor = tiny_editor()
+    source, (wall, other) = editor.source(torch.randn(1, 16)), torch.eye(8)[:2, None]
+    logits = torch.full((1, 1, *source.labels.shape[-2:]), 1.6)                             # of 0.83
+    logits[..., :4] = 4.0
+    source = replace(source, labels=(logits[:, 0] > 2).long())
+    editor.attention.surer.set(torch.cat([wall, other]), torch.tensor([[2.0], [0.0]]))
+    asked, not_asked = (editor.place(source, logits, text, 0.8).gated > 0 for text in (wall, other))
+    assert not_asked.all() and asked[..., :4 + NEAR].all() and not asked[..., 4 + NEAR:].any()
 
 
 def test_blur_is_a_gaussian_of_sigma_1_1():

@@ -51,6 +51,7 @@ def test_what_suits_a_prompt_becomes_a_part_of_the_editor_and_can_be_taken_away(
     assert amounts["purple hair"] == 0.8 and set(amounts) == set(PROMPTS)              # a twentieth shows nothing
     offsets = json.loads(metadata["offsets"])
     assert set(offsets) == {"purple hair", "hair", "beard", "chin"}
+    assert all(set(json.loads(metadata[side])) == set(offsets) for side in ("above", "below"))
     assert weights_of(path.read_bytes()) == weights_of(whole)
     editor = load_editor(tmp_path, "cpu")
     what = editor.embed("purple hair")
@@ -87,6 +88,17 @@ def test_the_offset_taken_is_that_of_the_best_overlap(monkeypatch):
     found = calibration.overlaps(editor, world, sources, faces, config)["purple hair", "purple hair"]
     assert found[0.0] == 0                                                      # sigmoid(-2) is far below the gate
     assert max(found, key=found.__getitem__) + -2 >= 1.38                       # the gate's own logit
+
+
+def test_a_text_lies_between_the_rows_in_which_any_face_has_its_part():
+    """Eyes are seen in rows 2 to 4 of 10 and 3 to 6, by "big eyes" no farther than 5; no face shows a tail."""
+    parts = {prompt: torch.zeros(2, 10, 10, dtype=torch.bool) for prompt in ("big eyes", "blue eyes", "long tail", "bald")}
+    parts["blue eyes"][0, 2:5, 4], parts["blue eyes"][1, 3:7, 2], parts["big eyes"][:, 3:6, 3] = True, True, True
+    parts["bald"][0, :4] = True
+    world = SimpleNamespace(prompts=tuple(parts), truth=SimpleNamespace(part_name=lambda prompt: prompt.split()[-1]))
+    above, below = calibration.rows_of(world, SimpleNamespace(part=parts.__getitem__))
+    assert above == {"big eyes": 0.3, "eyes": 0.2, "blue eyes": 0.2, "long tail": 0, "tail": 0, "bald": 0}
+    assert below == {"big eyes": 0.4, "eyes": 0.3, "blue eyes": 0.3, "long tail": 0, "tail": 0, "bald": 0.6}
 
 
 def test_the_narrowest_gate_is_taken_that_overlaps_nearly_as_well_as_the_best():
@@ -197,7 +209,8 @@ def test_every_prompt_is_tried_without_coarse_layers_and_what_was_kept_is_writte
     tensors, metadata = read_safetensors(SHIPPED / "editor.safetensors", KIND, "")
     write_safetensors(tmp_path / "editor.safetensors", tensors, metadata)
     write_calibration(tmp_path / "editor.safetensors", Calibration(kept_last={"beard": 1.0}, spared={"beard": 0.5},
-                                                                     structure={"beard": 1.0}, reach={"beard": 2.0}))
+                                                                     structure={"beard": 1.0}, reach={"beard": 2.0},
+                                                                     surer={"beard": 1.5}))
     monkeypatch.setitem(WORLDS, "drawn", replace(WORLDS["drawn"], prompts=PROMPTS))
     monkeypatch.setattr(calibration, "OFFSETS", (0.0,))
     seen = []
@@ -214,7 +227,7 @@ def test_every_prompt_is_tried_without_coarse_layers_and_what_was_kept_is_writte
     _, metadata = read_safetensors(path, KIND, "")
     assert json.loads(metadata["kept"]) == {"purple hair": coarse}
     assert json.loads(metadata["kept_last"]) == {"beard": 1}                    # set by hand, which nothing here measures
-    for name, number in {"spared": 0.5, "structure": 1, "reach": 2}.items():
+    for name, number in {"spared": 0.5, "structure": 1, "reach": 2, "surer": 1.5}.items():
         assert json.loads(metadata[name]) == {"beard": number}
     assert json.loads(metadata["amounts"]) == {"purple hair": 1.3, "beard": 0.6}
     assert "layers kept" in capsys.readouterr().out

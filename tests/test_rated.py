@@ -123,7 +123,8 @@ def test_a_tile_shows_what_is_round_a_part_and_nothing_beyond_the_picture():
     assert np.asarray(rated.tile(pixels, part)).mean() == pytest.approx(pixels.mean(), rel=0.05)
 
 
-@pytest.mark.parametrize("name", ["rated_shipped", "rated_matted", "rated_matted_narrow"])
+@pytest.mark.parametrize("name", ["rated_shipped", "rated_matted", "rated_matted_narrow", "rated_rows", "rated_rows_first",
+                                  "rated_sure"])
 def test_the_documented_ratings_are_the_means_of_what_was_rated(name):
     found = json.loads((ROOT / f"benchmarks/results/faces/{name}.json").read_text())
     text = (ROOT / "docs/faces.md").read_text()

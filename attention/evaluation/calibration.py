@@ -60,10 +60,12 @@ def _calibrate(config: CalibrateConfig, path: Path) -> Path:
     before = read_editor(path).calibration
     # What a text means, which nothing here measures.
     meant = Calibration(toward=before.toward, shares=before.shares, kept_last=before.kept_last, spared=before.spared,
-                        structure=before.structure, reach=before.reach)
-    meant.teach(editor, world)
+                        structure=before.structure, reach=before.reach, surer=before.surer)
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]
+    above, below = rows_of(world, faces)
+    meant = meant._replace(above=above, below=below)
+    meant.teach(editor, world)
     overlap = overlaps(editor, world, sources, faces, config)
     places = better_named(overlap, world)
     reached = by_texts(overlap) | {prompt: overlap[name, prompt] for prompt, name in places.items()}
@@ -90,7 +92,8 @@ def known_table(calibration: Calibration) -> str:
     columns = {"amounts": ("amount", "g"), "enough": ("enough", "g"), "kept": ("first layers left alone", "g"),
                "kept_last": ("last layers left alone", "g"), "offsets": ("offset of the gate", "g"),
                "places": ("found as", ""), "toward": ("toward", ""), "shares": ("so far", "g"), "spared": ("lips", "g"),
-               "structure": ("structure kept", "g"), "reach": ("reach", "g")}
+               "structure": ("structure kept", "g"), "reach": ("reach", "g"), "above": ("nothing above", ".3g"),
+               "below": ("nothing below", ".3g"), "surer": ("sure by", "g")}
     rows: dict = {shown(text): {name: getattr(calibration, name).get(text) for name in columns} for text in texts}
     return markdown(rows, "text", columns)
 
@@ -110,6 +113,20 @@ def report(reached: Mapping[str, Mapping[float, float]], offsets: Mapping[str, f
                                                           "kept": ("layers kept", "g")})])
 
 
+def rows_of(world: World, faces: Faces) -> tuple[dict[str, float], dict[str, float]]:
+    """Of every prompt and every part's name, the shares of the picture at its top and at its bottom where the part is in
+    none of the faces; 0 too is known, lest a text take after another."""
+    above: dict[str, float] = {}
+    below: dict[str, float] = {}
+    for prompt in world.prompts:
+        rows = faces.part(prompt).any(dim=-1).any(dim=0).double()                               # (S,) of all faces
+        for text in (prompt, world.truth.part_name(prompt)):
+            for free, ordered in ((above, rows), (below, rows.flip(0))):
+                share = float(ordered.argmax()) / len(rows) if rows.any() else 0.0
+                free[text] = min(share, free.get(text, 1.0))
+    return above, below
+
+
 Overlaps = dict[tuple[str, str], dict[float, float]]        # (text, prompt) -> offset -> IoU
 
 
@@ -126,7 +143,7 @@ def overlaps(editor: RegionEditor, world: World, sources: Sequence[Source], face
         face = faces.take([number])
         parts = torch.cat([face.part(prompt) for prompt in world.prompts]).to(said.device)          # (prompts, S, S)
         logits = editor.attention(editor.generator.constant, source.features, said)                 # (texts, 1, h, h)
-        gated = [editor.place(source, logits + offset, threshold_for(config.coverage)).gated for offset in OFFSETS]
+        gated = [editor.place(source, logits + offset, said, threshold_for(config.coverage)).gated for offset in OFFSETS]
         found.append(torch.stack([iou(maps[row], parts[part_of]) for maps in gated], dim=1))        # (pairs, offsets)
     means = torch.stack(found).mean(dim=0).tolist()
     return {pair: dict(zip(OFFSETS, values, strict=True)) for pair, values in zip(pairs, means, strict=True)}

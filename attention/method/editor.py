@@ -17,7 +17,15 @@ from attention.method.dose import ENOUGH, SHARES, Judge, least_share
 from attention.method.mapper import MAPPERS, MAX_CHANGE
 from attention.method.regions import RegionClusters, pool_by_region
 from attention.method.seam import SPARED, Edges, grown, like_lips
-from attention.method.spatial_attention import THRESHOLD, SpatialAttention, blur_mask, threshold_attention, without_islands
+from attention.method.spatial_attention import (
+    THRESHOLD,
+    SpatialAttention,
+    between_rows,
+    blur_mask,
+    near_sure,
+    threshold_attention,
+    without_islands,
+)
 from attention.method.texture import KEPT, with_structure
 
 
@@ -56,7 +64,7 @@ class Place:
     """Where a text is about; maps are (B, 1, h, h) in [0, 1], h the side of the blend layer."""
 
     raw: Tensor             # attention before regions
-    attention: Tensor       # its mean over every region
+    attention: Tensor       # its mean over every region, between the rows where the text's part may be
     gated: Tensor           # the same, 0 below the threshold
     mask: Tensor            # blurred: what blends
     whole: bool = False     # islands of the gated are left out, see `without_islands`
@@ -185,17 +193,22 @@ class RegionEditor(nn.Module):
             straight_through: keep the gradient below the threshold, for training.
         """
         logits = self.attention(self.generator.constant, source.features, where)               # (B, 1, h, h)
-        place = self.place(source, logits, threshold, straight_through)
+        place = self.place(source, logits, where, threshold, straight_through)
         if source.shared is None:
             return place
         other = self.locate(source.shared, where)
         return Place.of(torch.maximum(place.raw, other.raw), torch.maximum(place.attention, other.attention), threshold,
                         straight_through, place.whole)
 
-    def place(self, source: Source, logits: Tensor, threshold: float = THRESHOLD, straight_through: bool = False) -> Place:
-        """What `locate` makes of an attention's logits (B, 1, h, h)."""
+    def place(self, source: Source, logits: Tensor, where: Tensor, threshold: float = THRESHOLD,
+              straight_through: bool = False) -> Place:
+        """What `locate` makes of an attention's logits (B, 1, h, h) to texts of places (B, D)."""
         raw, labels = logits.sigmoid(), source.labels.expand(len(logits), -1, -1)
         pooled = pool_by_region(raw, labels, self.regions.num_regions)
+        surer = self.attention.surer(where)[..., None, None]                                    # (B, 1, 1, 1)
+        if bool((surer > 0).any()):
+            pooled = near_sure(pooled, pool_by_region((logits - surer).sigmoid(), labels, self.regions.num_regions))
+        pooled = between_rows(pooled, self.attention.above(where), self.attention.below(where))
         return Place.of(raw, pooled, threshold, straight_through, self.follows_edges and not straight_through)
 
     def apply(self, source: Source, styles: list[Tensor], mask: Tensor,     # type: ignore[override]  # not Module.apply

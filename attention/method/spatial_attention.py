@@ -16,6 +16,8 @@ FEATURES = 32           # channels each feature map is reduced to, published
 INITIAL_LOGIT = 5.0     # an untrained attention says "everywhere": sigmoid(5) = 0.993
 THRESHOLD = 0.8         # of the gate in training
 COVERAGE_RANGE = 0.25   # full coverage lowers the threshold from 1 by this much
+ROWS = 4                # rows of the attention map, over which attention falls to nothing where a text's part never is
+NEAR = 3                # cells, within which of what is surely a text's part all lies that is taken for it
 ISLAND = 0.05           # of all that passes the gate, least, of which a part that lies alone is meant
 BLUR_SIZE, BLUR_SIGMA = 5, 1.1      # pixels of the attention map
 
@@ -60,6 +62,10 @@ class SpatialAttention(nn.Module):
             lets in more than another means.
         shift: of a text that finds its place worse than another text does, to that one's embedding; its offset stays its
             own. Ours.
+        above, below: of a text, the shares of the picture at its top and at its bottom where its part never is, see
+            `between_rows`. Ours.
+        surer: of a text, by how much the logits of what is surely its part lie higher than a gate asks for, see
+            `near_sure`; 0 where nothing is asked. Ours.
     """
 
     def __init__(self, layers: Sequence[LayerSpec], constant_channels: int, text_dim: int, map_size: int,
@@ -72,7 +78,7 @@ class SpatialAttention(nn.Module):
         self.heads = nn.ModuleList(TextConv(width, features, text_dim) for width in widths)
         self.last = TextConv(features * len(widths), 1, text_dim)
         self.initial = nn.Parameter(torch.full((1,), INITIAL_LOGIT))
-        self.offset, self.shift = ByText(otherwise=0.0), ByText(otherwise=0.0)
+        self.offset, self.shift, self.above, self.below, self.surer = (ByText(otherwise=0.0) for _ in range(5))
 
     def forward(self, constant: Tensor, features: Sequence[Tensor], text: Tensor) -> Tensor:
         """Attend, in float32 whatever the autocast state.
@@ -133,6 +139,29 @@ def threshold_attention(attention: Tensor, threshold: float = THRESHOLD, straigh
     """Set attention (B, 1, h, w) below the threshold to 0; straight-through, the gradient is 1 there too."""
     kept = attention * (attention >= threshold)
     return attention + (kept - attention).detach() if straight_through else kept
+
+
+def between_rows(attention: Tensor, above: Tensor, below: Tensor) -> Tensor:
+    """Attention (B, 1, h, w) that falls to nothing over ROWS rows beyond those between which a text's part lies.
+
+    Faces are framed by eyes and mouth, and what has the features of cheeks may be a forehead: a region of both is one.
+
+    Args:
+        above, below: (B, 1) shares of the picture at its top and at its bottom where the part never is.
+    """
+    height = attention.shape[-2]
+    middles = (torch.arange(height, device=attention.device) + 0.5)[:, None]                # (h, 1)
+    above, below = (height * share[..., None, None] for share in (above, below))            # (B, 1, 1, 1) rows
+    inside = torch.minimum(middles - above, height - below - middles)                       # (B, 1, h, 1)
+    return attention * (1 + inside / ROWS).clamp(0, 1)
+
+
+def near_sure(attention: Tensor, surely: Tensor) -> Tensor:
+    """Attention (B, 1, h, w), nowhere more than the most of another one (B, 1, h, w) within NEAR cells.
+
+    So whatever passes a gate lies beside what passes a narrower one: the rim of a background does, a coat does not.
+    """
+    return torch.minimum(attention, F.max_pool2d(surely, 2 * NEAR + 1, 1, NEAR))
 
 
 def without_islands(mask: Tensor) -> Tensor:

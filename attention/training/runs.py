@@ -75,9 +75,9 @@ TOWARD = 0.4                # of the way from a text to another, where nothing i
 
 class Calibration(NamedTuple):
     """What suits each text: {text: number} for `Mapper.amount`, `Mapper.kept` and `kept_last`, `SpatialAttention.offset`,
-    `RegionEditor.enough`, `spared`, `structure` and `reach`, {text: text that finds its place} for
-    `SpatialAttention.shift`, and {text: text toward which it is changed} for `Mapper.shift`, by so much of the way as
-    `shares` says or TOWARD; empty if nobody measured."""
+    `above`, `below` and `surer`, `RegionEditor.enough`, `spared`, `structure` and `reach`, {text: text that finds its
+    place} for `SpatialAttention.shift`, and {text: text toward which it is changed} for `Mapper.shift`, by so much of the
+    way as `shares` says or TOWARD; empty if nobody measured."""
 
     amounts: Mapping[str, float] = MappingProxyType({})
     offsets: Mapping[str, float] = MappingProxyType({})
@@ -90,6 +90,9 @@ class Calibration(NamedTuple):
     spared: Mapping[str, float] = MappingProxyType({})
     structure: Mapping[str, float] = MappingProxyType({})
     reach: Mapping[str, float] = MappingProxyType({})
+    above: Mapping[str, float] = MappingProxyType({})
+    below: Mapping[str, float] = MappingProxyType({})
+    surer: Mapping[str, float] = MappingProxyType({})
 
     def tables(self) -> dict[str, str]:
         """As a file's metadata has them."""
@@ -99,7 +102,8 @@ class Calibration(NamedTuple):
         """Let an editor of a world know these alone."""
         numbers = {editor.mapper.amount: self.amounts, editor.attention.offset: self.offsets, editor.enough: self.enough,
                    editor.mapper.kept: self.kept, editor.mapper.kept_last: self.kept_last, editor.spared: self.spared,
-                   editor.structure: self.structure, editor.reach: self.reach}
+                   editor.structure: self.structure, editor.reach: self.reach, editor.attention.above: self.above,
+                   editor.attention.below: self.below, editor.attention.surer: self.surer}
         for by_text, table in numbers.items():
             by_text.forget()
             if table:
@@ -118,7 +122,7 @@ UNMEASURED = Calibration()
 # Of the numbers of a Calibration.
 BOUNDS = {"amounts": (1e-3, 10.0), "offsets": (-20.0, 20.0), "enough": (0.5, 1.0), "kept": (0.0, 30.0),
           "kept_last": (0.0, 30.0), "shares": (0.0, 1.0), "spared": (0.0, 1.0), "structure": (0.0, 1.0),
-          "reach": (0.0, 8.0)}
+          "reach": (0.0, 8.0), "above": (0.0, 1.0), "below": (0.0, 1.0), "surer": (0.0, 20.0)}
 
 
 def build_editor(config: TrainConfig, world: World, regions: RegionClusters) -> RegionEditor:

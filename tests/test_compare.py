@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from attention.errors import UserError
+from attention.files.published import ROOT
 from attention.files.safetensors import write_safetensors
 from attention.method.losses import TERMS
 from attention.worlds.registry import WORLDS
@@ -138,6 +139,20 @@ def test_every_ablation_leaves_out_the_term_that_it_names():
     for name, terms in names.items():
         given = ablations.VARIANTS[name][2].split()
         assert given == [word for term in terms for word in (f"--{TERMS[term].flag}", "0")], name
+
+
+def test_what_is_told_of_the_comparison_on_real_looking_faces_is_what_was_measured():
+    text, folder = (ROOT / "docs/faces.md").read_text(), ROOT / "benchmarks/results/faces"
+    report = json.loads((folder / "comparison.json").read_text())
+    won = {key: found["methods"]["pixels"] for key, found in report["wins"].items()}
+    psnr, mse, ssim, largest = (won[f"{key}_outside"]["won"] for key in ("psnr", "mse", "ssim", "largest"))
+    assert f"**{psnr} of 24** prompts" in text and f"than attention by pixels for {psnr} of 24 prompts alone" in text
+    assert f"by MSE it is {mse} of 24 against attention by pixels, by SSIM {ssim}" in text
+    assert f"**by the largest change {largest}**" in text
+    ours = report["methods"]["ours"]
+    mean = next(row["mean"] for row in ours["sweep"] if row["strength"] == ours["strength"])
+    row = f"| ours | {mean['success']:.2f} | {mean['collateral']:.3f} | {mean['psnr_outside']:.1f} dB | {mean['iou']:.2f} |"
+    assert f"{row} {mean['identity']:.2f} | {ours['seconds_per_edit']:.2f} |" in text
 
 
 def test_an_unknown_ablation_is_answered_with_the_known_ones():

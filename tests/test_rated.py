@@ -104,6 +104,21 @@ def test_the_documented_means_are_those_of_the_table():
     assert f"4 and more {good} of them, {good_before} before" in text and f"so {after[2]} and {before[2]}" in text
 
 
+def test_the_documented_means_without_a_gate_with_hysteresis_and_of_layers_left_alone_are_those_that_were_rated():
+    folder, text = ROOT / "benchmarks/results/faces", (ROOT / "docs/faces.md").read_text()
+    sure = rated.table(json.loads((folder / "rated_sure.json").read_text())).splitlines()
+    after, before = (next(line for line in sure if line.startswith(f"| **all**, {name} |")).split(" | ")
+                     for name in ("after", "before"))
+    assert f"Like a photograph {after[3]} in the mean, {before[3]} without; 4 and more {after[4][:4]} of the" in text
+    assert f"of the ratings, {before[4][:4]} without" in text
+    layers = json.loads((folder / "rated_layers.json").read_text())
+    (red, grey, blonde) = ({name: f"{np.mean([mark[1] for face in faces.values() for mark in face]):.2f}"
+                            for name, faces in layers[hair].items()} for hair in ("red hair", "grey hair", "blonde hair"))
+    assert f"rated {red['seven']} in place of {red['shipped']}" in text
+    assert f"with eight {grey['six']} in place of {grey['shipped']}" in text
+    assert f"with six {blonde['six']} of {blonde['shipped']}, with seven {blonde['seven']}" in text
+
+
 def test_edits_that_are_mixed_already_stay_as_they_are(tmp_path):
     drawn(tmp_path)
     with pytest.raises(UserError, match="mixed already"):

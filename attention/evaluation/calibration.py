@@ -64,13 +64,13 @@ def _calibrate(config: CalibrateConfig, path: Path) -> Path:
     z = sample_z(config.faces, world.generator.style_dim, config.seed)
     faces, sources = world.truth.faces(z), [editor.source(w[None]) for w in world.w_from_z(z)]
     above, below = rows_of(world, faces)
-    meant = meant._replace(above=above, below=below)
-    meant.teach(editor, world)
+    known = meant._replace(above=above, below=below)
+    known.teach(editor, world)
     overlap = overlaps(editor, world, sources, faces, config)
     places = better_named(overlap, world)
     reached = by_texts(overlap) | {prompt: overlap[name, prompt] for prompt, name in places.items()}
     offsets = {text: reaching(by_offset) for text, by_offset in reached.items()}
-    known = meant._replace(offsets=offsets, places=places)
+    known = known._replace(offsets=offsets, places=places)
     tried: dict[int, dict[str, Tried]] = {}
     for kept in kept_counts(editor.edited):
         known._replace(kept=dict.fromkeys(world.prompts, kept)).teach(editor, world)
@@ -119,11 +119,11 @@ def rows_of(world: World, faces: Faces) -> tuple[dict[str, float], dict[str, flo
     above: dict[str, float] = {}
     below: dict[str, float] = {}
     for prompt in world.prompts:
-        rows = faces.part(prompt).any(dim=-1).any(dim=0).double()                               # (S,) of all faces
-        for text in (prompt, world.truth.part_name(prompt)):
-            for free, ordered in ((above, rows), (below, rows.flip(0))):
-                share = float(ordered.argmax()) / len(rows) if rows.any() else 0.0
-                free[text] = min(share, free.get(text, 1.0))
+        rows = faces.part(prompt).any(dim=-1).any(dim=0).int()                                  # (S,) of all faces
+        for free, ordered in ((above, rows), (below, rows.flip(0))):
+            share = int(ordered.argmax()) / len(rows)                       # the first row; 0 where no face has the part
+            for text in (prompt, world.truth.part_name(prompt)):
+                free[text] = min(share, free.get(text, share))
     return above, below
 
 

@@ -81,8 +81,8 @@ def window_means(maps: Tensor, window: int) -> Tensor:
 def _running_sums(maps: Tensor, count: int, axis: int) -> Tensor:
     """Sums of so many neighbours along an axis, which gets count - 1 shorter.
 
-    By the binary digits of the count: sums of 2, 4, 8 are made of each other. For a window of 25 that is an eighth of the
-    time of a pooling layer, which adds up every window anew.
+    By the binary digits of the count: sums of 2, 4, 8 are made of each other, where a pooling layer adds up every window
+    anew.
     """
     if count == 1:
         return maps

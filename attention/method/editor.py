@@ -64,7 +64,7 @@ class Place:
     """Where a text is about; maps are (B, 1, h, h) in [0, 1], h the side of the blend layer."""
 
     raw: Tensor             # attention before regions
-    attention: Tensor       # its mean over every region, between the rows where the text's part may be
+    attention: Tensor       # its mean over every region, where the text's part may be
     gated: Tensor           # the same, 0 below the threshold
     mask: Tensor            # blurred: what blends
     whole: bool = False     # islands of the gated are left out, see `without_islands`
@@ -206,7 +206,7 @@ class RegionEditor(nn.Module):
         raw, labels = logits.sigmoid(), source.labels.expand(len(logits), -1, -1)
         pooled = pool_by_region(raw, labels, self.regions.num_regions)
         surer = self.attention.surer(where)[..., None, None]                                    # (B, 1, 1, 1)
-        if bool((surer > 0).any()):
+        if bool((surer > 0).any()):         # not in training, whose gradient a minimum of equals would divide
             pooled = near_sure(pooled, pool_by_region((logits - surer).sigmoid(), labels, self.regions.num_regions))
         pooled = between_rows(pooled, self.attention.above(where), self.attention.below(where))
         return Place.of(raw, pooled, threshold, straight_through, self.follows_edges and not straight_through)

@@ -2,6 +2,7 @@
 
     python -m benchmarks.rated --out runs/rated --name before --run runs/a --prompts "red lipstick,grey hair"
     python -m benchmarks.rated --out runs/rated --name after --run runs/b --prompts "red lipstick,grey hair"
+    python -m benchmarks.rated --out runs/rated --name after --photos photos/ --prompts "grey hair"     # or of photos
     python -m benchmarks.rated --out runs/rated             # mixes what was drawn
     python -m benchmarks.rated --out runs/rated             # again, when two have rated it: the table
 
@@ -14,29 +15,28 @@ python -m attention.download faces mesh
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
 from attention.config import FACES, Config, option, parse_config
+from attention.editing.edited import Edited
+from attention.editing.session import Editor, load_editor
 from attention.errors import UserError, exit_with_message
 from attention.evaluation.metrics import lacking
 from attention.evaluation.tables import markdown
 from attention.files.disk import run_folder, write_picture, write_text
-from attention.files.pictures import read_picture
+from attention.files.pictures import picture_endings, read_picture
 from attention.files.published import SHIPPED_FACES
 from attention.generator import sample_z
 from attention.images import to_pixels
 from attention.memory import keep_memory
-from attention.method.defaults import COVERAGE, STRENGTH
-from attention.method.spatial_attention import threshold_for
-from attention.training.runs import load_run, run_of
 from attention.worlds.faces.concepts import BY_PHRASE, PROMPTS
 from attention.worlds.faces.truth import FacesTruth
+from attention.worlds.truth import Faces
 from benchmarks.judged import JUDGES, write_sheets
 
 SIDE, DOWN = 480, 2         # of a tile in px, and tiles one below the other on a sheet
@@ -57,6 +57,7 @@ class RatedConfig(Config):
     run: Path = option(SHIPPED_FACES, "editor to draw with")
     prompts: str = option(",".join(PROMPTS), "to edit by, separated by commas")
     faces: int = option(6, "that are edited", min=1, max=FACES)
+    photos: Path | None = option(None, "folder of photos, whose largest faces are edited instead of those of a seed")
     seed: int = option(19000, "of the faces, and of the order", min=0, max=2**31)
 
 
@@ -80,9 +81,9 @@ def main(argv: Sequence[str] | None = None) -> Path:
     return folder / "rated.md"
 
 
-@torch.no_grad()
 def draw(config: RatedConfig, folder: Path) -> None:
-    """An editor's edits, OUT/edits/PROMPT/FACE_NAME.png, of the first faces of a seed that lack what a prompt asks for."""
+    """An editor's edits, OUT/edits/PROMPT/FACE_NAME.png, of the first faces of a seed, or of photos, that lack what a
+    prompt asks for."""
     if not re.fullmatch("[a-z0-9-]{1,40}", config.name or ""):
         raise UserError(f"--name is {config.name!r}, expected small letters, digits and hyphens, at most 40")
     prompts = [prompt.strip() for prompt in config.prompts.split(",")]
@@ -90,28 +91,58 @@ def draw(config: RatedConfig, folder: Path) -> None:
         raise UserError(f"--prompts has {unknown[0]!r}, expected some of: {', '.join(PROMPTS)}")
     if (folder / KEYS).exists():
         raise UserError(f"--out is {config.out}, whose edits are mixed already; name another folder")
+    pictures = None if config.photos is None else photos_in(config.photos)
     keep_memory()
-    editor, world, _ = load_run(run_of(config.run), "cpu", False, None, None)
-    if not isinstance(world.truth, FacesTruth):
-        raise UserError(f"--run is {config.run}, an editor of {world.entry.name}, expected one of faces")
+    editor = load_editor(config.run, "cpu")
+    truth = editor.world.truth
+    if not isinstance(truth, FacesTruth):
+        raise UserError(f"--run is {config.run}, an editor of {editor.world.name}, expected one of faces")
     left = dict.fromkeys(prompts, config.faces)
     progress = tqdm(total=sum(left.values()), desc=config.name)
-    for number, z in enumerate(sample_z(FACES, world.generator.style_dim, config.seed).split(1)):
-        if not any(left.values()):
-            break
-        face, source = world.truth.faces(z), editor.source(world.w_from_z(z))
-        seen = world.truth.read(source.image.clamp(-1, 1), face)
-        lacked = dict(zip(BY_PHRASE, lacking(face, seen)[:, 0], strict=True))
+    opened = of_seed(editor, config.seed) if pictures is None else of_photos(editor, pictures)
+    for number, (face, known) in enumerate(opened):
+        seen = truth.read(face.square.clamp(-1, 1), known)
+        lacked = dict(zip(BY_PHRASE, lacking(known, seen)[:, 0], strict=True))
         for prompt in prompts:
             if left[prompt] and lacked[prompt]:
-                text = world.clip.encode_text([prompt])
-                image = editor(source, text, text, STRENGTH, threshold_for(COVERAGE)).image
-                shown = tile(to_pixels(image)[0], face.part(prompt)[0].numpy())
+                shown = tile(to_pixels(face.edit(prompt).square)[0], known.part(prompt)[0].numpy())
                 edits = run_folder(folder / "edits" / prompt.replace(" ", "_"), "--out")
                 write_picture(edits / f"{number}_{config.name}.png", shown)
                 left[prompt] -= 1
                 progress.update()
+        if not any(left.values()):
+            break
     progress.close()
+
+
+Opened = Iterator[tuple[Edited, Faces]]         # a face, and what is true of it
+
+
+def of_seed(editor: Editor, seed: int) -> Opened:
+    """The faces of a seed."""
+    for z in sample_z(FACES, editor.world.generator.style_dim, seed).split(1):
+        yield editor.open_latent(editor.world.w_from_z(z)), editor.world.truth.faces(z)
+
+
+def of_photos(editor: Editor, pictures: Sequence[Path]) -> Opened:
+    """The largest face of every photo."""
+    assert isinstance(editor.world.truth, FacesTruth)
+    for picture in pictures:
+        face = editor.open_photo(picture)
+        yield face, editor.world.truth.photos(face.square, editor.latent(face.origin))
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """The pictures of a folder.
+
+    Raises:
+        UserError: there are none.
+    """
+    endings = picture_endings()
+    found = [path for path in (sorted(folder.iterdir()) if folder.is_dir() else []) if path.suffix.lower() in endings]
+    if not found:
+        raise UserError(f"--photos is {folder}, expected a folder with pictures in it")
+    return found
 
 
 def tile(pixels: np.ndarray, part: np.ndarray) -> Image.Image:

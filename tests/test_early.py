@@ -70,6 +70,23 @@ def test_early_edits_are_those_of_the_early_generator_whatever_came_before(small
     assert whole.early().source is whole.early().source                                         # made once
 
 
+def test_an_early_edit_of_an_edited_face_shows_the_earlier_one_and_its_own_change(small_editor):
+    """Of edits that end at edges, which are added up in pictures."""
+    change = Change("lips", {"mask": pack_mask(np.eye(64), 64)}, 0.2)
+    whole = small_editor.open_seed(3)
+    whole = whole.then(Change("hair", [0, 1], 0.3, edges=True))
+    early = whole.early().then(dataclasses.replace(change, edges=True))
+    before, source = torch.nn.functional.adaptive_avg_pool2d(whole.tensor, 128), whole.early().source
+    share = source.edges.share(early.mask)
+    outside = (share == 0).expand_as(before)
+    assert outside.any() and torch.equal(early.tensor[outside], before[outside])
+    alone = small_editor.early.open_seed(3).then(Change("hair", [0, 1], 0.3, edges=True))
+    added = alone.then(dataclasses.replace(change, edges=True)).tensor - alone.tensor
+    torch.testing.assert_close(early.tensor - before, added, atol=1e-4, rtol=0)
+    assert added.abs().max() > 0.01
+    assert whole.early() is whole.early() and any(value is whole.early().tensor for value in whole.tensors())
+
+
 def test_doses_are_those_of_small_pictures_whatever_is_shown(small_editor):
     world, editor = small_editor.world, small_editor.region_editor
     assert world.preview().smallest.resolution == world.smallest.resolution == 128 and world.smallest is world.smallest

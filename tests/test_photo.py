@@ -1,4 +1,4 @@
-"""Photos: pictures of every kind, the geometry against closed forms and drawn faces, and what put_back must not touch."""
+"""Photos: pictures of every kind, and the geometry against closed forms and drawn faces."""
 
 import io
 import json
@@ -13,10 +13,10 @@ from torch.nn import functional as F
 import attention
 from attention.editing import photo
 from attention.editing.photo import find_landmarks, read_landmarks, read_photo
-from attention.editing.placed import fading
+from attention.editing.placed import Placed
 from attention.errors import UserError
 from attention.files import pictures
-from attention.inversion.frame import SET, Frame, ffhq_frame, frame_like, kept_detail
+from attention.inversion.frame import Frame, ffhq_frame, frame_like
 from attention.worlds.drawn.faces import FaceParams, draw_faces
 
 # Eyes, nose, corners of the mouth of a face that stands upright.
@@ -332,67 +332,6 @@ def test_a_drawing_turned_and_scaled_into_a_photo_is_cut_out_again():
     assert 10 * np.log10(1 / np.mean(error**2)) > 28
 
 
-# --- putting back
-
-def test_where_the_mask_is_empty_the_photo_stays_bit_for_bit():
-    photo = Image.fromarray(noise(300, 400))
-    frame = Frame(np.array([180.0, 140]), turned(np.array([[90.0, 0]]), 25, 1, 0)[0])
-    before, after = noise(64, 64, 1), noise(64, 64, 2)
-    mask = np.zeros((64, 64))
-    assert np.array_equal(np.asarray(frame.put_back(photo, before, after, mask)), np.asarray(photo))
-    mask[20:30, 20:40] = 1
-    changed = (np.asarray(frame.put_back(photo, before, after, mask)) != np.asarray(photo)).any(axis=2)
-    rows, columns = np.nonzero(changed)
-    offset = np.stack([columns + 0.5, rows + 0.5], axis=1) - frame.center
-    across, down = (offset @ axis / frame.half**2 for axis in (frame.right, frame.down))      # in [-1, 1]
-    assert len(rows) > 100
-    pixel = 2 / 64                                              # interpolation reaches one pixel of the square further
-    assert (across >= 20 * pixel - 1 - pixel).all() and (across <= 40 * pixel - 1 + pixel).all()
-    assert (down >= 20 * pixel - 1 - pixel).all() and (down <= 30 * pixel - 1 + pixel).all()
-
-
-@pytest.mark.parametrize("change", [2, 12, 40])
-@pytest.mark.parametrize("half", [20, 90, 300])
-def test_a_change_arrives_at_any_size_even_past_the_edge_a_small_one_added_a_large_one_set(half, change):
-    photo = Image.new("RGB", (400, 300), (100, 100, 100))
-    frame = Frame(np.array([150.0, 150]), turned(np.array([[half, 0.0]]), -15, 1, 0)[0])
-    before, after = np.full((64, 64, 3), 50, np.uint8), np.full((64, 64, 3), 50 + change, np.uint8)
-    result = np.asarray(frame.put_back(photo, before, after, np.ones((64, 64))))
-    expected = 100 + change - (100 - 50) * (1 - np.exp(-3 * change**2 / SET**2))
-    assert (result[150 - half // 2:150 + half // 2, 150 - half // 2:150 + half // 2] == round(expected)).all()
-    assert result.shape == (300, 400, 3)
-
-
-def test_an_edit_of_nothing_puts_nothing_back():
-    photo, frame = Image.fromarray(noise(100, 100)), Frame(np.array([50.0, 50]), np.array([30.0, 10]))
-    same = noise(64, 64, 1)
-    assert np.array_equal(np.asarray(frame.put_back(photo, same, same, np.ones((64, 64)))), np.asarray(photo))
-
-
-@pytest.mark.parametrize("made, kept", [
-    (lambda before: before, 1), (lambda before: 40 + 0.5 * before, 0.5), (lambda before: before * 4, 1.5),      # at most
-    (lambda before: 255 - before, 0), (lambda before: noise(600, 600, 9).astype(float), 0)])
-def test_detail_is_kept_as_far_as_an_edit_follows_it(made, kept):
-    before = noise(600, 600, 3).astype(np.float32)
-    assert kept_detail(before, made(before).astype(np.float32))[20:-20, 20:-20].mean() == pytest.approx(kept, abs=0.05)
-    flat = np.full((600, 600, 3), 80, np.float32)
-    assert (kept_detail(flat, flat + 50) == 1).all()                                        # there is nothing to follow
-    assert kept_detail(flat, flat / 2).mean() == pytest.approx(0.5, abs=0.01)               # and half of the light is left
-
-
-def test_a_recoloured_part_keeps_the_photo_s_own_detail_and_a_new_one_shows_nothing_of_it():
-    frame, whole = Frame(np.array([320.0, 320]), np.array([320.0, 0])), np.ones((640, 640))
-    strands = noise(640, 640, 5).astype(float) / 4 + 60
-    misfit = 30 * np.sin(np.arange(640) / 25)[None, :, None] * np.ones((640, 1, 3))          # what the inversion missed
-    photo = Image.fromarray((strands + misfit).round().astype(np.uint8))
-    before, other = strands.astype(np.uint8), noise(640, 640, 6)
-    for change, stays in ((2, misfit), (60, 0)):                # a colour that is set is that of the edit
-        recoloured = np.asarray(frame.put_back(photo, before, before + np.uint8(change), whole)).astype(float)
-        assert np.abs(recoloured - (strands + stays + change))[20:-20, 20:-20].mean() < 2
-    replaced = np.asarray(frame.put_back(photo, before, other, whole)).astype(float)
-    assert np.abs(replaced - other)[20:-20, 20:-20].mean() < 4
-
-
 def test_frames_are_apart_by_the_mean_distance_of_their_corners_over_the_side():
     true = Frame(np.array([100.0, 80.0]), np.array([50.0, 0.0]))
     assert Frame(np.array([103.0, 84.0]), true.right).apart(true) == pytest.approx(0.05)
@@ -409,7 +348,19 @@ def test_a_square_without_size_or_outside_of_the_photo_is_refused(center, right)
         Frame(np.array(center, float), np.array(right, float)).crop(Image.new("RGB", (100, 100)), 64)
 
 
-def test_an_edit_that_goes_on_past_the_square_fades_at_its_edges():
-    share = fading(100)
-    assert (share[6:94, 6:94] == 1).all() and share[0, 50] < 0.1 and share[50, 99] < 0.1
-    assert (np.diff(share[:6, 50]) > 0).all() and np.array_equal(share, share[::-1, ::-1])
+@pytest.mark.parametrize("center, half, size, edges", [
+    ((50, 50), 50, (100, 100), (False, False, False, False)), ((50, 50), 30, (100, 100), (True, True, True, True)),
+    ((50, 50), 50, (150, 100), (False, False, True, False)), ((60, 40), 45, (100, 120), (True, False, False, True))])
+def test_an_edit_that_goes_on_past_the_square_fades_where_the_photo_does(center, half, size, edges):
+    """Left, top, right and bottom."""
+    photo = Image.new("RGB", size)
+    for turns in range(4):
+        angle = turns * np.pi / 2                               # the square turned: its left lies on the photo's top ...
+        frame = Frame(np.array(center, float), half * np.array([np.cos(angle), np.sin(angle)]))
+        share = Placed(photo, frame).fading(100)
+        ends = share[50, 0], share[0, 50], share[50, 99], share[99, 50]
+        expected = np.roll(edges, -turns)
+        assert (share[6:94, 6:94] == 1).all() and share.dtype == np.float32
+        assert [end < 0.1 for end in ends] == expected.tolist() and [end == 1 for end in ends] == (~expected).tolist()
+    open_at_top = Placed(photo, Frame(np.array([50.0, 50]), np.array([20.0, 0]))).fading(100)
+    assert (np.diff(open_at_top[:6, 50]) > 0).all() and np.array_equal(open_at_top, open_at_top[::-1, ::-1])

@@ -10,7 +10,7 @@ from conftest import square
 from PIL import Image
 
 from attention.editing.colours import Tone, lightness
-from attention.editing.placed import Placed, fading
+from attention.editing.placed import Placed
 from attention.errors import UserError
 from attention.images import to_image, to_pixels
 from attention.inversion.frame import Frame
@@ -81,7 +81,6 @@ def test_a_photo_takes_over_what_the_generator_made_where_a_mask_is_soft_too(edi
     photo, frame = face.image, Frame(np.array([64.0, 64]), np.array([64.0, 0]))
     after, back = np.asarray(edit.image).astype(int), np.asarray(edit.put_back(Placed(photo, frame))).astype(int)
     share = F.interpolate(edit.mask, size=back.shape[:2], mode="bilinear")[0, 0].numpy()
-    share[fading(128) < 1] = 0                                  # the edges of the square
     soft = (share > 0.3) & (share < 0.7) & (np.abs(after - before).max(axis=2) > 12)
     assert soft.sum() > 50
     assert np.abs(back - after)[share > 0.3].max() <= 1         # the generator's own picture has nothing to keep
@@ -125,6 +124,26 @@ def test_a_change_of_strength_zero_brings_nothing_of_an_earlier_one_into_a_photo
     with pytest.warns(UserWarning, match="nothing changed"):
         again = face.edit("purple hair", "skin", strength=0)
     assert np.array_equal(np.asarray(again.image), np.asarray(face.image))
+
+
+def test_a_background_of_a_framed_photo_reaches_the_photo_s_edges(editor):
+    face = editor.open_photo(editor.open_seed(3).image, aligned=True).edit("purple hair", mask=np.ones((64, 64), bool))
+    changed = np.abs(np.asarray(face.image).astype(int) - np.asarray(editor.open_seed(3).image)).max(axis=2)
+    made = np.abs(to_pixels(face.tensor)[0].astype(int) - to_pixels(face.source.image)[0]).max(axis=2)
+    edge = np.ones((128, 128), bool)
+    edge[2:-2, 2:-2] = False
+    assert changed[edge & (made > 20)].mean() > 20 and (np.asarray(face.mask_image)[edge] == 255).all()
+
+
+def test_a_photo_keeps_earlier_changes_beside_one_that_they_give_way_to(editor):
+    face = editor.open_photo(editor.open_seed(3).image, aligned=True)
+    first = face.edit("purple hair")
+    second = first.edit("red lipstick", "lips", replace=True)
+    beside, hair = (np.asarray(edit.mask_image) for edit in (second, first))
+    before, after = np.asarray(first.image), np.asarray(second.image)
+    kept = (beside == 0) & (hair == 255)
+    assert kept.sum() > 500 and np.array_equal(before[kept], after[kept])
+    assert (after[beside == 255] != before[beside == 255]).any()
 
 
 def test_a_change_of_a_photo_that_ends_at_the_edges_of_the_square_is_told(editor):

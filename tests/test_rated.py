@@ -67,10 +67,17 @@ def test_a_rating_that_lacks_something_is_told(said, tmp_path):
 
 
 @pytest.mark.parametrize("asked, told", [(["--name", "A/b"], "--name is"), ([], "no edits are"),
-                                         (["--name", "a", "--prompts", "green hair"], "green hair")])
+                                         (["--name", "a", "--prompts", "green hair"], "green hair"),
+                                         (["--name", "a", "--photos", "nowhere"], "--photos is nowhere")])
 def test_what_cannot_be_drawn_or_mixed_is_told(asked, told, tmp_path):
     with pytest.raises(UserError, match=told):
         rated.main(["--out", str(tmp_path), *asked])
+
+
+def test_a_folder_s_pictures_are_its_photos_in_order(tmp_path):
+    for name in ("b.png", "a.JPG", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in rated.photos_in(tmp_path)] == ["a.JPG", "b.png"]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", '{"red hair": []}', '{"green hair": [["a", "1"]]}',

@@ -5,12 +5,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from tiny import tiny_edit, tiny_editor
 
 from attention.editing.session import Editor, load_editor
 from attention.files.published import SHIPPED
+from attention.method.by_text import ByText
 from attention.method.guided import CELL, GuidedFilter
+from attention.method.lips import like_lips
 from attention.method.seam import (
     ALL,
     FLAT,
@@ -20,10 +21,7 @@ from attention.method.seam import (
     WIDER,
     WINDOW,
     Edges,
-    between,
-    colours_of,
     grown,
-    like_lips,
     widened,
 )
 from attention.training.runs import load_run
@@ -104,70 +102,6 @@ def test_an_editor_that_follows_edges_changes_the_shares_and_nothing_else():
     assert kept.any() and torch.equal(other.image[kept], edit.image[kept])
 
 
-LIPS, TEETH, SKIN = (0.7, 0.2, 0.3), (0.85, 0.8, 0.7), (0.8, 0.6, 0.5)
-GRAIN_OF_COLOURS = 0.02             # a face's colours vary; without, no direction is better than another
-
-
-def mouth(side, seed=5):
-    """(1, 3, side, side) in [-1, 1]: teeth between lips in skin, in light and shade, and a mask of lips and teeth."""
-    picture = torch.tensor(SKIN)[:, None, None].repeat(1, side, side)
-    for colour, inset in ((LIPS, side // 4), (TEETH, 3 * side // 8)):
-        picture[:, inset:side - inset, inset:side - inset] = torch.tensor(colour)[:, None, None]
-    noise = torch.randn(3, SIDE, SIDE, generator=torch.Generator().manual_seed(seed)) * GRAIN_OF_COLOURS
-    picture = picture + torch.nn.functional.interpolate(noise[None], size=(side, side), mode="nearest")[0]
-    mask = torch.zeros(1, 1, CELLS, CELLS)
-    mask[..., 4:12, 4:12] = 1
-    return (picture[None] * torch.linspace(0.6, 1, side)) * 2 - 1, mask
-
-
-@pytest.mark.parametrize("side", [SIDE, 4 * SIDE])
-def test_lips_show_an_edit_and_neither_teeth_nor_skin_do(side):
-    picture, mask = mouth(side)
-    share = like_lips(picture, mask, torch.tensor([[0.5]]))[0, 0]
-    edge, middle = side // 16, slice(7 * side // 16, 9 * side // 16)
-    assert share[middle, middle].max() == 0                                                                     # teeth
-    assert share[side // 4 + edge // 2:side // 4 + edge, middle].min() > 0.95                                   # a lip
-    assert share[:side // 4 - edge].max() == 0 and share[:, :side // 4 - edge].max() == 0                       # skin
-
-
-def test_the_line_from_skin_to_lips_is_the_one_that_a_library_finds():
-    """Of linear discriminant analysis, by scikit-learn, from the pixels themselves."""
-    random = np.random.default_rng(0)
-    spread = np.array([[0.04, 0.03], [0.03, 0.05]])
-    skin, lips = (random.multivariate_normal(mean, spread**2, 400) for mean in ((0.3, -0.1), (0.6, 0.1)))
-    maps = torch.tensor(np.concatenate([skin, lips]).T.reshape(1, 2, 8, 100)).float()
-    first = torch.arange(800).reshape(1, 1, 8, 100) < 400
-    (of_skin, spread_of_skin), (of_lips, spread_of_lips) = colours_of(maps, first), colours_of(maps, ~first)
-    found = between(of_skin, spread_of_skin, of_lips, spread_of_lips)[0].numpy()
-    expected = LinearDiscriminantAnalysis(solver="lsqr").fit(np.concatenate([skin, lips]), [0] * 400 + [1] * 400).coef_[0]
-    np.testing.assert_allclose(found / np.linalg.norm(found), expected / np.linalg.norm(expected), atol=0.03)
-
-
-def test_a_text_that_spares_nothing_shows_all_of_an_edit_and_in_a_grey_photo_the_mask_decides():
-    picture, mask = mouth(SIDE)
-    least, grey = torch.tensor([[0.5]]), picture.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    assert (like_lips(picture, mask, torch.tensor([[0.0]])) == 1).all()
-    share, outer = like_lips(grey, mask, least)[0, 0], SIDE // 4 - 2 * CELL
-    assert (share[SIDE // 3:2 * SIDE // 3, SIDE // 3:2 * SIDE // 3] == 1).all() and (share[:outer] == 0).all()
-    assert (like_lips(picture, torch.ones_like(mask), least) == 1).all()                # nothing is beside it
-    assert (like_lips(picture, torch.zeros_like(mask), least) == 0).all()
-    both = like_lips(picture.expand(2, -1, -1, -1), mask.expand(2, -1, -1, -1), torch.tensor([[0.0], [0.5]]))
-    assert (both[0] == 1).all()
-    torch.testing.assert_close(both[1:], like_lips(picture, mask, least), atol=1e-4, rtol=0)
-
-
-def test_what_has_the_colours_of_lips_is_none_at_the_mask_s_edge():
-    """Two spots, two thirds of the way from skin to lips: one on a lip, one where the mask has a fifth of its most."""
-    picture, mask = mouth(4 * SIDE)
-    mask[..., 4:12, 12:14] = 0.2
-    between_them = torch.tensor(SKIN) + 2 / 3 * (torch.tensor(LIPS) - torch.tensor(SKIN))
-    on_lip, beside = (slice(4 * CELL * first + 4, 4 * CELL * last - 4) for first, last in ((4, 6), (12, 14)))
-    for spot in (on_lip, beside):
-        picture[..., 96:160, spot] = between_them[:, None, None] * 2 - 1
-    share = like_lips(picture, mask, torch.tensor([[0.4]]))[0, 0]
-    assert share[100:156, beside].max() < 0.1 and share[100:156, on_lip].median() > 0.8
-
-
 def test_masks_grow_by_whole_cells_each_by_its_own():
     mask = torch.zeros(1, 1, CELLS, CELLS)
     mask[..., 8, 8] = 0.7
@@ -210,24 +144,6 @@ def test_a_later_edit_shows_its_own_change_and_nothing_that_an_earlier_one_hid()
     assert change.abs().max() > 0.05
 
 
-@torch.no_grad()
-def test_an_editor_spares_what_a_text_spares_and_no_other_text_does():
-    editor, source, text, other, styles, mask = tiny_edit()
-    plain = editor.apply(source, styles, mask, what=text).image
-    assert torch.equal(plain, editor.apply(source, styles, mask).image)                                 # nothing is known
-    editor.spared.set(text, torch.tensor([[0.8]]))
-    red, spared = like_lips(source.image, mask, editor.spared(text)), editor.apply(source, styles, mask, what=text)
-    assert red.min() < 0.5
-    torch.testing.assert_close(spared.image, source.image + red * (plain - source.image), atol=1e-5, rtol=0)
-    assert torch.equal(editor.apply(source, styles, mask, what=other).image, plain)
-    assert torch.equal(editor.apply(source, styles, mask, what=text, edges=False).image,
-                       editor.apply(source, styles, mask, edges=False).image)
-    after = editor.apply(source, styles, mask, spared, what=text)                       # the mouth that is there by then
-    red = like_lips(spared.image, mask, editor.spared(text))
-    whole = editor.apply(source, styles, mask, spared).image
-    torch.testing.assert_close(after.image, spared.image + red * (whole - spared.image), atol=1e-5, rtol=0)
-
-
 @pytest.fixture(scope="module")
 def following():
     """The shipped editor of drawn faces, with edges."""
@@ -266,6 +182,24 @@ def test_edits_of_a_photo_follow_the_photos_edges(following):
     mask = random_maps(1, 1, 64, 64).round()
     torch.testing.assert_close(opened.source.edges.share(mask), Edges.of(square, 64).share(mask), atol=1e-3, rtol=0)
     assert (opened.source.image - square).abs().mean() > 0.01           # which the inversion's are not
+
+
+def test_a_photo_stays_as_it_is_where_an_edit_does_not_show(following, monkeypatch):
+    """Of lips in a mask of lips and skin: nothing of what the latent makes of the skin comes with them."""
+    spared = ByText(otherwise=0.0)
+    spared.set(following.embed("red lipstick"), torch.tensor([[0.5]]))
+    monkeypatch.setattr(following.region_editor, "spared", spared)
+    photo = following.open_seed(12).image
+    edit = following.open_photo(photo, aligned=True, refine=0).edit("red lipstick")
+    source = edit.source
+    lips = like_lips(source.edges.picture, edit.mask, spared(following.embed("red lipstick")), source.image)
+    share = (source.edges.share(edit.mask) * lips)[0, 0].numpy()
+    changed = (np.asarray(edit.image) != np.asarray(photo)).any(axis=2)
+    blended = torch.nn.functional.interpolate(edit.mask, size=share.shape, mode="bilinear")[0, 0].numpy()
+    assert (blended[share == 0] > 0.25).sum() > 20                      # by which it was made
+    assert not changed[share == 0].any() and changed[share > 0.9].mean() > 0.9
+    mask = np.asarray(edit.mask_image)
+    assert (mask[share == 0] == 0).all() and (mask[share == 1] == 255).all()
 
 
 def test_edges_are_followed_where_the_world_asks_for_it(monkeypatch):

@@ -28,7 +28,7 @@ from attention.files.reading import as_path
 from attention.images import to_bytes, to_image, to_pixels
 from attention.method.defaults import COVERAGE, STRENGTH, STRONGEST
 from attention.method.dose import SHARES
-from attention.method.editor import Edit, Place, Source
+from attention.method.editor import Edit, Place, Shown, Source
 from attention.method.spatial_attention import blur_mask, threshold_for
 
 if TYPE_CHECKING:
@@ -92,6 +92,12 @@ class Change:
         return self.strength == 0 and not (isinstance(self.what, dict) and "styles_of" in self.what)
 
 
+def pixels(share: Tensor) -> np.ndarray:
+    """(1, 1, R, R) -> (R, R)."""
+    found: np.ndarray = share[0, 0].cpu().numpy()
+    return found
+
+
 @contextmanager
 def threads_of(origin: dict) -> Iterator[None]:
     """Compute with as many threads as the picture was opened with: other numbers of them round otherwise, by up to one
@@ -140,6 +146,7 @@ class Edited:
         self.editor, self.origin, self.source, self.changes = editor, origin, source, changes
         self.edits, self.masks, self.photo = edits[-WHOLE_EDITS:], masks, photo
         self._kept = Kept() if kept is None else kept
+        self._early: Edited | None = None
 
     def __repr__(self) -> str:
         seed = f"seed {self.origin['seed']}" if "seed" in self.origin else "a latent"
@@ -157,8 +164,11 @@ class Edited:
 
     @property
     def mask_image(self) -> Image.Image:
-        mask = F.interpolate(self.mask, size=self.tensor.shape[2:], mode="bilinear")[0, 0].cpu().numpy()          # (R, R)
-        return Image.fromarray((mask * 255).round().astype(np.uint8)) if self.photo is None else self.photo.mask_of(mask)
+        mask = F.interpolate(self.mask, size=self.tensor.shape[2:], mode="bilinear")                        # (1, 1, R, R)
+        if self.photo is None:
+            return Image.fromarray((pixels(mask) * 255).round().astype(np.uint8))
+        shown = self.edits[-1].shown if self.edits else None
+        return self.photo.mask_of(pixels(mask if shown is None else shown.own))
 
     @property
     def square(self) -> Tensor:
@@ -171,13 +181,11 @@ class Edited:
 
     def put_back(self, placed: Placed) -> Image.Image:
         """The changes put back into a photo, the one that was opened or the same at another size."""
-        masks = [mask for mask, change in zip(self.masks, self.changes, strict=True) if not change.idle]
-        if not masks:
+        shown = self.edits[-1].shown if self.edits else None
+        if shown is None or not shown.whole.any():
             return placed.picture
         before, after = (to_pixels(picture)[0] for picture in (self.source.image, self.tensor))
-        edited = torch.stack(masks).amax(dim=0)                                              # (1, 1, h, h)
-        mask = F.interpolate(edited, size=after.shape[:2], mode="bilinear")[0, 0]                   # (R, R)
-        return placed.put_back(before, after, mask.cpu().numpy())
+        return placed.put_back(before, after, pixels(shown.whole), pixels(shown.anew) if shown.anew.any() else None)
 
     def with_photo(self, placed: Placed) -> "Edited":
         """The same with the photo at another size."""
@@ -188,10 +196,13 @@ class Edited:
         editor = self.editor.early
         if editor is self.editor:
             return self
-        if self._kept.early is None:
+        if self._early is None:
+            region_editor, kept = editor.region_editor, self._kept
             with threads_of(self.origin):
-                self._kept.early = editor.region_editor.seen_of(self.source)
-        return Edited(editor, self.origin, self._kept.early, self.changes, self.edits, self._kept, self.photo, self.masks)
+                source = kept.early = region_editor.seen_of(self.source) if kept.early is None else kept.early
+                edits = tuple(region_editor.seen_edit(source, edit) for edit in self.edits[-1:])
+            self._early = Edited(editor, self.origin, source, self.changes, edits, kept, self.photo, self.masks)
+        return self._early
 
     @property
     def mask(self) -> Tensor:
@@ -304,8 +315,9 @@ class Edited:
     def tensors(self) -> list[Tensor]:
         """All that it keeps in memory; much of it is shared with what it came of."""
         maps = [(place.raw, place.attention, place.gated, place.mask) for place in list(self._kept.places.values())]
-        edits = [(edit.image, *edit.styles, *edit.features, *([] if edit.drawn is None else [edit.drawn]))
-                 for edit in self.edits]
+        made = (*self.edits, *(() if self._early is None else self._early.edits))
+        edits = [(edit.image, *edit.styles, *edit.features, *(edit.shown or ()),
+                  *([] if edit.drawn is None else [edit.drawn])) for edit in made]
         source, early = self.source, self._kept.early
         faces = [face for one in (source, early) if one is not None for face in (one, one.shared) if face is not None]
         faces += [judged for face in faces for judged in face.judged]
@@ -351,12 +363,13 @@ class Edited:
         return edited
 
     def goes_on_outside(self) -> bool:
-        """Whether the last change of a photo covers much of an edge of the square, and the photo goes on beyond it."""
+        """Whether the last change of a photo covers much of an edge of the square beyond which the photo goes on."""
         if self.photo is None:
             return False
-        mask = self.masks[-1][0, 0]
-        edges = torch.stack([mask[0], mask[:, 0], mask[:, -1]])      # below, there is nothing but neck and clothes
-        return self.photo.goes_on and float((edges > 0.5).float().mean(dim=1).max()) > MUCH
+        mask, edges = self.masks[-1][0, 0], self.photo.frame.open_edges(self.photo.picture.size)
+        # Below, there is nothing but neck and clothes.
+        return any(goes_on and float((edge > 0.5).float().mean()) > MUCH
+                   for edge, goes_on in zip((mask[:, 0], mask[0], mask[:, -1]), edges[:3], strict=True))
 
     def unchanged(self, before: "Edited") -> str | None:
         """Why the last change shows nowhere in the picture, and what would help; None if it shows."""
@@ -389,6 +402,10 @@ class Edited:
             what = self._embedding(change.what)
             styles = editor.mapper(source.styles, what, change.strength * change.dose)
         edit = editor.apply(source, styles, mask, before, edges=change.edges, what=what)
+        if change.idle and edit.shown is not None:              # whatever it says, it shows nothing
+            edit = replace(edit, shown=Shown(*(torch.zeros_like(share) for share in edit.shown)))
+        if (before is None or change.idle) and self.edits and edit.shown is not None:
+            edit = replace(edit, shown=edit.shown.after(self.edits[-1].shown))
         return self._with((*self.changes, change), (*self.edits, edit), (*self.masks, mask))
 
     def _dose(self, change: Change, mask: Tensor) -> float:

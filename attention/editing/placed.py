@@ -8,7 +8,6 @@ from PIL import Image
 from attention.editing.colours import Tone, from_srgb, to_srgb
 from attention.inversion.frame import Frame
 
-SOLID = 0.25                # of a mask, from which on a photo takes over what the generator made
 GLANCE = 64                 # pixels of the square's side, by which a photo is seen to have one tone alone
 FADE = 0.06                 # of the square's side, over which an edit of a photo fades out at its edges
 
@@ -43,31 +42,31 @@ class Placed(NamedTuple):
         small.info = dict(self.picture.info)
         return Placed(small, self.frame.scaled(small.width / self.picture.width))
 
-    def put_back(self, before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> Image.Image:
+    def put_back(self, before: np.ndarray, after: np.ndarray, share: np.ndarray,
+                 anew: np.ndarray | None = None) -> Image.Image:
         """The photo with an edit of its square; see `Frame.put_back`.
 
         Args:
             before, after: (R, R, 3) uint8 in sRGB, what the generator makes without and with the edit.
-            mask: (R, R) in [0, 1], what the generator blended by.
+            share: (R, R) in [0, 1], how much of what the generator made a pixel takes over.
+            anew: the same of edits that keep no structure of what they lie on; None: there are none.
         """
         first, second = from_srgb(before, self.picture), from_srgb(after, self.picture)
         if (tone := self.tone) is not None:                     # else eyes that shall grow would also turn blue
             first, second = tone(first), tone(second)
-        return self.frame.put_back(self.picture, first, second, share_of(mask))
+        fading = self.fading(len(share))
+        return self.frame.put_back(self.picture, first, second, share * fading, None if anew is None else anew * fading)
 
-    def mask_of(self, mask: np.ndarray) -> Image.Image:
+    def mask_of(self, share: np.ndarray) -> Image.Image:
         """(R, R) in [0, 1] of the square -> a grey picture of the photo's size: how much of an edit a pixel takes over."""
-        black, share = np.zeros((*mask.shape, 3), np.uint8), share_of(mask)
-        return self.frame.put_back(Image.new("RGB", self.picture.size), black, black + np.uint8(255), share).convert("L")
+        black, whole = np.zeros((*share.shape, 3), np.uint8), share * self.fading(len(share))
+        return self.frame.put_back(Image.new("RGB", self.picture.size), black, black + np.uint8(255), whole).convert("L")
 
-
-def share_of(mask: np.ndarray) -> np.ndarray:
-    """(R, R) in [0, 1] that a generator blended by -> how much of what it made a photo takes over."""
-    # By the same mask once more, lips at half of it would get a quarter.
-    return (mask / SOLID).clip(max=1) * fading(len(mask))
-
-
-def fading(side: int) -> np.ndarray:
-    """(side, side) 1 inside, falling to 0 at the edges within FADE: a change that goes on past the square has no edge."""
-    ramp = np.minimum(1, (np.minimum(np.arange(side), np.arange(side)[::-1]) + 0.5) / (FADE * side))
-    return np.outer(ramp, ramp).astype(np.float32)
+    def fading(self, side: int) -> np.ndarray:
+        """(side, side) float32: 1 inside, falling to 0 within FADE at the edges beyond which the photo goes on, so that a
+        change that goes on past the square has no edge."""
+        left, top, right, bottom = self.frame.open_edges(self.picture.size)
+        ramp, flat = np.minimum(1, (np.arange(side) + 0.5) / (FADE * side)), np.ones(side)
+        across = np.minimum(ramp if left else flat, ramp[::-1] if right else flat)
+        down = np.minimum(ramp if top else flat, ramp[::-1] if bottom else flat)
+        return np.outer(down, across).astype(np.float32)

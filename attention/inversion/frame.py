@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +21,11 @@ KEPT_MOST = 1.5             # of the photo's structure: darker hair that turns f
 COARSE = 4                  # pixels of the square that one is of those in which colours are compared
 COLOUR_WINDOWS = 30         # in a side of the square: a colour is what is the same within one
 SET = 30.0                  # levels, of all three channels: a change of colour by so much sets it rather than shifts it
+TONE_WINDOWS = 8            # in a side of the square: a tone is what much of a face has alike, ...
+HUE = 14.0                  # levels beside the mean of the three: a change by so much sets another hue
+MISPLACED = 8.0             # ... and what differs from it by so many levels, of all three channels, lies elsewhere
+ALONG = 64                  # points of an edge of the square, ...
+BEYOND = 0.75               # ... at which the photo is asked for so many of its pixels farther out
 NARROWEST = 0.2             # eyes closer together than this share of their distance from the mouth are seen from the side
 # The points that frame a face, as (index, ...) of the usual 68 landmarks: eyes, corners of the mouth.
 POINTS_OF_68 = {"left eye": range(36, 42), "right eye": range(42, 48), "left mouth": (48,), "right mouth": (54,)}
@@ -96,6 +101,16 @@ class Frame:
         low, high = np.floor(self.center - reach).astype(int), np.ceil(self.center + reach).astype(int)
         return (max(0, low[0]), max(0, low[1]), min(size[0], high[0]), min(size[1], high[1]))
 
+    def open_edges(self, size: tuple[int, int]) -> tuple[bool, bool, bool, bool]:
+        """Whether a photo (width, height) goes on beyond the square's left, top, right and bottom edge."""
+        along, far = np.linspace(-1, 1, ALONG), np.full(ALONG, 1 + BEYOND / self.half)
+
+        def goes_on(across: np.ndarray, down: np.ndarray) -> bool:
+            points = self.center + across[:, None] * self.right + down[:, None] * self.down
+            return bool(((points >= 0) & (points < size)).all(axis=1).any())
+
+        return goes_on(-far, along), goes_on(along, -far), goes_on(far, along), goes_on(along, far)
+
     def check(self, size: tuple[int, int]) -> None:
         """Raise UserError unless the square has a size and touches a photo (width, height)."""
         if self.half > 1:
@@ -124,25 +139,32 @@ class Frame:
         crop = F.grid_sample(pixels, grid[None].float(), mode="bicubic", padding_mode="reflection", align_corners=False)
         return crop[0].permute(1, 2, 0).round().clamp(0, 255).byte().numpy()
 
-    def put_back(self, photo: Image.Image, before: np.ndarray, after: np.ndarray, mask: np.ndarray) -> Image.Image:
-        """Show an edit in a photo: where the mask is 0, it stays as it is, bit for bit.
+    def put_back(self, photo: Image.Image, before: np.ndarray, after: np.ndarray, share: np.ndarray,
+                 anew: np.ndarray | None = None) -> Image.Image:
+        """Show an edit in a photo: where the share is 0, it stays as it is, bit for bit.
 
         The generator's picture of the face is never quite the photo. Where the edit keeps the structure of the face, as a
         colour of hair does, what differs stays in the photo, its strands and pores; where it makes another structure, as
         an open mouth is, the generator's stands alone, or the old mouth would show through it. And where it sets another
         colour, what differs in colour goes: grey hair is grey, though the generator's was not as yellow as the photo's.
-        photo + mask * (after + k * (photo - before - lost) - photo), k = `kept_detail`, lost = `lost_colour`.
+        photo + share * (after + k * (photo - before - lost) - photo), k = `kept_detail`, lost of `Apart`. Where all is
+        drawn anew, k is less where the photo has other things than the generator, teeth where that has a lip, and 1 - k of
+        the tone of the photo's face is given to what was drawn.
 
         Args:
             before, after: (R, R, 3) uint8 of the square without and with the edit.
-            mask: (R, R) in [0, 1].
+            share: (R, R) in [0, 1], how much of what was made a pixel takes over.
+            anew: (R, R) in [0, 1], the same where it keeps no structure; None: nowhere.
         """
         left, top, right, bottom = self.box(photo.size)
         first, second = before.astype(np.float32), after.astype(np.float32)
-        kept, share = kept_detail(first, second)[..., None], mask.astype(np.float32)[..., None]
-        second = second - kept * lost_colour(self.crop(photo, len(first) // COARSE), first, second, share)
+        kept, shown = kept_detail(first, second)[..., None], share.astype(np.float32)[..., None]
+        drawn = np.float32(0) if anew is None else anew.astype(np.float32)[..., None]
+        apart = Apart.of(self.crop(photo, len(first) // COARSE), first, second, shown)
+        kept = kept * (1 - drawn * apart.elsewhere)
+        second = second - kept * apart.lost + drawn * (1 - kept) * apart.tone
         # The photo's own share and what is added to it; both are smooth where the photo is finer than the square.
-        stacked = np.concatenate([share * (second - kept * first), share * (1 - kept), share], axis=2)      # (R, R, 5)
+        stacked = np.concatenate([shown * (second - kept * first), shown * (1 - kept), shown], axis=2)      # (R, R, 5)
         layers = torch.from_numpy(stacked).permute(2, 0, 1)[None]                                   # (1, 5, R, R)
         shrink = layers.shape[-1] / (2 * self.half)
         if shrink > 1:
@@ -185,29 +207,52 @@ def kept_detail(before: np.ndarray, after: np.ndarray) -> np.ndarray:
     return slope[0].clamp(0, KEPT_MOST).numpy()
 
 
-def lost_colour(seen: np.ndarray, before: np.ndarray, after: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """How a photo's colours, without its detail, differ from those before an edit, as far as the edit sets other ones.
+class Apart(NamedTuple):
+    """How a photo differs from the generator's picture before an edit, without its detail.
 
-    Args:
-        seen: (r, r, 3) uint8 of the photo, r the side of the others over COARSE.
-        before, after: (R, R, 3) float32 in [0, 255].
-        share: (R, R, 1) in [0, 1], what is edited; colours are compared with others there.
-    Returns:
-        (R, R, 3) float32.
+    Attributes:
+        lost: (R, R, 3) in levels, what differs in colour, as far as the edit sets another colour.
+        tone: (R, R, 3) in levels, what differs in light over much of the face, as far as the edit sets no other colour, and
+            in hue, as far as it sets no other hue: brows that get dark stay brown.
+        elsewhere: (R, R, 1) in [0, 1], how far it has other things in a place, whatever their tone, where the edit sets
+            colours.
     """
-    def small(pixels: np.ndarray) -> Tensor:
-        return area_resize(torch.from_numpy(pixels).permute(2, 0, 1)[None], len(seen))
 
-    inside = small(share) + 1e-3
+    lost: np.ndarray
+    tone: np.ndarray
+    elsewhere: np.ndarray
 
-    def colour(pixels: Tensor) -> Tensor:
-        """(1, 3, r, r): the mean of what is edited, in a window round each pixel."""
-        return means(pixels * inside, COLOUR_WINDOWS) / means(inside, COLOUR_WINDOWS)
+    @classmethod
+    def of(cls, seen: np.ndarray, before: np.ndarray, after: np.ndarray, share: np.ndarray) -> "Apart":
+        """Of what the square shows.
 
-    first = small(before)
-    differs, change = colour(small(seen.astype(np.float32)) - first), colour(small(after) - first)
-    lost = differs * (1 - torch.exp(-change.square().sum(dim=1, keepdim=True) / SET**2))
-    return F.interpolate(lost, size=before.shape[:2], mode="bilinear")[0].permute(1, 2, 0).numpy()
+        Args:
+            seen: (r, r, 3) uint8 of the photo, r the side of the others over COARSE.
+            before, after: (R, R, 3) float32 in [0, 255].
+            share: (R, R, 1) in [0, 1], what is edited; colours are compared with others there.
+        """
+        def small(pixels: np.ndarray) -> Tensor:
+            return area_resize(torch.from_numpy(pixels).permute(2, 0, 1)[None], len(seen))
+
+        inside, first = small(share) + 1e-3, small(before)
+
+        def colour(pixels: Tensor, windows: int = COLOUR_WINDOWS) -> Tensor:
+            """(1, 3, r, r): the mean of what is edited, in a window round each pixel."""
+            return means(pixels * inside, windows) / means(inside, windows)
+
+        differs, change = small(seen.astype(np.float32)) - first, colour(small(after) - first)
+        near, wide = colour(differs), colour(differs, TONE_WINDOWS)
+        changed, turned, away = (1 - torch.exp(-levels.square().sum(dim=1, keepdim=True) / scale**2)    # (1, 1, r, r)
+                                 for levels, scale in ((change, SET), (hue(change), HUE), (near - wide, MISPLACED)))
+        tone = (wide - hue(wide)) * (1 - changed) + hue(near) * (1 - turned)
+        maps = torch.cat([near * changed, tone, away * changed], dim=1)                                 # (1, 7, r, r)
+        whole = F.interpolate(maps, size=before.shape[:2], mode="bilinear")[0].permute(1, 2, 0).numpy()
+        return cls(whole[..., :3], whole[..., 3:6], whole[..., 6:])
+
+
+def hue(colours: Tensor) -> Tensor:
+    """Colours (B, 3, h, w) without their light."""
+    return colours - colours.mean(dim=1, keepdim=True)
 
 
 def means(maps: Tensor, windows: int) -> Tensor:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,10 @@ from attention.generator import Blend, Generator, blended_layers, edited_layers,
 from attention.method.by_text import ByText
 from attention.method.defaults import STRENGTH
 from attention.method.dose import ENOUGH, SHARES, Judge, least_share
+from attention.method.lips import SPARED, like_lips
 from attention.method.mapper import MAPPERS, MAX_CHANGE
 from attention.method.regions import RegionClusters, pool_by_region
-from attention.method.seam import SPARED, Edges, grown, like_lips
+from attention.method.seam import SOLID, Edges, grown
 from attention.method.spatial_attention import (
     THRESHOLD,
     SpatialAttention,
@@ -83,6 +85,27 @@ class Place:
         return Place.of(self.raw, self.attention, threshold, whole=self.whole)
 
 
+class Shown(NamedTuple):
+    """Where an edit shows, (B, 1, R, R) in [0, 1]: 0 where a pixel shows nothing of it, 1 from SOLID of it on.
+
+    Attributes:
+        own: of this edit alone.
+        whole: of it or of one before it, the most.
+        anew: of those that keep none of the structure of what they lie on, as who opens a mouth does; where edits end at
+            edges, and 0 where they do not.
+    """
+
+    own: Tensor
+    whole: Tensor
+    anew: Tensor
+
+    def after(self, before: "Shown | None") -> "Shown":
+        """The same with what was shown before."""
+        if before is None:
+            return self
+        return Shown(self.own, torch.maximum(self.whole, before.whole), torch.maximum(self.anew, before.anew))
+
+
 @dataclass(frozen=True)
 class Edit:
     """Edited pictures and how they came about."""
@@ -93,6 +116,7 @@ class Edit:
     features: list[Tensor]      # blended, as those of Source; empty unless they were asked for
     place: Place | None = None  # how the mask came of a text; None if it was given
     drawn: Tensor | None = None     # the picture before edges and texts decided what of it shows; None: all does
+    shown: Shown | None = None      # known with the features
 
 
 class RegionEditor(nn.Module):
@@ -158,6 +182,24 @@ class RegionEditor(nn.Module):
         styles = self.generator.styles(source.w)
         shared = None if source.shared is None else self.seen_of(source.shared)
         return replace(source, styles=styles, image=self.generator.picture(styles), shared=shared)
+
+    @torch.no_grad()
+    def seen_edit(self, source: Source, edit: Edit) -> Edit:
+        """An edit, its features kept, in the pictures of this generator; another one with the same first layers made it.
+
+        Args:
+            source: see `seen_of`.
+        """
+        side = source.image.shape[-1]
+        drawn, shown = edit.drawn, edit.shown
+        if drawn is not None:
+            blend = Blend(self.layer, torch.zeros_like(edit.mask), edit.features)
+            drawn, _ = self.generator.synthesis(source.styles, blend=blend, feature_side=0)
+            assert drawn is not None                                                            # synthesis stops nowhere
+            drawn = drawn.float()
+        if shown is not None:
+            shown = Shown(*(F.adaptive_avg_pool2d(share, side) for share in shown))
+        return replace(edit, image=F.adaptive_avg_pool2d(edit.image, side), drawn=drawn, shown=shown)
 
     @torch.no_grad()
     def source_of(self, styles: list[Tensor]) -> Source:
@@ -234,17 +276,26 @@ class RegionEditor(nn.Module):
         assert image is not None                                                                # synthesis stops nowhere
         drawn = image.float()
         image = drawn if before is None or before.drawn is None else before.image + (drawn - before.drawn)
-        if follows:
-            with torch.autocast(image.device.type, enabled=False):
-                image = self._shown(source, image, mask, before, what)
-        return Edit(image, styles, mask, features, drawn=drawn if follows else None)
+        with torch.autocast(image.device.type, enabled=False):
+            share = self._share(source, mask, before, what) if follows else None
+            kept = None if what is None else self.structure(what)                               # (B, 1)
+            if share is not None:
+                image = self._shown(source.image if before is None else before.image, image, share, mask, kept)
+            earlier = None if before is None else before.shown
+            shown = shown_of(share, mask, kept, image).after(earlier) if keep_features else None
+        return Edit(image, styles, mask, features, drawn=drawn if follows else None, shown=shown)
 
-    def _shown(self, source: Source, image: Tensor, mask: Tensor, before: Edit | None, what: Tensor | None) -> Tensor:
-        """What is shown of an edit's picture (B, 3, R, R) that was made by a mask (B, 1, h, h): see `apply`."""
+    def _share(self, source: Source, mask: Tensor, before: Edit | None, what: Tensor | None) -> Tensor:
+        """How much of an edit by a mask (B, 1, h, h) each pixel shows that ends at edges, (B, 1, R, R): see `apply`."""
         under, share = source.image if before is None else before.image, source.edges.share(mask)
         if what is not None and bool(((spared := self.spared(what)) >= SPARED).any()):
-            share = share * like_lips(source.edges.picture if before is None else under, mask, spared)
-        if what is not None and bool(((kept := self.structure(what)) >= KEPT).any()):
+            seen, other = (under, None) if before is not None or source.guide is None else (source.edges.picture, under)
+            share = share * like_lips(seen, mask, spared, other)
+        return share
+
+    def _shown(self, under: Tensor, image: Tensor, share: Tensor, mask: Tensor, kept: Tensor | None) -> Tensor:
+        """What is shown of an edit's picture (B, 3, R, R) over the one under it, by a share (B, 1, R, R)."""
+        if kept is not None and bool((kept >= KEPT).any()):
             image = with_structure(image, under, share, mask.shape[-1], kept)
         return torch.lerp(under, image, share)
 
@@ -311,6 +362,20 @@ class RegionEditor(nn.Module):
             edited = even_bands(self.generator.layers, index, changed[index], source.features[index])
             features[index] = torch.addcmul(features[index], small, edited - source.features[index])
         return features
+
+
+def shown_of(share: Tensor | None, mask: Tensor, kept: Tensor | None, image: Tensor) -> Shown:
+    """Where a picture (B, 3, R, R) shows an edit.
+
+    Args:
+        share: (B, 1, R, R) of one that ends at edges; None of one by a mask (B, 1, h, h) alone.
+        kept: (B, 1) of the structure of what it lies on; None is none.
+    """
+    made = F.interpolate(mask.float(), size=image.shape[-2:], mode="bilinear") if share is None else share
+    own = (made / SOLID).clamp(max=1)
+    if share is None:
+        return Shown(own, own, torch.zeros_like(own))
+    return Shown(own, own, own if kept is None else own * (kept < KEPT)[..., None, None])
 
 
 @torch.no_grad()

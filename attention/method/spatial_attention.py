@@ -164,13 +164,19 @@ def near_sure(attention: Tensor, surely: Tensor) -> Tensor:
     return torch.minimum(attention, F.max_pool2d(surely, 2 * NEAR + 1, 1, NEAR))
 
 
+def pieces(masks: Tensor) -> Tensor:
+    """Masks (B, 1, h, w) of 0 and 1 -> whole numbers (B, 1, h, w) above 0, the same in what hangs together, corners too; 0
+    where the mask is."""
+    names = torch.arange(1, masks[0].numel() + 1, device=masks.device, dtype=masks.dtype).view_as(masks[:1]) * masks
+    while not torch.equal(names, wider := F.max_pool2d(names, 3, 1, 1) * masks):
+        names = wider
+    return names.long()
+
+
 def without_islands(mask: Tensor) -> Tensor:
     """Masks (B, 1, h, h) without what neither hangs together with the rest nor is much of it: eyes are no background."""
     some = (mask > 0).float()
-    names = torch.arange(1, some[0].numel() + 1, device=mask.device, dtype=some.dtype).view_as(some[:1]) * some
-    while not torch.equal(names, wider := F.max_pool2d(names, 3, 1, 1) * some):
-        names = wider
-    of, own = names.flatten(1).long(), some.flatten(1)
+    of, own = pieces(some).flatten(1), some.flatten(1)
     cells = torch.zeros(len(of), of.shape[1] + 1, device=mask.device).scatter_add(1, of, own).gather(1, of)
     return mask * (cells >= ISLAND * own.sum(dim=1, keepdim=True)).view_as(mask)
 

@@ -33,7 +33,7 @@ from attention.config import parse_config
 from attention.errors import UserError
 from attention.files.safetensors import write_safetensors
 from attention.generator import conv_layers
-from attention.method import seam
+from attention.method import lips
 from attention.method.dose import Judge
 from attention.method.losses import attention_variation
 from attention.method.regions import RegionClusters
@@ -243,7 +243,7 @@ def test_the_ceiling_changes_nothing_outside_its_blurred_mask_at_the_blend(world
 def test_a_sweep_has_place_doses_and_what_is_spared_of_every_prompt(spared, world, editor, ready, faces, monkeypatch):
     monkeypatch.setattr(editor.spared, "otherwise", spared)
     monkeypatch.setattr(editor, "follows_edges", True)
-    monkeypatch.setattr(seam, "APART", 0.0)                 # of a generator of random weights
+    monkeypatch.setattr(lips, "APART", 0.0)                 # of a generator of random weights
     monkeypatch.setattr(editor, "judge", Judge(lambda images: world.clip.encode_image(images).square(), world.generator))
     (w, params), method, source, found = faces, ready("ours"), editor.source(faces[0]), []
     for prompt in PROMPTS:

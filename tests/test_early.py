@@ -127,3 +127,13 @@ def test_a_slider_shows_early_pictures_and_the_whole_one_when_it_rests(small_edi
         changed = desk.change(moved, "lips", "regions 0, 1", 0.1, 0.8)
         for following in (changed, desk.redo(desk.undo(moved)), desk.save(moved)):
             assert following.steps[0].change.strength == 0.2 and following.early == ""      # before it could rest
+
+
+def test_a_slider_that_still_moves_after_undo_takes_no_later_step_away(small_editor):
+    with ServerFolder() as folder:
+        desk = Desk(small_editor, folder)
+        page = desk.change(desk.show_seed(3), "hair", "regions 0, 1", 0.1, 0.8)
+        page = desk.undo(desk.change(page, "lips", "regions 0, 1", 0.1, 0.8))
+        again = desk.redo(desk.glance(page, 0.2, 0.8))
+        assert again.at == len(again.steps) == 2 and again.early == ""
+        assert [step.change.strength for step in again.steps] == [0.1, 0.1]

@@ -225,8 +225,9 @@ class Desk:
         return self.go_to(page, page.at + 1)
 
     def go_to(self, page: Page, number: int) -> Page:
-        """Show a step of the history, 0 the unedited face; later steps stay until the next edit."""
-        page = self._settled(page)
+        """Show a step of the history, 0 the unedited face; later steps stay until the next edit. A slider that still moves
+        at an earlier step than the last takes nothing of the later ones away."""
+        page = self._settled(page) if page.at == len(page.steps) else replace(page, early="")
         return standing(replace(page, at=whole(number, "the step", len(page.steps))))
 
     def start_over(self, page: Page) -> Page:

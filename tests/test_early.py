@@ -12,6 +12,7 @@ from attention.clip_models.tiny import TinyCLIP
 from attention.editing.desk import Desk
 from attention.editing.edited import Change, Edited
 from attention.editing.folder import ServerFolder
+from attention.editing.history import summary
 from attention.editing.masks import pack_mask
 from attention.editing.recipes import pack
 from attention.editing.session import Editor
@@ -19,7 +20,7 @@ from attention.errors import UserError
 from attention.files.generator import early_generator, save_head
 from attention.generator import MobileStyleGAN
 from attention.method.dose import SHARES, Judge
-from attention.method.editor import RegionEditor
+from attention.method.editor import Place, RegionEditor
 from attention.method.regions import RegionClusters
 from attention.worlds.base import Part, WorldEntry
 from attention.worlds.world import World
@@ -72,19 +73,39 @@ def test_early_edits_are_those_of_the_early_generator_whatever_came_before(small
 
 def test_an_early_edit_of_an_edited_face_shows_the_earlier_one_and_its_own_change(small_editor):
     """Of edits that end at edges, which are added up in pictures."""
-    change = Change("lips", {"mask": pack_mask(np.eye(64), 64)}, 0.2)
-    whole = small_editor.open_seed(3)
-    whole = whole.then(Change("hair", [0, 1], 0.3, edges=True))
-    early = whole.early().then(dataclasses.replace(change, edges=True))
-    before, source = torch.nn.functional.adaptive_avg_pool2d(whole.tensor, 128), whole.early().source
-    share = source.edges.share(early.mask)
+    change = Change("lips", {"mask": pack_mask(np.eye(64), 64)}, 0.2, edges=True)
+    whole = small_editor.open_seed(3).then(Change("hair", [0, 1], 0.3, edges=True))
+    before, early = whole.early().tensor, whole.early().then(change)
+    share = early.source.edges.share(early.mask)
     outside = (share == 0).expand_as(before)
     assert outside.any() and torch.equal(early.tensor[outside], before[outside])
     alone = small_editor.early.open_seed(3).then(Change("hair", [0, 1], 0.3, edges=True))
-    added = alone.then(dataclasses.replace(change, edges=True)).tensor - alone.tensor
-    torch.testing.assert_close(early.tensor - before, added, atol=1e-4, rtol=0)
-    assert added.abs().max() > 0.01
+    assert torch.equal(before, alone.tensor) and torch.equal(early.tensor, alone.then(change).tensor)
+    assert (early.tensor - before).abs().max() > 0.01
     assert whole.early() is whole.early() and any(value is whole.early().tensor for value in whole.tensors())
+
+
+def test_it_does_not_matter_when_early_pictures_are_asked_for(small_editor):
+    face = small_editor.open_seed(3)
+    one = face.edit("hair", regions=[0, 1], strength=0.3)
+    two = one.edit("lips", regions=[1], strength=0.3).edit("hair", regions=[2], strength=0.2)
+    early = face.early().edit("hair", regions=[0, 1], strength=0.3)
+    assert torch.equal(early.tensor, one.early().tensor) and torch.equal(early.whole().tensor, one.tensor)
+    assert torch.equal(two.early().undo().tensor, two.undo().early().tensor)
+    assert torch.equal(two.early().undo().undo().tensor, one.early().tensor)
+    assert torch.equal(two.early().undo().whole().tensor, two.undo().tensor)
+    turned = two.changes[::-1]
+    assert torch.equal(two.early().with_changes(turned).tensor, two.with_changes(turned).early().tensor)
+    assert torch.equal(two.early().retouch(0.1, 0.8).whole().tensor, two.retouch(0.1, 0.8).tensor)
+    assert two.whole() is two and two.early().early() is two.early()
+
+
+def test_what_an_early_picture_saves_is_the_whole_one(small_editor, tmp_path):
+    early = small_editor.open_seed(3).edit("hair", regions=[0, 1], strength=0.3).early()
+    path = early.edit("lips", regions=[2], strength=0.3).save(tmp_path / "saved.png")
+    with Image.open(path) as saved:
+        assert saved.size == (512, 512)
+        assert np.array_equal(np.asarray(saved), np.asarray(small_editor.replay(path).image))
 
 
 def test_doses_are_those_of_small_pictures_whatever_is_shown(small_editor):
@@ -137,3 +158,27 @@ def test_a_slider_that_still_moves_after_undo_takes_no_later_step_away(small_edi
         again = desk.redo(desk.glance(page, 0.2, 0.8))
         assert again.at == len(again.steps) == 2 and again.early == ""
         assert [step.change.strength for step in again.steps] == [0.1, 0.1]
+
+
+def test_a_slider_moved_to_a_coverage_gives_what_an_edit_of_that_coverage_gives(small_editor, monkeypatch):
+    """Its dose, too, so that a page's address need not say it."""
+    world = small_editor.world
+    small_editor.region_editor.judge = Judge(lambda images: images.mean(dim=(2, 3)).repeat(1, 3)[:, :8], world.smallest)
+    ramp = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
+    monkeypatch.setattr(small_editor.region_editor, "locate", lambda *_: Place.of(ramp, ramp))
+    change = Change("hair", "lips", 0.3, 0.9)
+    face = small_editor.open_seed(3)
+    first, other = face.then(change), small_editor.open_seed(3).then(dataclasses.replace(change, coverage=0.2))
+    assert first.changes[0].dose != other.changes[0].dose
+    assert first.retouch(0.3, 0.2).changes == other.changes and torch.equal(first.retouch(0.3, 0.2).tensor, other.tensor)
+    assert first.retouch(0.1, 0.9).changes[0].dose == first.changes[0].dose
+
+
+def test_the_note_says_where_the_sliders_stand_while_they_move(small_editor):
+    with ServerFolder() as folder:
+        desk = Desk(small_editor, folder)
+        page = desk.change(desk.show_seed(3), "hair", "lips", 0.1, 0.8)
+        moved = desk.glance(page, 0.2, 0.7)
+        assert "strength 0.2, coverage 0.7" in summary(moved) and "strength 0.1, coverage 0.8" in summary(page)
+        assert desk.glance(page, 0.1, 0.8) is page                                      # they stand there
+        assert "coverage" not in summary(desk.change(page, "hair", "regions 0, 1", 0.1, 0.8))

@@ -152,9 +152,11 @@ def test_a_change_of_a_photo_that_ends_at_the_edges_of_the_square_is_told(editor
     around = Image.fromarray(np.pad(drawing, ((64, 64), (64, 64), (0, 0))))
     face = editor.open_photo(around, detect=lambda pixels: [points + 64])
     with pytest.warns(UserWarning, match="fades out at the edges of the square round the face"):
-        face.edit("purple hair", mask=np.ones((64, 64), bool))
+        edit = face.edit("purple hair", mask=np.ones((64, 64), bool))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        lips = edit.edit("red lipstick", mask=square()).edit("red hair", mask=np.ones((64, 64), bool))  # told already
+        lips.undo().undo().with_changes(lips.changes)
         face.edit("red lipstick", mask=square())
         editor.open_photo(drawing, aligned=True).edit("purple hair", mask=np.ones((64, 64), bool))      # it is all there is
 

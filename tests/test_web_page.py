@@ -8,6 +8,8 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -239,6 +241,20 @@ def test_sliders_move_the_last_change_and_undo_takes_it_back(user, editor):
     assert np.array_equal(user.picture("edited"), pixels(editor.open_seed(21))) and len(user.steps()) == 1
 
 
+def test_a_slider_s_last_move_that_undo_overtook_changes_no_other_step(user, editor, desk, monkeypatch):
+    user.edits("grey hair", "hair")
+    user.edits("beard")
+    slide = desk.slide
+    monkeypatch.setattr(desk, "slide", lambda *how: (time.sleep(0.5), slide(*how))[1])
+    user.slides("strength", 0.12)
+    user.slides("strength", 0.05)                                             # asked for when the first is done
+    user.clicks("undo")
+    user.sees("step 1 of 2: grey hair @ hair, strength 0.1")
+    user.page.wait_for_timeout(1500)
+    assert len(user.steps()) == 3
+    assert np.array_equal(user.picture("edited"), pixels(editor.open_seed(21).edit("grey hair", "hair")))
+
+
 def test_a_step_of_the_history_is_gone_to_by_a_click_and_the_fields_say_what_it_was(user, editor):
     user.edits("grey hair", "hair")
     user.edits("beard")
@@ -410,6 +426,30 @@ def test_a_region_takes_the_style_of_an_uploaded_face(guest, editor, tmp_path):
     face = editor.open_photo(tmp_path / "other.png", aligned=True)
     assert np.array_equal(guest.picture("edited"), pixels(editor.open_seed(21).take_styles(face, "hair")))
     guest.screenshot("style")
+
+
+def test_an_edit_made_while_a_slow_one_runs_is_kept(guest, editor, desk, monkeypatch, tmp_path):
+    Image.fromarray(pixels(editor.open_seed(3))).save(tmp_path / "other.png")
+    face, asked, done = editor.open_photo(tmp_path / "other.png", aligned=True), threading.Event(), threading.Event()
+
+    def slowly(*_, **__):
+        asked.set()
+        assert done.wait(15)
+        return face
+
+    monkeypatch.setattr(desk.editor, "open_photo", slowly)
+    guest.page.get_by_role("tab", name="Like a picture").click()
+    guest.uploads("reference", tmp_path / "other.png")
+    guest.types("where", "hair")
+    guest.page.locator("#exact input").check()
+    guest.clicks("like")
+    assert asked.wait(15)
+    guest.edits("beard")
+    done.set()
+    guest.sees("step 2 of 2: like the other picture @ hair")
+    assert "strength" not in guest.page.locator("#told").inner_text()          # very styles have none
+    expected = editor.open_seed(21).edit("beard").take_styles(face, "hair")
+    assert np.array_equal(guest.picture("edited"), pixels(expected)) and len(guest.steps()) == 3
 
 
 def test_an_example_opens_with_its_edit(user, editor):

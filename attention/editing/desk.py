@@ -16,7 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from attention.editing.detector import load_detector
-from attention.editing.edited import Edited
+from attention.editing.edited import Edited, pixels
 from attention.editing.folder import ServerFolder
 from attention.editing.found import Found, frames_of, marked
 from attention.editing.history import (
@@ -185,10 +185,12 @@ class Desk:
     def glance(self, page: Page, strength: float, coverage: float) -> Page:
         """While the sliders move: an early picture of the last change, where the world has such; `rest` makes it whole."""
         how = _sliders(strength, coverage)
+        if page.sliders == tuple(how.values()):
+            return page
         if page.last is None or self.editor.early is self.editor:
             return self.slide(page, strength, coverage)
         before = self.edited(replace(page, at=page.at - 1)).early()
-        picture = before.then(replace(page.last, **how)).image
+        picture = before.then(page.last.moved(**how)).image
         return replace(page, sliders=(how["strength"], how["coverage"]), early=self.folder.keep(picture))
 
     def rest(self, page: Page, strength: float, coverage: float) -> Page:
@@ -205,7 +207,7 @@ class Desk:
         if page.last is None:
             return replace(page, sliders=(how["strength"], how["coverage"]))
         before = replace(page, at=page.at - 1)
-        edited = self.edited(before).then(replace(page.last, **how))
+        edited = self.edited(before).then(page.last.moved(**how))
         self.shelf.drop(page.number)                    # or a slider's way would push out other people's pictures
         return self._add(before, edited)
 
@@ -257,6 +259,17 @@ class Desk:
         path = self.folder.new("")
         path.mkdir()
         return replace(page, saved=str(edited.save(path / "edited.png")))
+
+    def joined(self, page: Page, begun: Page, following: Page) -> Page:
+        """What a slow action made of the page that it began with, joined to what that has become meanwhile: another face
+        takes its place, and a change is made again on what it shows now."""
+        if page is begun or following.opened is not begun.opened:
+            return following
+        page = replace(page, found=following.found, saved=following.saved)
+        if following.steps == begun.steps or following.last is None:
+            return page
+        page = self._settled(page)
+        return self._then(page, self.edited(page).then(following.last))
 
     def edited(self, page: Page) -> Edited:
         """The picture that a page shows, made again as far as it was let go."""
@@ -382,8 +395,8 @@ def regions_picture(edited: Edited, chosen: tuple[int, ...]) -> Image.Image:
 def mask_picture(edited: Edited) -> Image.Image:
     """The unedited face, dark where the last change is not."""
     picture = to_pixels(edited.source.image)[0]
-    mask = F.interpolate(edited.mask, size=picture.shape[:2], mode="bilinear")[0, 0].cpu().numpy()
-    return Image.fromarray((picture * (DIMMED + (1 - DIMMED) * mask[..., None])).round().astype(np.uint8))
+    share = pixels(edited.share)[..., None]
+    return Image.fromarray((picture * (DIMMED + (1 - DIMMED) * share)).round().astype(np.uint8))
 
 
 def picture_of(tensor: Tensor) -> Image.Image:

@@ -86,6 +86,11 @@ class Change:
             if isinstance(value, str):
                 check_text(value)
 
+    def moved(self, strength: float, coverage: float) -> "Change":
+        """The same with other sliders. A dose is that of a coverage, and found anew for another."""
+        dose = self.dose if coverage == self.coverage else None
+        return replace(self, strength=strength, coverage=coverage, dose=dose)
+
     @property
     def idle(self) -> bool:
         """Whether it moves no style."""
@@ -117,12 +122,12 @@ class Kept:
     Attributes:
         places: where text -> its place in the source.
         doses: what, where, coverage -> how much of a strength suits the face.
-        early: the source in the early pictures of its world.
+        early: what was last seen early of the chain; what comes after it begins there.
     """
 
     places: dict[str, Place] = field(default_factory=dict)
     doses: dict[tuple[str, str, float], float] = field(default_factory=dict)
-    early: Source | None = None
+    early: "Edited | None" = None
 
 
 class Edited:
@@ -132,7 +137,7 @@ class Edited:
         image: the picture for people; of a photo, the photo itself with the edits put back.
         tensor: (1, 3, R, R) in [-1, 1], what the generator makes.
         mask: (1, 1, h, h) in [0, 1], where the last change is; zeros if there is none.
-        mask_image: the same for people, grey, of the size of `image`; of a photo, what of each pixel the change takes over.
+        mask_image: `share` for people, grey, of the size of `image`.
         regions: (h, h) int64, the number of the region of every pixel of the blend layer.
         styles: by layer, (1, C_l), of the last change.
         changes: how it was made, in order.
@@ -141,11 +146,12 @@ class Edited:
     """
 
     def __init__(self, editor: "Editor", origin: dict, source: Source, changes: tuple[Change, ...] = (),
-                 edits: tuple[Edit, ...] = (), kept: Kept | None = None,
-                 photo: Placed | None = None, masks: tuple[Tensor, ...] = ()):
+                 edits: tuple[Edit, ...] = (), kept: Kept | None = None, photo: Placed | None = None,
+                 masks: tuple[Tensor, ...] = (), whole: "Edited | None" = None):
         self.editor, self.origin, self.source, self.changes = editor, origin, source, changes
         self.edits, self.masks, self.photo = edits[-WHOLE_EDITS:], masks, photo
         self._kept = Kept() if kept is None else kept
+        self._whole = whole                                     # what this was made early of
         self._early: Edited | None = None
 
     def __repr__(self) -> str:
@@ -163,12 +169,20 @@ class Edited:
         return Image.fromarray(to_pixels(self.tensor)[0]) if self.photo is None else self.put_back(self.photo)
 
     @property
-    def mask_image(self) -> Image.Image:
-        mask = F.interpolate(self.mask, size=self.tensor.shape[2:], mode="bilinear")                        # (1, 1, R, R)
-        if self.photo is None:
-            return Image.fromarray((pixels(mask) * 255).round().astype(np.uint8))
+    def share(self) -> Tensor:
+        """(1, 1, R, R) in [0, 1]: how much of the last change each pixel shows; its mask, if it ends at no edges."""
         shown = self.edits[-1].shown if self.edits else None
-        return self.photo.mask_of(pixels(mask if shown is None else shown.own))
+        if shown is not None and (self.photo is not None or self.changes[-1].edges):
+            return shown.own
+        return F.interpolate(self.mask, size=self.tensor.shape[2:], mode="bilinear")
+
+    @property
+    def mask_image(self) -> Image.Image:
+        if self.photo is not None:
+            return self.photo.mask_of(pixels(self.share))
+        # At edges rounded up: a hundredth of a level can turn over a pixel of a generated face.
+        rounded = np.ceil if self.changes and self.changes[-1].edges else np.round
+        return Image.fromarray(rounded(pixels(self.share) * 255).astype(np.uint8))
 
     @property
     def square(self) -> Tensor:
@@ -189,20 +203,33 @@ class Edited:
 
     def with_photo(self, placed: Placed) -> "Edited":
         """The same with the photo at another size."""
-        return Edited(self.editor, self.origin, self.source, self.changes, self.edits, self._kept, placed, self.masks)
+        return Edited(self.editor, self.origin, self.source, self.changes, self.edits, self._kept, placed, self.masks,
+                      self._whole)
 
     def early(self) -> "Edited":
-        """The same, but further changes show in the early pictures of its world; itself, if there are none."""
-        editor = self.editor.early
+        """The same in the early pictures of its world, smaller and several times as fast; itself, if there are none. It
+        saves as the whole picture."""
+        editor, kept = self.editor.early, self._kept
         if editor is self.editor:
             return self
         if self._early is None:
-            region_editor, kept = editor.region_editor, self._kept
             with threads_of(self.origin):
-                source = kept.early = region_editor.seen_of(self.source) if kept.early is None else kept.early
-                edits = tuple(region_editor.seen_edit(source, edit) for edit in self.edits[-1:])
-            self._early = Edited(editor, self.origin, source, self.changes, edits, kept, self.photo, self.masks)
+                made = kept.early or Edited(editor, self.origin, editor.region_editor.seen_of(self.source), kept=kept)
+            if made.changes != self.changes[:len(made.changes)]:
+                made = made.with_changes(())
+            made = kept.early = made._after(self.changes[len(made.changes):])
+            self._early = Edited(editor, self.origin, made.source, made.changes, made.edits, kept, self.photo, made.masks,
+                                 whole=self)
         return self._early
+
+    def whole(self) -> "Edited":
+        """The same in whole pictures, of one in early pictures."""
+        if self._whole is None:
+            return self
+        known = len(self._whole.changes)
+        if self.changes[:known] == self._whole.changes:
+            return self._whole._after(self.changes[known:])
+        return self._whole.with_changes(self.changes)
 
     @property
     def mask(self) -> Tensor:
@@ -228,7 +255,8 @@ class Edited:
              replace: bool = False) -> "Edited":
         """One change more: outside its mask the picture stays what it is now, inside the change is added to it.
 
-        What is found by a text, and what a change does, count from the unedited face; so the order hardly matters.
+        What is found by a text, and what a change does, count from the unedited face; so the order matters only where
+        changes lie on each other, as those of a mouth and its lips do.
 
         Args:
             what: a text, such as "grey hair"; docs/words.md lists what can be said of drawn faces.
@@ -299,34 +327,39 @@ class Edited:
         if not self.changes:
             raise UserError("there is no change to retouch: the picture has not been edited")
         before = self.undo()
-        return before._then(replace(self.changes[-1], strength=strength, coverage=coverage))
+        return before._then(self.changes[-1].moved(strength, coverage))
 
     def with_changes(self, changes: Sequence[Change]) -> "Edited":
-        """The same source with other changes, such as these in another order."""
-        edited = self._with((), (), ())
-        for change in tqdm(changes, "changes", leave=False, delay=BAR_AFTER):
-            edited = edited._then(change)
-        return edited
+        """The same source with other changes, such as these in another order, or those of a recipe. Nothing is told of
+        them: that was done when they were made first."""
+        return self._with((), (), ())._after(changes)
 
     def then(self, change: Change) -> "Edited":
         """A further change, as a recipe holds it."""
         return self._then(change)
 
+    def _after(self, changes: Sequence[Change]) -> "Edited":
+        edited = self
+        for change in tqdm(changes, "changes", leave=False, delay=BAR_AFTER):
+            edited = edited._changed(change)
+        return edited
+
     def tensors(self) -> list[Tensor]:
         """All that it keeps in memory; much of it is shared with what it came of."""
         maps = [(place.raw, place.attention, place.gated, place.mask) for place in list(self._kept.places.values())]
-        made = (*self.edits, *(() if self._early is None else self._early.edits))
+        early = self._kept.early
+        made = (*self.edits, *[edit for one in (early, self._early) if one is not None for edit in one.edits])
         edits = [(edit.image, *edit.styles, *edit.features, *(edit.shown or ()),
                   *([] if edit.drawn is None else [edit.drawn])) for edit in made]
-        source, early = self.source, self._kept.early
-        faces = [face for one in (source, early) if one is not None for face in (one, one.shared) if face is not None]
+        sources = [self.source, *([] if early is None else [early.source])]
+        faces = [face for source in sources for face in (source, source.shared) if face is not None]
         faces += [judged for face in faces for judged in face.judged]
         edges = [vars(face)["edges"] for face in faces if "edges" in vars(face)]
-        sources = [(face.image, face.labels, *face.styles, *face.features, *([] if face.guide is None else [face.guide]))
-                   for face in faces]
+        held = [(face.image, face.labels, *face.styles, *face.features, *([] if face.guide is None else [face.guide]))
+                for face in faces]
         guides = [(one.guided.picture, one.guided.small, one.guided.mean, one.guided.inverse) for one in edges]
-        sources += [*guides, *(sum(one.known, ()) for one in edges)]
-        return [*sum(sources, ()), *self.masks, *sum(edits, ()), *sum(maps, ())]
+        held += [*guides, *(sum(one.known, ()) for one in edges)]
+        return [*sum(held, ()), *self.masks, *sum(edits, ()), *sum(maps, ())]
 
     def save(self, path: str | Path, overwrite: bool = False) -> Path:
         """Write the picture as PNG with its recipe inside, all of it or nothing.
@@ -343,33 +376,30 @@ class Edited:
         if path.suffix.lower() != ".png":
             raise UserError(f"{path} does not end in .png; only PNG keeps the pixels and the recipe as they are")
         refuse_pictures_of_others([path], overwrite, "overwrite=True")
-        write_picture(path, self.image, {RECIPE_KEY: json.dumps(self.recipe)})
+        write_picture(path, self.whole().image, {RECIPE_KEY: json.dumps(self.recipe)})
         return path
 
     def _then(self, change: Change) -> "Edited":
         """A further change, made as a replay will make it; one that does nothing is told."""
-        if len(self.changes) >= MOST_CHANGES:
-            raise UserError(f"the picture has {MOST_CHANGES} changes, and no recipe holds more; undo one")
         if change.strength > STRONGEST:
             warnings.warn(f"a strength of {change.strength:g} is beyond the usual ones, 0 to {STRONGEST}, and faces may "
                           "come apart", stacklevel=4)
-        with threads_of(self.origin):
-            edited = self._changed(change)
+        edited = self._changed(change)
         if reason := edited.unchanged(self):
             warnings.warn(f"nothing changed: {reason}", stacklevel=4)
-        elif edited.goes_on_outside():
+        elif edited.fades() and not self.fades():
             warnings.warn("the change fades out at the edges of the square round the face, for nothing is known of what "
                           "lies beyond it; a closer crop of the photo has no such edge", stacklevel=4)
         return edited
 
-    def goes_on_outside(self) -> bool:
-        """Whether the last change of a photo covers much of an edge of the square beyond which the photo goes on."""
-        if self.photo is None:
+    def fades(self) -> bool:
+        """Whether a change of a photo covers much of an edge of the square beyond which the photo goes on."""
+        if self.photo is None or not self.masks:
             return False
-        mask, edges = self.masks[-1][0, 0], self.photo.frame.open_edges(self.photo.picture.size)
+        masks, edges = torch.stack(self.masks).amax(dim=0)[0, 0], self.photo.frame.open_edges(self.photo.picture.size)
         # Below, there is nothing but neck and clothes.
         return any(goes_on and float((edge > 0.5).float().mean()) > MUCH
-                   for edge, goes_on in zip((mask[:, 0], mask[0], mask[:, -1]), edges[:3], strict=True))
+                   for edge, goes_on in zip((masks[:, 0], masks[0], masks[:, -1]), edges[:3], strict=True))
 
     def unchanged(self, before: "Edited") -> str | None:
         """Why the last change shows nowhere in the picture, and what would help; None if it shows."""
@@ -379,14 +409,22 @@ class Edited:
         if change.idle:
             return "the strength is 0; give a larger one"
         if not self.mask.any():
-            said = repr(change.where[:40]) if isinstance(change.where, str) else "what was chosen"
-            return (f"{said} is nowhere in this face at a coverage of {change.coverage:g}; raise the coverage, name "
-                    "another place, or choose regions")
+            if not isinstance(change.where, str):
+                return "what was chosen is nowhere in this face; choose other regions, or name a place"
+            return (f"{change.where[:40]!r} is nowhere in this face at a coverage of {change.coverage:g}; raise the "
+                    "coverage, name another place, or choose regions")
         return (f"the edit of {float((self.mask > 0).float().mean()):.1%} of the picture is too weak to be seen; give more "
                 "strength, or other words")
 
     @torch.no_grad()
     def _changed(self, change: Change) -> "Edited":
+        """A further change, untold, with the threads that the picture was opened with."""
+        if len(self.changes) >= MOST_CHANGES:
+            raise UserError(f"the picture has {MOST_CHANGES} changes, and no recipe holds more; undo one")
+        with threads_of(self.origin):
+            return self._changed_here(change)
+
+    def _changed_here(self, change: Change) -> "Edited":
         editor, source, mask = self.editor.region_editor, self.source, self._mask(change)
         before = self.edits[-1] if self.edits else None
         change = change if change.dose is not None else replace(change, dose=self._dose(change, mask))
@@ -420,7 +458,7 @@ class Edited:
         return doses[key]
 
     def _with(self, changes: tuple[Change, ...], edits: tuple[Edit, ...], masks: tuple[Tensor, ...]) -> "Edited":
-        return Edited(self.editor, self.origin, self.source, changes, edits, self._kept, self.photo, masks)
+        return Edited(self.editor, self.origin, self.source, changes, edits, self._kept, self.photo, masks, self._whole)
 
     def _mask(self, change: Change) -> Tensor:
         """(1, 1, h, h) where a change goes; texts and regions are found in the source, so that the order is free."""

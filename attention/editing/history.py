@@ -69,6 +69,11 @@ class Page:
         return self.steps[self.at - 1].number if self.at else self.opened.number
 
     @property
+    def shown(self) -> str:
+        """Which step of which face it shows, however its sliders stand."""
+        return f"{self.opened.number}.{self.at}"
+
+    @property
     def files(self) -> list[str | None]:
         """Files that this page needs."""
         opened, found = self.opened, self.found.files if self.found else ()
@@ -131,7 +136,10 @@ def summary(page: Page) -> str:
     step = f", step {page.at} of {len(page.steps)}" if len(page.steps) > 1 else ""
     kept = in_address(page)
     lost = f"; a reload keeps {kept} of the steps" if "seed" in origin and kept < page.at else ""
-    return f"{face}{step}: {describe(change)}, strength {change.strength:g}, coverage {change.coverage:g}{lost}"
+    strength, coverage = page.sliders if page.early else (change.strength, change.coverage)
+    how = "" if isinstance(change.what, dict) and "styles_of" in change.what else f", strength {strength:g}"
+    how += f", coverage {coverage:g}" if isinstance(change.where, str) else ""          # does nothing to regions
+    return f"{face}{step}: {describe(change)}{how}{lost}"
 
 
 def standing(page: Page) -> Page:

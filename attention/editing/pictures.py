@@ -35,9 +35,7 @@ def edit_one(config: EditConfig) -> Path:
     run_folder(config.out.parent, "--out")
     editor = load_editor(config.run, config.device, config.trust, config.ckpt)
     source = opened(editor, config.photo, config.landmarks, config)
-    unchanged = write(editor, changed(source, reference, config), config.out, config)
-    if unchanged is not None:
-        print(f"nothing changed: {unchanged}")
+    write(editor, changed(source, reference, config), config.out, config)
     return config.out
 
 

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 import numpy as np
@@ -32,7 +32,7 @@ NEW_SEEDS = 10_000          # from which "Another face" draws
 GONE = "this page was left for so long that its picture is gone; reload it, and what its address says comes back"
 FAST, SLOW = "edits", "photos"              # queues: a photo that takes minutes keeps nobody from editing
 STYLE = """
-#address, #saved, #rest { display: none }
+#address, #saved, #shown, #rest { display: none }
 #title h2 { margin: 0 }
 #told { height: 66px; overflow-y: auto; padding: 0 4px }
 #told p { margin: 0; font-size: 14px; line-height: 22px; overflow-wrap: anywhere }
@@ -88,12 +88,21 @@ def serve(page: gr.Blocks, desk: Desk, **options: Any) -> None:
                     app_kwargs={"middleware": [door]}, **options)
 
 
+class Done(NamedTuple):
+    """What a slow action made of the page that it began with, at a time when that may be another already."""
+
+    begun: float                # time
+    page: Page
+    following: Page
+    notes: list[str]
+
+
 class Views:
     """The widgets that show a Page, how each of them is made from it, and how an event changes it."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
-        self.state = gr.State(None, time_to_live=KEPT_SECONDS)
+        self.state, self.done = (gr.State(None, time_to_live=KEPT_SECONDS) for _ in range(2))
         self.seed = gr.Number(desk.first_seed, label="Seed", elem_id="seed", render=False)
         self.what = gr.Textbox(label="What", placeholder=desk.editor.world.examples[0][1], max_lines=1, min_width=120,
                                max_length=LONGEST_TEXT, elem_id="what", render=False)
@@ -113,6 +122,7 @@ class Views:
                               elem_id="face", render=False)
         self.address = gr.Textbox(elem_id="address", label="address", max_length=LONGEST_ADDRESS, render=False)
         self.saved = gr.Textbox(elem_id="saved", label="saved", render=False)
+        self.shown = gr.Textbox(elem_id="shown", label="shown", render=False)
         self.after_edit: list[Any] = [self.edited, self.mask, self.compare, self.steps]
         self.how: list[Any] = [self.strength, self.stronger, self.coverage]
         self.fields: list[Any] = [self.what, self.where, *self.how, self.regions]
@@ -120,6 +130,7 @@ class Views:
         self.made: dict[Any, Callable[[Page], Any]] = {
             self.edited: desk.picture, self.mask: desk.mask, self.regions: desk.regions, self.compare: desk.compared,
             self.steps: desk.history, self.address: desk.address, self.saved: lambda page: page.saved,
+            self.shown: lambda page: page.shown,
             self.found: lambda page: gr.update(value=page.found and page.found.picture, visible=page.found is not None),
             self.face: lambda page: page.found.chosen if page.found else 0,
             self.seed: lambda page: page.opened.origin.get("seed", gr.skip()),
@@ -129,7 +140,7 @@ class Views:
             self.stronger: lambda page: page.stronger, self.coverage: lambda page: page.sliders[1]}
 
     def on(self, event: Callable, action: Callable, inputs: Sequence[Any] = (), shows: Sequence[Any] | None = None,
-           opens: bool = False, selects: bool = False, queue: str = FAST, **options: Any) -> None:
+           opens: bool = False, selects: bool = False, **options: Any) -> None:
         """Let an action answer an event.
 
         Args:
@@ -138,7 +149,7 @@ class Views:
                 clicked: x and y in a picture, the number in a gallery. The same Page again changes nothing.
             shows: the widgets that change; None: all.
         """
-        shows = [self.address, *(self.all if shows is None else shows)]
+        shows = [self.address, self.shown, *(self.all if shows is None else shows)]
 
         def answer(page: Page | None, *values: Any) -> tuple:
             begun = time.perf_counter()
@@ -152,24 +163,43 @@ class Views:
                     self.desk.folder.used(following.files)
                     shown = [self.made[widget](following) for widget in shows]
             except Exception as error:
-                wrong = _note(_without_folders(_told(error), values), wrong=True)
-                return (gr.skip(), wrong, *(gr.skip(),) * len(shows))
-            finally:
-                if queue == SLOW:
-                    _give_back_memory()
+                return (gr.skip(), _wrong(error, values), *(gr.skip(),) * len(shows))
+            begun = values[0].begun if values and isinstance(values[0], Done) else begun
             told = f"{summary(following)} ({(time.perf_counter() - begun) * 1000:.0f} ms)"
-            return following, _note(told, *(_without_folders(note, values) for note in notes)), *shown
+            return following, _note(told, *(f"Note: {_without_folders(note, values)}" for note in notes)), *shown
 
         def select(page: Page | None, clicked: gr.SelectData) -> tuple:
             return answer(page, *np.ravel(clicked.index).tolist())
 
-        def answer_slowly(page: Page | None, progress: gr.Progress = PROGRESS, *values: Any) -> tuple:
-            return answer(page, *values)                            # gradio shows the bars of tqdm for who takes its own
+        event(select if selects else answer, [self.state, *inputs], [self.state, self.told, *shows],
+              concurrency_id=FAST, api_visibility="private", show_progress="hidden", **options)
 
-        answering = select if selects else answer_slowly if queue == SLOW else answer
-        event(answering, [self.state, *inputs], [self.state, self.told, *shows],
-              concurrency_id=queue, api_visibility="private",
-              **{"show_progress": "hidden" if queue == FAST else "full", "show_progress_on": self.told, **options})
+    def on_slowly(self, event: Callable, action: Callable, inputs: Sequence[Any] = (), shows: Sequence[Any] | None = None,
+                  **options: Any) -> None:
+        """As `on`, for what takes seconds: in a queue of its own, and what was done meanwhile is kept (`Desk.joined`)."""
+        def begin(page: Page | None, progress: gr.Progress = PROGRESS, *values: Any) -> tuple:     # which shows tqdm's bars
+            begun = time.perf_counter()
+            try:
+                if page is None:
+                    raise UserError(GONE)
+                with _listening() as notes:
+                    following = action(page, *values)
+                return Done(begun, page, following, [_without_folders(note, values) for note in notes]), gr.skip()
+            except Exception as error:
+                return None, _wrong(error, values)
+            finally:
+                _give_back_memory()
+
+        def join(page: Page, done: Done | None) -> Page:
+            if done is None:
+                return page
+            for note in done.notes:
+                warnings.warn(note, stacklevel=2)
+            return self.desk.joined(page, done.page, done.following)
+
+        begun = event(begin, [self.state, *inputs], [self.done, self.told], concurrency_id=SLOW, api_visibility="private",
+                      show_progress="full", show_progress_on=self.told, **options)
+        self.on(begun.then, join, [self.done], shows)
 
 
 def build(desk: Desk) -> gr.Blocks:
@@ -196,7 +226,7 @@ def build(desk: Desk) -> gr.Blocks:
         views.steps.render()
         gr.Markdown("Examples: click one to begin with it")
         examples = _gallery("examples", desk.examples()).render()
-        for hidden in (views.address, views.saved):
+        for hidden in (views.address, views.saved, views.shown):
             hidden.render()
         views.on(examples.select, desk.example, opens=True, selects=True, js=SHOW)
         views.on(views.steps.select, desk.go_to, shows=[*views.after_edit, *views.fields], selects=True, js=SHOW)
@@ -233,11 +263,11 @@ def _face_panel(desk: Desk, views: Views) -> None:
     chosen = another.click(lambda: int(np.random.default_rng().integers(NEW_SEEDS)), None, views.seed,
                            api_visibility="private")
     views.on(chosen.then, desk.show_seed, [views.seed], opens=True, js=SHOW)
-    views.on(photo.change, desk.find_faces, [photo], [views.found, views.face], queue=SLOW)
+    views.on_slowly(photo.change, desk.find_faces, [photo], [views.found, views.face])
     views.on(views.found.select, desk.choose_face, shows=[views.found, views.face], selects=True)
-    views.on(show.click, desk.show_photo, [photo, framed, landmarks, views.face, refine], queue=SLOW, js=SHOW)
-    views.on(like.click, desk.resemble, [reference, exact, views.where, views.strength, views.coverage],
-             [*views.after_edit, *views.fields], queue=SLOW, js=SHOW)
+    views.on_slowly(show.click, desk.show_photo, [photo, framed, landmarks, views.face, refine], js=SHOW)
+    views.on_slowly(like.click, desk.resemble, [reference, exact, views.where, views.strength, views.coverage],
+                    [*views.after_edit, *views.fields], js=SHOW)
 
 
 def _edit_panel(desk: Desk, views: Views) -> None:
@@ -259,16 +289,22 @@ def _edit_panel(desk: Desk, views: Views) -> None:
         views.on(event, desk.change, [views.what, views.where, *sliders],
                  [*views.after_edit, views.what, views.where, views.regions], js=SHOW)
     rest = gr.Button("Rest", elem_id="rest")
+    moved = [views.shown, *sliders]
     for slider in sliders:
-        views.on(slider.input, desk.glance, sliders, views.after_edit, trigger_mode="always_last", js=REST)
-    views.on(rest.click, desk.rest, sliders, views.after_edit)
+        views.on(slider.input, _if_shown(desk.glance), moved, views.after_edit, trigger_mode="always_last", js=REST)
+    views.on(rest.click, _if_shown(desk.rest), moved, views.after_edit)
     views.on(views.stronger.input, desk.allow, [views.stronger, *sliders], [*views.after_edit, *views.how],
              js=NO_REST)
     views.on(views.where.change, desk.type_where, [views.where], [views.regions])      # no input comes when it is emptied
     for button, action in ((undo, desk.undo), (redo, desk.redo), (over, desk.start_over)):
         views.on(button.click, action, shows=[*views.after_edit, *views.fields])
-    views.on(save.click, desk.save, shows=[views.saved], queue=SLOW)
+    views.on_slowly(save.click, desk.save, shows=[views.saved])
     views.saved.change(None, views.saved, None, js=DOWNLOAD)
+
+
+def _if_shown(action: Callable[..., Page]) -> Callable[..., Page]:
+    """An action of sliders that leaves a page alone which shows another step by now than when they were moved."""
+    return lambda page, shown, *sliders: action(page, *sliders) if shown == page.shown else page
 
 
 @contextmanager
@@ -297,7 +333,7 @@ def _hear(message: Warning | str, category: type[Warning], *place: Any, **more: 
     if notes is None:
         _heard.otherwise(message, category, *place, **more)
     elif category is UserWarning:
-        notes.append(f"Note: {message}")
+        notes.append(str(message))
 
 
 @contextmanager
@@ -308,6 +344,10 @@ def _without_proxies() -> Iterator[None]:
         yield
     finally:
         os.environ.update(taken)
+
+
+def _wrong(error: Exception, values: Sequence[Any]) -> str:
+    return _note(_without_folders(_told(error), values), wrong=True)
 
 
 def _told(error: Exception) -> str:

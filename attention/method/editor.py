@@ -184,24 +184,6 @@ class RegionEditor(nn.Module):
         return replace(source, styles=styles, image=self.generator.picture(styles), shared=shared)
 
     @torch.no_grad()
-    def seen_edit(self, source: Source, edit: Edit) -> Edit:
-        """An edit, its features kept, in the pictures of this generator; another one with the same first layers made it.
-
-        Args:
-            source: see `seen_of`.
-        """
-        side = source.image.shape[-1]
-        drawn, shown = edit.drawn, edit.shown
-        if drawn is not None:
-            blend = Blend(self.layer, torch.zeros_like(edit.mask), edit.features)
-            drawn, _ = self.generator.synthesis(source.styles, blend=blend, feature_side=0)
-            assert drawn is not None                                                            # synthesis stops nowhere
-            drawn = drawn.float()
-        if shown is not None:
-            shown = Shown(*(F.adaptive_avg_pool2d(share, side) for share in shown))
-        return replace(edit, image=F.adaptive_avg_pool2d(edit.image, side), drawn=drawn, shown=shown)
-
-    @torch.no_grad()
     def source_of(self, styles: list[Tensor]) -> Source:
         """One style (B, C_l) per layer -> the unedited pictures.
 

@@ -33,11 +33,16 @@ def test_a_large_photo_is_shown_and_kept_at_the_size_of_a_screen_and_saved_whole
     small = [Image.open(file) for file in desk.compared(page)]
     assert small[0].size == small[1].size == (1024, 945)
     saved = Image.open(desk.save(page).saved)
-    whole = editor.open_photo(tmp_path / "photo.png", tmp_path / "photo.json").edit("purple hair").image
+    face = editor.open_photo(tmp_path / "photo.png", tmp_path / "photo.json")
+    whole = face.edit("purple hair").image
     assert np.array_equal(np.asarray(saved), np.asarray(whole))
     large = [np.asarray(image, float) for image in (photo.image, whole)]
     small = [np.asarray(image.resize((1300, 1200)), float) for image in small]
     assert np.abs((small[1] - small[0]) - (large[1] - large[0])).mean() < 0.5            # of 255: the same change
+    for file, shown in zip((page.opened.thumbnail, page.steps[0].thumbnail), (photo.image, whole), strict=True):
+        square = Image.fromarray(face.photo.frame.crop(shown, 160))                     # the photo's, and not its inversion
+        coarse = [np.asarray(part.resize((8, 8), Image.Resampling.BOX), float) for part in (square, Image.open(file))]
+        assert np.abs(coarse[0] - coarse[1]).mean() < 3
     desk.shelf.drop(page.number)
     desk.shelf.drop(page.opened.number)
     assert np.array_equal(np.asarray(desk.edited(page).image), np.asarray(Image.open(desk.picture(page))))

@@ -414,6 +414,21 @@ def test_a_photo_with_landmarks_is_edited_in_place(guest, editor, tmp_path):
     guest.screenshot("photo")
 
 
+def test_a_tall_photo_leaves_room_for_its_notes_on_the_first_screen(guest, tmp_path):
+    photos.main(["--seed", "5", "--out", str(tmp_path / "photo.png")])
+    photo = np.asarray(Image.open(tmp_path / "photo.png"))
+    Image.fromarray(np.pad(photo, ((0, 3 * len(photo)), (0, 0), (0, 0)), mode="edge")).save(tmp_path / "tall.png")
+    guest.page.get_by_role("tab", name="Your photo").click()
+    guest.uploads("photo", tmp_path / "tall.png")
+    guest.page.get_by_text("If it is not framed").click()
+    guest.uploads("landmarks", tmp_path / "photo.json")
+    guest.clicks("show")
+    guest.sees("the photo, inverted to")
+    guest.page.wait_for_function("() => document.querySelector('#edited img').naturalHeight > 1000")
+    told = guest.page.locator("#told").bounding_box()
+    assert guest.page.locator("#edited").bounding_box()["height"] < told["y"] < 1000 - told["height"]
+
+
 def test_a_region_takes_the_style_of_an_uploaded_face(guest, editor, tmp_path):
     Image.fromarray(pixels(editor.open_seed(3))).save(tmp_path / "other.png")
     guest.page.get_by_role("tab", name="Like a picture").click()

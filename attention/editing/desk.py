@@ -13,7 +13,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
 
 from attention.editing.detector import load_detector
 from attention.editing.edited import Edited, pixels
@@ -319,9 +318,9 @@ class Desk:
 
     def _opened(self, edited: Edited, photo: str | None = None) -> Opened:
         number = next(self._numbers)
-        before = self.folder.keep(edited.image)
+        picture = edited.image
         self.shelf.put(number, edited)
-        return Opened(number, edited.origin, before, self._thumbnail(edited), photo,
+        return Opened(number, edited.origin, self.folder.keep(picture), self._thumbnail(edited, picture), photo,
                       edited.photo.frame if edited.photo else None)
 
     def _reopened(self, opened: Opened) -> Edited:
@@ -347,15 +346,19 @@ class Desk:
 
     def _add(self, page: Page, edited: Edited) -> Page:
         """A page with the last change of `edited` after its shown steps; those that could be done again are gone."""
-        picture, mask = self.folder.keep(edited.image), self.folder.keep(mask_picture(edited))
-        step = Step(next(self._numbers), edited.changes[-1], picture, mask, self._thumbnail(edited))
+        picture = edited.image
+        files = [self.folder.keep(picture), self.folder.keep(mask_picture(edited)), self._thumbnail(edited, picture)]
+        step = Step(next(self._numbers), edited.changes[-1], *files)
         self.shelf.put(step.number, edited)
         return standing(replace(page, steps=(*page.steps[:page.at], step), at=page.at + 1))
 
-    def _thumbnail(self, edited: Edited) -> str:
-        picture = picture_of(edited.tensor)
-        picture.thumbnail((THUMBNAIL, THUMBNAIL))
-        return self.folder.keep(picture)
+    def _thumbnail(self, edited: Edited, picture: Image.Image) -> str:
+        """Of its picture, small; of a photo's, the square round the face."""
+        small = picture.copy()
+        if edited.photo is not None:
+            small = Image.fromarray(Placed(picture, edited.photo.frame).square(THUMBNAIL))
+        small.thumbnail((THUMBNAIL, THUMBNAIL))
+        return self.folder.keep(small)
 
     def _place(self, where: str) -> dict[str, Any]:
         """What the field *where* says: words, numbers of regions, or nothing."""
@@ -397,11 +400,6 @@ def mask_picture(edited: Edited) -> Image.Image:
     picture = to_pixels(edited.source.image)[0]
     share = pixels(edited.share)[..., None]
     return Image.fromarray((picture * (DIMMED + (1 - DIMMED) * share)).round().astype(np.uint8))
-
-
-def picture_of(tensor: Tensor) -> Image.Image:
-    """(1, 3, R, R) in [-1, 1] as a picture."""
-    return Image.fromarray(to_pixels(tensor)[0])
 
 
 def _sliders(strength: Any, coverage: Any) -> dict[str, Any]:

@@ -39,6 +39,8 @@ STYLE = """
 #told .wrong p { color: #b91c1c }
 .dark #told .wrong p { color: #fca5a5 }
 .picture button, .picture .image-frame, .picture img { width: 100%; height: auto; object-fit: contain }
+#edited img, #mask img { max-height: max(320px, 100vh - 200px) }
+#found img { width: auto; max-width: 100%; max-height: 420px }
 #chips .part { display: flex; flex-wrap: wrap; gap: 4px; margin-bottom: 5px; font-size: 13px; line-height: 20px }
 #chips b { min-width: 5.5em; font-weight: 600 }
 #chips button { font-size: 13px; font-weight: 400; border: 1px solid var(--border-color-primary); border-radius: 1em;

@@ -15,7 +15,7 @@ from attention.editing.folder import PREFIX, ServerFolder
 from attention.errors import UserError
 from attention.files.published import ROOT
 from attention.images import to_pixels
-from attention.worlds.drawn.faces import FaceParams
+from attention.worlds.drawn.faces import FaceParams, draw_faces
 from attention.worlds.drawn.photos import FRAME, draw_photo
 
 
@@ -45,6 +45,15 @@ def test_a_large_photo_is_shown_and_kept_at_the_size_of_a_screen_and_saved_whole
         assert np.abs(coarse[0] - coarse[1]).mean() < 3
     desk.shelf.drop(page.number)
     desk.shelf.drop(page.opened.number)
+    assert np.array_equal(np.asarray(desk.edited(page).image), np.asarray(Image.open(desk.picture(page))))
+
+
+def test_a_photo_that_was_let_go_is_made_again_along_its_own_edges(desk, monkeypatch, tmp_path):
+    monkeypatch.setattr(desk.editor.region_editor, "follows_edges", True)
+    Image.fromarray(draw_faces(FaceParams.sample(1, seed=8), 384).images[0]).save(tmp_path / "photo.png")
+    page = desk.change(desk.show_photo(None, str(tmp_path / "photo.png"), True, None, 0, 0), "purple hair", "", 0.2, 0.8)
+    for number in (page.number, page.opened.number):
+        desk.shelf.drop(number)
     assert np.array_equal(np.asarray(desk.edited(page).image), np.asarray(Image.open(desk.picture(page))))
 
 

@@ -36,7 +36,6 @@ from attention.editing.history import (
 from attention.editing.inputs import LARGEST_SEED, number_of, text_of, whole
 from attention.editing.photo import read_photo
 from attention.editing.placed import Placed
-from attention.editing.recipes import unpack
 from attention.editing.session import Editor
 from attention.editing.shelf import Shelf
 from attention.editing.words import sayable
@@ -252,9 +251,7 @@ class Desk:
         page = self._settled(page)
         edited = self.edited(page)
         if page.opened.photo is not None:
-            said = edited.origin["photo"]
-            frame = Frame(*(np.array(said[name], float) for name in ("center", "right")))
-            edited = edited.with_photo(Placed(read_photo(page.opened.photo), frame))
+            edited = edited.with_photo(placed(edited.origin, page.opened.photo))
         path = self.folder.new("")
         path.mkdir()
         return replace(page, saved=str(edited.save(path / "edited.png")))
@@ -328,11 +325,10 @@ class Desk:
         if "seed" in opened.origin:
             edited = self.editor.open_seed(opened.origin["seed"])
         else:
-            assert opened.frame is not None
+            assert opened.frame is not None and opened.photo is not None
+            edited = self.editor.opened(opened.origin, placed(opened.origin, opened.photo))
             with open_picture(Path(opened.before)) as view:
-                photo = Placed(view.convert("RGB"), opened.frame)
-            source = self.editor.open_latent(unpack(opened.origin["w"])).source
-            edited = Edited(self.editor, opened.origin, source, photo=photo)
+                edited = edited.with_photo(Placed(view.convert("RGB"), opened.frame))
         self.shelf.put(opened.number, edited)
         return edited
 
@@ -366,6 +362,11 @@ class Desk:
         if re.fullmatch(f"{REGIONS}[0-9, ]+", where):
             return {"regions": sorted({int(number) for number in re.findall("[0-9]{1,9}", where)})}
         return {"where": where or None}
+
+
+def placed(origin: dict[str, Any], photo: str) -> Placed:
+    """An upload with all of its pixels, and where a recipe says that the face is."""
+    return Placed(read_photo(photo), Frame(*(np.array(origin["photo"][name], float) for name in ("center", "right"))))
 
 
 def screen_size(photo: Image.Image) -> Image.Image:

@@ -355,8 +355,8 @@ class Edited:
         faces = [face for source in sources for face in (source, source.shared) if face is not None]
         faces += [judged for face in faces for judged in face.judged]
         edges = [vars(face)["edges"] for face in faces if "edges" in vars(face)]
-        held = [(face.image, face.labels, *face.styles, *face.features, *([] if face.guide is None else [face.guide]))
-                for face in faces]
+        held = [(face.image, face.labels, *face.styles, *face.features,
+                 *[value for value in (face.guide, face.background) if value is not None]) for face in faces]
         guides = [(one.guided.picture, one.guided.small, one.guided.mean, one.guided.inverse) for one in edges]
         held += [*guides, *(sum(one.known, ()) for one in edges)]
         return [*sum(held, ()), *self.masks, *sum(edits, ()), *sum(maps, ())]

@@ -90,7 +90,7 @@ class Editor:
         """
         if not isinstance(seed, Integral) or isinstance(seed, bool) or not 0 <= seed <= LARGEST_SEED:
             raise UserError(f"the seed is {shown(repr(seed), 40)}, expected a whole number from 0 to {LARGEST_SEED}")
-        return self._opened({"seed": int(seed), "threads": torch.get_num_threads()})
+        return self.opened({"seed": int(seed), "threads": torch.get_num_threads()})
 
     def open_latent(self, w: Tensor | np.ndarray) -> Edited:
         """The face of a latent, as yet unedited.
@@ -100,10 +100,14 @@ class Editor:
         Raises:
             UserError: it has another shape, or is not finite.
         """
-        return self._opened({"w": pack(self._latent(w)), "threads": torch.get_num_threads()})
+        return self.opened({"w": pack(self._latent(w)), "threads": torch.get_num_threads()})
 
-    def _opened(self, origin: dict, photo: Placed | None = None) -> Edited:
-        """What a recipe says that it came of, made as it was then."""
+    def opened(self, origin: dict, photo: Placed | None = None) -> Edited:
+        """What a recipe says that it came of, made as it was then, as yet unedited.
+
+        Args:
+            photo: the photo, if it was one, and its square.
+        """
         with threads_of(origin):
             source_of = self.region_editor.source if photo is None else self.region_editor.source_of_photo
             source = source_of(self.latent(origin))
@@ -111,7 +115,9 @@ class Editor:
                 raise UserError("the latent is none of a face: its picture has values beyond "
                                 f"{LARGEST_VALUE:g}, where about -1 to 1 was expected; give one nearer to the mean")
             if photo is not None:
-                source = replace(source, guide=to_image(photo.square(source.image.shape[-1])[None]).to(source.image.device))
+                guide = to_image(photo.square(source.image.shape[-1])[None]).to(source.image.device)
+                behind = None if self.world.layout is None else self.world.layout.background(guide)
+                source = replace(source, guide=guide, background=behind)
             return Edited(self, origin, source, photo=photo)
 
     def latent(self, origin: dict) -> Tensor:
@@ -189,7 +195,7 @@ class Editor:
             pictures = [to_pixels(picture)[0] for picture in (inversion.before, inversion.after)]
             smaller = np.asarray(Image.fromarray(crop).resize(pictures[0].shape[:2], Image.Resampling.BOX))
             origin["distance"] = Recogniser().distances(smaller, pictures, frame.within(points, len(smaller)))
-        return self._opened(origin, placed)
+        return self.opened(origin, placed)
 
     def grid(self, face: Edited, changes: "str | Change | Sequence[str | Change]",
              strengths: float | Sequence[float] = STRENGTHS) -> Image.Image:
@@ -236,7 +242,7 @@ class Editor:
             changes = [Change(**{"dose": 1.0, "edges": False, **change}) for change in recipe["changes"]]
         except UserError as error:
             raise UserError(f"{name} has a garbled recipe: {error}") from None
-        return self._opened(origin, found).with_changes(changes)
+        return self.opened(origin, found).with_changes(changes)
 
     @property
     def _sizes(self) -> Sizes:

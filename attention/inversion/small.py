@@ -39,9 +39,10 @@ class SmallEncoder(nn.Module):
         layers: list[nn.Module] = []
         before = 3
         for width, blocks in MAPS:
-            layers += [*_conv(before, width, 3, 2), *(Block(width) for _ in range(blocks))]
+            layers += [*convolution(before, width, 3, 2), *(Block(width) for _ in range(blocks))]
             before = width
-        self.trunk = nn.Sequential(*layers, *_conv(before, REDUCED, 1), nn.Flatten()).to(memory_format=torch.channels_last)
+        layers += [*convolution(before, REDUCED, 1), nn.Flatten()]
+        self.trunk = nn.Sequential(*layers).to(memory_format=torch.channels_last)
         places = (SIDE >> len(MAPS)) ** 2
         outputs = (1 + len(STARTS)) * len(mean)
         last = nn.Linear(HIDDEN, outputs)
@@ -59,8 +60,15 @@ class SmallEncoder(nn.Module):
 
     def changes(self, images: Tensor) -> Tensor:
         """(B, 3, style_dim) in spreads: how far w is from the mean, and from it the middle and the fine rows."""
-        seen = area_resize(images, SIDE).contiguous(memory_format=torch.channels_last)              # (B, 3, SIDE, SIDE)
-        return self.head(self.trunk(seen)).float().unflatten(1, (-1, len(self.mean)))
+        return self.head(self.trunk(_seen(images))).float().unflatten(1, (-1, len(self.mean)))
+
+    def maps(self, images: Tensor) -> list[Tensor]:
+        """The last map of every side, (B, C, h, h) with C of MAPS and h from SIDE / 2 down."""
+        x, found = _seen(images), {}
+        for layer in self.trunk[:-4]:                                       # what comes then makes the last map narrow
+            x = layer(x)
+            found[x.shape[-1]] = x
+        return list(found.values())
 
     def rows(self, changes: Tensor) -> Tensor:
         """Changes (B, 3, style_dim) -> w+ (B, n_latent, style_dim)."""
@@ -72,12 +80,17 @@ class SmallEncoder(nn.Module):
         KIND.save(path, self, {"config": self.config}, dtype)
 
 
+def _seen(images: Tensor) -> Tensor:
+    """(B, 3, SIDE, SIDE)."""
+    return area_resize(images, SIDE).contiguous(memory_format=torch.channels_last)
+
+
 class Block(nn.Module):
     """Maps (B, C, h, h) -> the same, and what two convolutions add; at the start nothing."""
 
     def __init__(self, width: int):
         super().__init__()
-        first, second = _conv(width, width, 3), _conv(width, width, 3)
+        first, second = convolution(width, width, 3), convolution(width, width, 3)
         nn.init.zeros_(second[1].weight)
         self.added = nn.Sequential(*first, *second[:2])
 
@@ -85,7 +98,8 @@ class Block(nn.Module):
         return F.relu(x + self.added(x))
 
 
-def _conv(width: int, out: int, size: int, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:
+def convolution(width: int, out: int, size: int, stride: int = 1) -> tuple[nn.Conv2d, nn.BatchNorm2d, nn.ReLU]:
+    """A convolution that keeps the side, or divides it by the stride, with its norm and its bend."""
     return nn.Conv2d(width, out, size, stride, size // 2, bias=False), nn.BatchNorm2d(out), nn.ReLU()
 
 

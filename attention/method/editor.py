@@ -30,6 +30,9 @@ from attention.method.spatial_attention import (
 )
 from attention.method.texture import KEPT, with_structure
 
+ABOUT = 0.4                 # of a photo's background, from which on a place is about that; hair has at most 0.34 of it
+UNSURE, SURE = 0.6, 0.9     # how surely a photo shows background: where a place of a person begins to end, and has ended
+
 
 @dataclass(frozen=True)
 class Source:
@@ -39,7 +42,8 @@ class Source:
     Of a photo, `shared` is the face of the mean of its latent's rows, see `RegionEditor.source_of_photo`, and `guide`
     (1, 3, S, S) in [-1, 1] the photo itself, whose edges are those that an edit shall follow. `w` (B, style_dim) or
     (B, n_latent, style_dim) is what the styles came of, where that is known; `judged` holds these faces in the pictures by
-    which doses are found, once they were asked for.
+    which doses are found, once they were asked for. `background` (1, 1, S, S) in [0, 1] is how surely a photo shows what is
+    nobody's, where that is known.
     """
 
     styles: list[Tensor]
@@ -49,6 +53,7 @@ class Source:
     shared: "Source | None" = None
     guide: Tensor | None = None
     w: Tensor | None = None
+    background: Tensor | None = None
     judged: list["Source"] = field(default_factory=list)
 
     @cached_property
@@ -79,6 +84,14 @@ class Place:
         gated = threshold_attention(attention, threshold, straight_through)
         gated = without_islands(gated) if whole else gated
         return cls(raw, attention, gated, blur_mask(gated), whole)
+
+    def of_person(self, background: Tensor, threshold: float = THRESHOLD) -> "Place":
+        """The same without what is surely background (1, 1, S, S), unless much of that is what it is about."""
+        behind = F.adaptive_avg_pool2d(background, self.mask.shape[-1])
+        taken = (self.mask * behind).sum(dim=(1, 2, 3), keepdim=True) / behind.sum().clamp(min=1)       # (B, 1, 1, 1)
+        left = 1 - ((behind - UNSURE) / (SURE - UNSURE)).clamp(0, 1)                                # (1, 1, h, h)
+        return Place.of(self.raw, torch.where(taken < ABOUT, left, torch.ones_like(left)) * self.attention, threshold,
+                        whole=self.whole)
 
     def at(self, threshold: float) -> "Place":
         """The same attention behind another threshold."""
@@ -218,11 +231,11 @@ class RegionEditor(nn.Module):
         """
         logits = self.attention(self.generator.constant, source.features, where)               # (B, 1, h, h)
         place = self.place(source, logits, where, threshold, straight_through)
-        if source.shared is None:
-            return place
-        other = self.locate(source.shared, where)
-        return Place.of(torch.maximum(place.raw, other.raw), torch.maximum(place.attention, other.attention), threshold,
-                        straight_through, place.whole)
+        if source.shared is not None:
+            other = self.locate(source.shared, where)
+            place = Place.of(torch.maximum(place.raw, other.raw), torch.maximum(place.attention, other.attention),
+                             threshold, straight_through, place.whole)
+        return place if source.background is None else place.of_person(source.background, threshold)
 
     def place(self, source: Source, logits: Tensor, where: Tensor, threshold: float = THRESHOLD,
               straight_through: bool = False) -> Place:

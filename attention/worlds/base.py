@@ -37,6 +37,7 @@ class WorldEntry:
         least_psnr: dB in which the encoder's latent draws a picture again; below, it is no picture of this world and
             refused. None where nobody has measured it.
         refine: steps by which the encoder's latent of a photo is brought nearer to it, unless a user says otherwise.
+        layout: what of a photo is background, by the maps of an encoder of the kind "faces" (inversion/layout.py).
         recognised: its pictures are photographs of persons, framed as FFHQ's are, whom dlib's recogniser tells apart
             (inversion/identity.py).
         dosed: of every strength, as much is taken as suits a face by its CLIP (method/dose.py).
@@ -64,6 +65,7 @@ class WorldEntry:
     perceptual: str = "vgg16"
     least_psnr: float | None = None
     refine: int = 0
+    layout: Path | None = None
     recognised: bool = False
     dosed: bool = False
     follows_edges: bool = False
@@ -77,4 +79,4 @@ class WorldEntry:
     def files(self) -> list[Path | str]:
         """All that it is read from."""
         parts = [part.source for part in (self.clip, self.encoder) if part]
-        return [path for path in (self.generator, self.early, self.preview, self.captions, *parts) if path]
+        return [path for path in (self.generator, self.early, self.preview, self.layout, self.captions, *parts) if path]

@@ -57,6 +57,7 @@ class TomlWorld(BaseModel):
     preview: Name | None = Field(None, description="a text")
     encoder: TomlPart | None = Field(None, description="a table of kind and source")
     refine: int = Field(0, ge=0, le=MOST_REFINED, description=f"a whole number up to {MOST_REFINED:,}")
+    layout: Name | None = Field(None, description="a text")
     recognised: bool = Field(False, description="true or false")
     dosed: bool = Field(False, description="true or false")
     follows_edges: bool = Field(False, description="true or false")
@@ -110,6 +111,7 @@ def read_toml(path: Path) -> WorldEntry:
         clip=Part(clip.kind, _local(path, clip.source)), truncation=said.truncation,
         early=path.parent / said.early if said.early else None,
         preview=path.parent / said.preview if said.preview else None,
+        layout=path.parent / said.layout if said.layout else None,
         encoder=Part(said.encoder.kind, _local(path, said.encoder.source)) if said.encoder else None, words=said.words,
         synonyms=said.synonyms, places=tuple(said.where), frame=said.frame, views=said.views,
         perceptual=said.perceptual, truth=said.truth, refine=said.refine, recognised=said.recognised, dosed=said.dosed,

@@ -21,6 +21,7 @@ from attention.generator.early import EarlyGenerator
 from attention.images import area_resize
 from attention.inversion.frame import Frame
 from attention.inversion.invert import FACES, Inversion, invert
+from attention.inversion.layout import Layout, load_layout
 from attention.worlds.base import WorldEntry
 from attention.worlds.parts import ENCODERS, FRAMES, PERCEPTUAL, TRUTHS, VIEWS, WORDS
 from attention.worlds.truth import Truth
@@ -110,6 +111,17 @@ class World:
         if self.entry.encoder is None:
             raise UserError(f"the world {self.name} has no encoder, so it cannot take pictures; give a seed or a latent")
         return ENCODERS[self.entry.encoder.kind](Path(self.entry.encoder.source)).to(self.device)
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """What of a photo is background (inversion/layout.py), if that is known.
+
+        Raises:
+            UserError: the file is missing or broken, or goes with another encoder.
+        """
+        if self.entry.layout is None:
+            return None
+        return load_layout(self.entry.layout, self.encoder).to(self.device)
 
     @cached_property
     def perceptual(self) -> Callable[[Tensor], Tensor]:

@@ -1,4 +1,4 @@
-"""Make the shipped parts of the world of real-looking faces: early pictures, segments, CLIP, encoder, regions, editor.
+"""Make the shipped parts of the world of real-looking faces: early pictures, segments, CLIP, encoder, layout, editor.
 
     python -m attention.worlds.faces.build                     # everything that is missing
     python -m attention.worlds.faces.build --part clip         # one part anew
@@ -36,6 +36,7 @@ from attention.files.safetensors import packed
 from attention.generator import MobileStyleGAN
 from attention.images import to_image
 from attention.inversion.invert import psnr_of_inversions
+from attention.inversion.layout import load_layout
 from attention.inversion.small import load_small
 from attention.training import loop as training
 from attention.training.clustering import fit_regions
@@ -47,6 +48,8 @@ from attention.worlds.faces.fit.clip import RECIPE, REFINED, REWORDED, fit_clip,
 from attention.worlds.faces.fit.early import LAYERS, EarlyFit, fit_early, lessons, psnr_of_early
 from attention.worlds.faces.fit.encoder import RECIPE as ENCODER_RECIPE
 from attention.worlds.faces.fit.encoder import fit_encoder, make_photos, photos
+from attention.worlds.faces.fit.layout import RECIPE as LAYOUT_RECIPE
+from attention.worlds.faces.fit.layout import fit_layout, overlaps
 from attention.worlds.faces.fit.pictures import EDITS, PHOTOS, Measured, make_edits, make_shard, make_shards, measured
 from attention.worlds.faces.fit.segments import fit_segments, save_segments
 from attention.worlds.faces.measures import truth_table
@@ -66,7 +69,7 @@ class BuildConfig(Config):
     """Options of build."""
 
     part: Literal["missing", "heads", "segments", "pictures", "edits", "clip", "reworded", "refined", "encoder",
-                  "editor", "manifest"] = option("missing", "what to make")
+                  "layout", "editor", "manifest"] = option("missing", "what to make")
     work: Path = option(ROOT / "build/faces", "folder of pictures and of the editor's run")
     shards: int = option(40, "sets of 250 faces and 250 changed ones to learn from; the last are kept to judge by",
                          min=UNSEEN + 1, max=9999)
@@ -98,7 +101,8 @@ def main(argv: Sequence[str] | None = None) -> Path:
         _refine(config)
     builders = {"heads": (_build_heads, "preview"), "segments": (_build_segments, "segments"),
                 "pictures": (_build_pictures, "clip"), "clip": (_build_clip, "clip"),
-                "encoder": (_build_encoder, "encoder"), "editor": (_build_editor, "editor")}
+                "encoder": (_build_encoder, "encoder"), "layout": (_build_layout, "layout"),
+                "editor": (_build_editor, "editor")}
     for part, (build, file) in builders.items():
         if config.part == part or (config.part == "missing" and not (SHIPPED_FACES / f"{file}.safetensors").exists()):
             build(config)
@@ -208,6 +212,12 @@ def _build_encoder(config: BuildConfig) -> None:
         encoder.save(SHIPPED_FACES / "encoder.safetensors", torch.int8)
 
 
+def _build_layout(config: BuildConfig) -> None:
+    taught = _pictures(config, unseen=False)
+    layout = fit_layout(load_small(SHIPPED_FACES / "encoder.safetensors"), taught.pixels, taught.labels)
+    layout.save(SHIPPED_FACES / "layout.safetensors", torch.int8)
+
+
 def _build_editor(config: BuildConfig) -> None:
     """The main job with the domain's defaults; its results are what is shipped."""
     run = config.work / "run"
@@ -233,7 +243,12 @@ def manifest(config: BuildConfig) -> dict[str, Any]:
                                truth_table(unseen.numbers))
     quality["clip.safetensors"] = {"mean_area_under_curve": float(np.mean(list(phrases.values()))), "by_phrase": phrases,
                                    "pictures": len(unseen.pixels)}
+    if (SHIPPED_FACES / "layout.safetensors").exists():
+        layout = load_layout(SHIPPED_FACES / "layout.safetensors", load_small(SHIPPED_FACES / "encoder.safetensors"))
+        quality["layout.safetensors"] = {"overlap_on_unseen_pictures": overlaps(layout, unseen.pixels, unseen.labels),
+                                         "pictures": len(unseen.pixels)}
     recipes: dict[str, Any] = {**dict.fromkeys(HEADS, asdict(EarlyFit())), "encoder.safetensors": asdict(ENCODER_RECIPE),
+                               "layout.safetensors": asdict(LAYOUT_RECIPE),
                                "clip.safetensors": {name: asdict(recipe) for name, recipe in
                                                     (("fit", RECIPE), ("reworded", REWORDED), ("refined", REFINED))}}
     files = {}

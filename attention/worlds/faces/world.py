@@ -19,6 +19,7 @@ FACES = WorldEntry(
     name="faces", generator=WEIGHTS / MOBILE_FILE, prompts=PROMPTS, clip=Part("tiny", SHIPPED_FACES / "clip.safetensors"),
     early=SHIPPED_FACES / "early.safetensors", preview=SHIPPED_FACES / "preview.safetensors",
     encoder=Part("faces", SHIPPED_FACES / "encoder.safetensors"), refine=120,
+    layout=SHIPPED_FACES / "layout.safetensors",
     recognised=True, words="people", views="noisy", perceptual="pixels",
     dosed=True, follows_edges=True, truth="faces", editor=SHIPPED_FACES,
     # docs/faces.md says why each differs from the paper's.

@@ -160,18 +160,21 @@ def test_a_slider_that_still_moves_after_undo_takes_no_later_step_away(small_edi
         assert [step.change.strength for step in again.steps] == [0.1, 0.1]
 
 
-def test_a_slider_moved_to_a_coverage_gives_what_an_edit_of_that_coverage_gives(small_editor, monkeypatch):
-    """Its dose, too, so that a page's address need not say it."""
+def test_a_reload_keeps_the_dose_that_a_slider_of_coverage_has_kept(small_editor, monkeypatch):
+    """For nothing before the blend runs again while it moves, and so the dose is that of another coverage."""
     world = small_editor.world
     small_editor.region_editor.judge = Judge(lambda images: images.mean(dim=(2, 3)).repeat(1, 3)[:, :8], world.smallest)
     ramp = torch.linspace(0, 1, 64).expand(1, 1, 64, 64)
     monkeypatch.setattr(small_editor.region_editor, "locate", lambda *_: Place.of(ramp, ramp))
-    change = Change("hair", "lips", 0.3, 0.9)
-    face = small_editor.open_seed(3)
-    first, other = face.then(change), small_editor.open_seed(3).then(dataclasses.replace(change, coverage=0.2))
-    assert first.changes[0].dose != other.changes[0].dose
-    assert first.retouch(0.3, 0.2).changes == other.changes and torch.equal(first.retouch(0.3, 0.2).tensor, other.tensor)
-    assert first.retouch(0.1, 0.9).changes[0].dose == first.changes[0].dose
+    with ServerFolder() as folder:
+        desk = Desk(small_editor, folder)
+        slid = desk.slide(desk.change(desk.show_seed(3), "hair", "lips", 0.3, 0.9), 0.3, 0.2)
+        anew, again = desk.change(desk.show_seed(3), "hair", "lips", 0.3, 0.2), desk.begin(desk.address(slid))
+        assert anew.last.dose != slid.last.dose == again.last.dose and again.changes == slid.changes
+        assert torch.equal(desk.edited(again).tensor, desk.edited(slid).tensor)
+        with pytest.warns(UserWarning, match="from edit 1 on: dose is -1"):
+            assert not desk.begin(desk.address(slid).replace(str(slid.last.dose), "-1")).steps
+        assert desk.begin('?seed=3&edit=["hair","lips",0.3,0.2]').changes == anew.changes     # as addresses were
 
 
 def test_the_note_says_where_the_sliders_stand_while_they_move(small_editor):

@@ -87,7 +87,7 @@ class Desk:
         for number, edit in enumerate(edits[:MOST_STEPS], start=1):
             try:
                 said_edit = parse_json(edit, "it is garbled", "what, where, strength and coverage")
-                if not isinstance(said_edit, list) or len(said_edit) != 4:
+                if not isinstance(said_edit, list) or len(said_edit) not in (4, 5):             # with a dose since 0.3
                     raise UserError("it is garbled")
                 page = self.change(page, *said_edit)
             except UserError as error:
@@ -164,10 +164,17 @@ class Desk:
 
     # Editing
 
-    def change(self, page: Page, what: str, where: str, strength: float, coverage: float) -> Page:
+    def change(self, page: Page, what: str, where: str, strength: float, coverage: float,
+               dose: float | None = None) -> Page:
+        """One edit more.
+
+        Args:
+            dose: that of its strength, if it was found before, and perhaps for another coverage.
+        """
         what, how = text_of(what or "", "what", LONGEST_TEXT), _sliders(strength, coverage)
         page = self._settled(page)
-        return self._then(page, self.edited(page).edit(what, **self._place(where), **how))
+        edited = self.edited(page).edit(what, **self._place(where), **how)
+        return self._then(page, edited if dose in (None, edited.changes[-1].dose) else edited.retouch(**how, dose=dose))
 
     def resemble(self, page: Page, reference: str | None, exact: bool, where: str, strength: float,
                  coverage: float) -> Page:
@@ -188,7 +195,7 @@ class Desk:
         if page.last is None or self.editor.early is self.editor:
             return self.slide(page, strength, coverage)
         before = self.edited(replace(page, at=page.at - 1)).early()
-        picture = before.then(page.last.moved(**how)).image
+        picture = before.then(replace(page.last, **how)).image
         return replace(page, sliders=(how["strength"], how["coverage"]), early=self.folder.keep(picture))
 
     def rest(self, page: Page, strength: float, coverage: float) -> Page:
@@ -205,7 +212,7 @@ class Desk:
         if page.last is None:
             return replace(page, sliders=(how["strength"], how["coverage"]))
         before = replace(page, at=page.at - 1)
-        edited = self.edited(before).then(page.last.moved(**how))
+        edited = self.edited(before).then(replace(page.last, **how))
         self.shelf.drop(page.number)                    # or a slider's way would push out other people's pictures
         return self._add(before, edited)
 

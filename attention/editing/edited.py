@@ -86,11 +86,6 @@ class Change:
             if isinstance(value, str):
                 check_text(value)
 
-    def moved(self, strength: float, coverage: float) -> "Change":
-        """The same with other sliders. A dose is that of a coverage, and found anew for another."""
-        dose = self.dose if coverage == self.coverage else None
-        return replace(self, strength=strength, coverage=coverage, dose=dose)
-
     @property
     def idle(self) -> bool:
         """Whether it moves no style."""
@@ -318,16 +313,19 @@ class Edited:
             return self.with_changes(self.changes[:-1])
         return self._with(self.changes[:-1], self.edits[:-1], self.masks[:-1])
 
-    def retouch(self, strength: float, coverage: float) -> "Edited":
+    def retouch(self, strength: float, coverage: float, dose: float | None = None) -> "Edited":
         """The last change again with another strength and coverage, as a slider asks for; all else is kept.
 
+        Args:
+            dose: another than was found; None keeps that, though it was found for another coverage.
         Raises:
             UserError: there is no change, or a number is out of range.
         """
         if not self.changes:
             raise UserError("there is no change to retouch: the picture has not been edited")
-        before = self.undo()
-        return before._then(self.changes[-1].moved(strength, coverage))
+        before, change = self.undo(), self.changes[-1]
+        dose = change.dose if dose is None else dose
+        return before._then(replace(change, strength=strength, coverage=coverage, dose=dose))
 
     def with_changes(self, changes: Sequence[Change]) -> "Edited":
         """The same source with other changes, such as these in another order, or those of a recipe. Nothing is told of

@@ -97,6 +97,7 @@ def in_address(page: Page) -> int:
 
 def said_edit(change: Change) -> tuple[str, str]:
     said = [change.what, said_where(change), change.strength, change.coverage]
+    said += [] if change.dose is None else [change.dose]
     return "edit", json.dumps(said, separators=(",", ":"))
 
 

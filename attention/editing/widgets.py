@@ -168,7 +168,8 @@ class Views:
                 return (gr.skip(), _wrong(error, values), *(gr.skip(),) * len(shows))
             begun = values[0].begun if values and isinstance(values[0], Done) else begun
             told = f"{summary(following)} ({(time.perf_counter() - begun) * 1000:.0f} ms)"
-            return following, _note(told, *(f"Note: {_without_folders(note, values)}" for note in notes)), *shown
+            told = _note(told, *(f"Note: {_without_folders(note, values)}" for note in dict.fromkeys(notes)))
+            return following, told, *shown
 
         def select(page: Page | None, clicked: gr.SelectData) -> tuple:
             return answer(page, *np.ravel(clicked.index).tolist())

@@ -47,7 +47,7 @@ def test_what_lies_in_a_face_is_skin_and_each_place_is_one_thing():
 
 def test_a_layout_is_learned_from_faces_whose_parts_are_known(encoder):
     pixels, labels = plain_parts(24)
-    layout = fit_layout(encoder, pixels[:16], labels[:16], LayoutFit(steps=40, faces=4))
+    layout = fit_layout(encoder, pixels[:16], labels[:16], LayoutFit(steps=16, rate=1e-2, faces=4))
     known = overlaps(layout, pixels[16:], labels[16:])
     assert list(known) == list(CLASSES) and known["hair"] > 0.5 and known["skin"] > 0.7
 
